@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 RoutingUnit = Literal["token", "sequence"]
@@ -39,8 +40,11 @@ def _require(condition: bool, rule: str, received: Any, remedy: str) -> None:
         raise ConfigError(f"{rule}; received {received!r}. {remedy}")
 
 
+_hints = cache(get_type_hints)
+
+
 def _check_types(config: Any, section: str) -> None:
-    hints = get_type_hints(type(config))
+    hints = _hints(type(config))
     for f in dataclasses.fields(config):
         value, expected = getattr(config, f.name), hints[f.name]
         path = f"{section}.{f.name}"
@@ -57,7 +61,7 @@ def _check_types(config: Any, section: str) -> None:
             )
         elif expected is float:
             _require(
-                type(value) in (int, float) and math.isfinite(value),
+                type(value) in (int, float) and abs(value) <= sys.float_info.max,
                 f"{path} must be a finite number",
                 value,
                 "Write a number such as 0.001.",
@@ -120,13 +124,13 @@ class MoEConfig:
 
     num_experts: int = axis(0, "experts N in a block; 0 is a dense model", "2402.13089")
     top_k: int = axis(1, "experts K chosen for each routed unit", "2402.13089")
-    granularity: int = axis(
-        1, "G: N*G experts of width d_ff/G, K*G of them chosen", "2402.07871"
-    )
+    granularity: int = axis(1, "G: N*G experts of width d_ff/G, K*G of them chosen", "2402.07871")
     d_expert: int = axis(
         0, "width of an expert; 0 derives d_ff/G (set by budget matching)", "2402.07871"
     )
-    shared_experts: int = axis(0, "experts that every token passes, beside the chosen", "2401.06066")
+    shared_experts: int = axis(
+        0, "experts that every token passes, beside the chosen", "2401.06066"
+    )
     layer_stride: int = axis(1, "an MoE block in every n-th layer, the last of each n")
     routing_unit: RoutingUnit = axis("token", "what chooses: a token or its sequence", "2402.13089")
     routing_scope: RoutingScope = axis(
@@ -150,7 +154,9 @@ class MoEConfig:
         "2101.03961, 2401.04088, 2402.13089, 2103.16716",
     )
     balance: Balance = axis(
-        "none", "auxiliary loss (switch) or bias on the selection (loss_free)", "2101.03961, 2408.15664"
+        "none",
+        "auxiliary loss (switch) or bias on the selection (loss_free)",
+        "2101.03961, 2408.15664",
     )
     balance_coefficient: float = axis(
         0.01, "weight of the auxiliary loss, or update rate of the loss-free bias"
@@ -176,9 +182,7 @@ class MoEConfig:
             ("z_loss_coefficient", 0),
         ):
             value = getattr(self, name)
-            _require(
-                value >= least, f"moe.{name} must be at least {least}", value, "Raise it."
-            )
+            _require(value >= least, f"moe.{name} must be at least {least}", value, "Raise it.")
         if self.num_experts == 0:
             return
         _require(
@@ -342,7 +346,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "train")
-        for name in ("num_steps", "batch_tokens", "micro_batch_tokens", "eval_every", "eval_tokens"):
+        for name in (
+            "num_steps",
+            "batch_tokens",
+            "micro_batch_tokens",
+            "eval_every",
+            "eval_tokens",
+        ):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} must be at least 1", value, "Raise it.")
         _require(
@@ -416,8 +426,8 @@ class TrialConfig:
             )
             _require(
                 train.loss_start >= moe.prefix_length,
-                "with sequence_representation=prefix, positions before the prefix's end count in no "
-                "loss, so train.loss_start must be at least moe.prefix_length",
+                "with sequence_representation=prefix, positions before the prefix's end count in "
+                "no loss, so train.loss_start must be at least moe.prefix_length",
                 (train.loss_start, moe.prefix_length),
                 "Set both to the same number, in all cells of the study.",
             )
@@ -475,5 +485,7 @@ class TrialConfig:
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"a config is a JSON object; received text that is not: {error}.") from None
+            raise ConfigError(
+                f"a config is a JSON object; received text that is not: {error}."
+            ) from None
         return cls.from_dict(values)

@@ -1,0 +1,150 @@
+"""The Ray cluster: reached or started, asked whether a trial can ever fit, left as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.errors import BadInput, Unreachable
+from orchestrator.net import answers
+
+_DEFAULT_PORT = 6379
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial is granted: `workers` bundles, each with these."""
+
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus_per_worker > 0 else "cpu"
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        bundle: dict[str, float] = {"CPU": self.cpus_per_worker}
+        if self.gpus_per_worker:
+            bundle["GPU"] = self.gpus_per_worker
+        return bundle
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else ""
+        return f"{self.workers} workers of {self.cpus_per_worker} CPU{gpus}"
+
+
+def local_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def require_fits_here(resources: Resources, cpus: int) -> None:
+    """Needs no cluster: raises BadInput where a new local one could never fit a trial."""
+    wanted = resources.workers * resources.cpus_per_worker
+    if wanted > cpus:
+        raise BadInput(
+            f"a trial starts only when all its workers fit; asked for {resources}, and this "
+            f"machine has {cpus} CPUs. Lower --workers or --cpus-per-worker, or name a "
+            "cluster with --address."
+        )
+
+
+def require_fits(resources: Resources) -> None:
+    """Raises BadInput where the connected cluster can never hold one trial."""
+    import ray
+
+    free = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    placed = 0
+    for node in free:
+        while placed < resources.workers and all(
+            node.get(kind, 0) >= amount for kind, amount in resources.bundle.items()
+        ):
+            for kind, amount in resources.bundle.items():
+                node[kind] -= amount
+            placed += 1
+    if placed < resources.workers:
+        total = ray.cluster_resources()
+        raise BadInput(
+            f"a trial starts only when all its workers fit; asked for {resources}, and the cluster "
+            f"has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs on {len(free)} "
+            f"nodes, which holds {placed} such workers. Lower --workers or what each is given."
+        )
+
+
+def quiet() -> None:
+    """Ray's and Tune's own talk and files, set before their import."""
+    for name, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
+        "TUNE_WARN_THRESHOLD_S": "60",
+    }.items():
+        os.environ.setdefault(name, value)
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]:
+    """A Ray cluster for the time of the context.
+
+    An already connected process keeps its cluster; an address is joined, and without one a cluster
+    of this machine is started and ended. Raises Unreachable where an address does not answer.
+    """
+    quiet()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if address and address != "auto":
+        _require_answers(address)
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else (cpus or local_cpus()),
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except (ConnectionError, ray.exceptions.RaySystemError) as error:
+        raise Unreachable(
+            f"no Ray cluster could be joined at {address}: {_first_line(error)}. Start one with "
+            "`ray start --head`, or leave --address out."
+        ) from None
+    except Exception as error:
+        if "auth" in str(error).lower() or "Auth" in type(error).__name__:
+            raise Unreachable(
+                "the Ray cluster wants a token that this driver does not have. Set "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file."
+            ) from None
+        raise
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _require_answers(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:
+        host, port = port, str(_DEFAULT_PORT)
+    if not port.isdigit() or not answers(host, int(port)):
+        raise Unreachable(
+            f"nothing answers at {address}, which --address names. Start the cluster with "
+            "`ray start --head`, or correct the address (HOST:PORT)."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

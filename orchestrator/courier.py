@@ -1,0 +1,129 @@
+"""Delivers a spool to MLflow from a thread of its own, so that a slow server slows no trial."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from orchestrator.spool import Spool
+
+log = logging.getLogger(__name__)
+
+_BATCH_METRICS = 1000  # MLflow's own limit for one call
+_BATCH_ENTRIES = 50
+_RETRY_S = 1.0
+# What another try would not change: the entry is set aside and named.
+_PERMANENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST"}
+
+
+class Courier:
+    def __init__(self, client: MlflowClient, spool: Spool) -> None:
+        self._client = client
+        self._spool = spool
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.reachable = True
+        self.rejected: list[str] = []
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="mlflow-courier", daemon=True)
+        self._thread.start()
+
+    def send(self, entry: dict[str, Any]) -> None:
+        self._spool.append(entry)
+        self._wake.set()
+
+    def close(self, timeout_s: float) -> bool:
+        """Stops after what is pending was delivered, or at the timeout. True if all was."""
+        deadline = time.monotonic() + timeout_s
+        while self._spool.undelivered_bytes and time.monotonic() < deadline:
+            self._wake.set()
+            time.sleep(0.01)
+        self._stop.set()
+        self._wake.set()
+        if self._thread:
+            self._thread.join(timeout=timeout_s)
+        return self._spool.undelivered_bytes == 0
+
+    def deliver_pending(self) -> None:
+        """Sends all that is pending. Raises what the store raises when it is away."""
+        entries = self._spool.pending()
+        for (op, run_id), group in itertools.groupby(
+            entries, lambda e: (e[0]["op"], e[0]["run_id"])
+        ):
+            while batch := list(itertools.islice(group, _BATCH_ENTRIES)):
+                self._deliver(op, run_id, [entry for entry, _ in batch])
+                self._spool.mark_delivered(batch[-1][1])
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait(timeout=_RETRY_S)
+            self._wake.clear()
+            if not self._spool.undelivered_bytes:
+                continue
+            try:
+                self.deliver_pending()
+                self.reachable = True
+            except Exception as error:
+                if self.reachable:
+                    log.warning("MLflow is away (%s); metrics are spooled", type(error).__name__)
+                self.reachable = False
+                self._stop.wait(_RETRY_S)
+
+    def _deliver(self, op: str, run_id: str, entries: list[dict[str, Any]]) -> None:
+        try:
+            getattr(self, f"_deliver_{op}")(run_id, entries)
+        except MlflowException as error:
+            if error.error_code not in _PERMANENT:
+                raise
+            self.rejected.append(f"{op} of run {run_id}: {error.error_code}")
+            log.error("MLflow refuses %s", self.rejected[-1])
+
+    def _deliver_metrics(self, run_id: str, entries: list[dict[str, Any]]) -> None:
+        metrics = [Metric(*point) for entry in entries for point in entry["points"]]
+        for start in range(0, len(metrics), _BATCH_METRICS):
+            self._client.log_batch(
+                run_id, metrics=metrics[start : start + _BATCH_METRICS], synchronous=True
+            )
+
+    def _deliver_tags(self, run_id: str, entries: list[dict[str, Any]]) -> None:
+        tags = {key: value for entry in entries for key, value in entry["tags"].items()}
+        self._client.log_batch(
+            run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()], synchronous=True
+        )
+
+    def _deliver_status(self, run_id: str, entries: list[dict[str, Any]]) -> None:
+        self._client.update_run(run_id, status=entries[-1]["status"])
+
+    def _deliver_end(self, run_id: str, entries: list[dict[str, Any]]) -> None:
+        last = entries[-1]
+        self._client.set_terminated(run_id, last["status"], end_time=last["end_time"])
+
+    def _deliver_artifact(self, run_id: str, entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            if Path(entry["path"]).exists():
+                self._client.log_artifact(run_id, entry["path"], entry["folder"])
+
+
+def deliver_spools(client: MlflowClient, folder: Path) -> tuple[int, int]:
+    """Delivers every spool of a home; how many entries went, and how many are left."""
+    delivered = left = 0
+    for path in sorted(folder.glob("*.jsonl")):
+        spool = Spool(path)
+        pending = sum(1 for _ in spool.pending())
+        try:
+            Courier(client, spool).deliver_pending()
+        except Exception as error:
+            log.warning("%s: %s", path.name, type(error).__name__)
+        remaining = sum(1 for _ in spool.pending())
+        delivered, left = delivered + pending - remaining, left + remaining
+    return delivered, left

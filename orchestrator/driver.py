@@ -1,0 +1,170 @@
+"""Ray Tune's side of a launch: what Tune asks and tells is passed to the ledger, and nothing else.
+
+Three small adapters around one ledger: a searcher (what runs next), a callback (what happened), a
+scheduler (who is stopped early). Tune's own searcher for Optuna is not used: it leaves a trial that
+ASHA stopped COMPLETE with its partial value and a trial with NaN RUNNING for ever, and never sends
+the report at which a trial was stopped (measured).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from moe.metrics import STEP, TOKENS
+from orchestrator.launch import Launch
+from orchestrator.ledger import Assignment, Ledger
+from orchestrator.trial import FINISHED_STATES
+from orchestrator.worker import EVENT, FAILED, FINAL, PROGRESS, Job
+
+log = logging.getLogger(__name__)
+
+_AWAY_PAUSE_S = 1.0
+
+
+def number_of(trial: Trial) -> int:
+    return trial.config["job"]["number"]
+
+
+class _NotPickled:
+    """Tune pickles what it is given, to restore it. Here the stores are what is restored from."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class LedgerSearcher(_NotPickled, Searcher):
+    """Asks the ledger for the next trial."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        make_job: Callable[[Assignment], Job],
+        *,
+        first: Assignment,
+        may_start: Callable[[], bool],
+    ) -> None:
+        super().__init__(metric="_", mode="min")
+        self._ledger = ledger
+        self._first: Assignment | None = first
+        self._make_job = make_job
+        self._may_start = may_start
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if not self._may_start():
+            return None
+        try:
+            assignment, self._first = self._first or self._ledger.next(), None
+        except Exception as error:
+            log.warning("no new trial starts: MLflow is away (%s)", type(error).__name__)
+            time.sleep(_AWAY_PAUSE_S)
+            return None
+        if assignment is None:
+            return Searcher.FINISHED
+        return {"job": asdict(self._make_job(assignment))}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict | None = None, error: bool = False
+    ) -> None:
+        """The callback hears of it with the trial at hand."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The record is Optuna's storage: there is no second one to keep."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+
+class LedgerCallback(_NotPickled, Callback):
+    """Tells the ledger what happened to each trial."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._tokens: dict[int, int] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = number_of(trial)
+        if self._ledger.records[number].state == "waiting":
+            self._ledger.started(number)
+        else:
+            self._ledger.restarted(number)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **_: Any
+    ) -> None:
+        number = number_of(trial)
+        if result.get(EVENT) == PROGRESS:
+            self._tokens[number] = int(result["entry"][TOKENS])
+            self._ledger.progressed(number, result["entry"])
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
+    ) -> None:
+        number = number_of(trial)
+        result = trial.last_result or {}
+        event = result.get(EVENT)
+        if event == FAILED:
+            tokens = self._tokens.get(number, 0)
+            self._ledger.failed(number, result["error"], tokens=tokens)
+        elif event == FINAL and not result["stopped"]:
+            routing = result["routing"]
+            self._ledger.completed(
+                number,
+                result["metrics"],
+                tokens=int(result["spent_tokens"]),
+                late=result["late"],
+                artifacts=[(routing, "routing")] if routing else [],
+            )
+        elif event in (FINAL, PROGRESS):
+            self._ledger.pruned(number, tokens=self._tokens.get(number, 0))
+        else:
+            self._ledger.failed(number, "the trial ended without a report")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = number_of(trial)
+        reason = _last_line(trial)
+        self._ledger.failed(number, reason, tokens=self._tokens.get(number, 0))
+
+
+def _last_line(trial: Trial) -> str:
+    error = trial.get_error()
+    text = f"{type(error).__name__}: {error}" if error else "the trial's process was lost"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "OutOfMemory" in text:
+        return f"out of memory: {lines[0]}"
+    named = [line for line in lines if "Error" in line or "died" in line]
+    return (named[-1] if named else lines[0])[:1000]
+
+
+def make_scheduler(launch: Launch, ledger: Ledger) -> TrialScheduler:
+    """ASHA where the study asks for it, its rungs filled from the record, so that a restart keeps
+    what earlier drivers learnt."""
+    stopping = launch.study.early_stopping
+    if stopping is None:
+        return FIFOScheduler()
+    num_steps = launch.base.train.num_steps
+    scheduler = AsyncHyperBandScheduler(
+        time_attr=STEP,
+        metric=launch.study.metric,
+        mode="min",
+        grace_period=max(1, round(stopping.first_rung * num_steps)),
+        max_t=num_steps + 1,  # the last evaluation ends a trial by itself, as complete
+        reduction_factor=stopping.reduction_factor,
+    )
+    for record in ledger.records.values():
+        if record.state not in FINISHED_STATES:
+            continue  # an interrupted trial replays its curve itself
+        past = SimpleNamespace(trial_id=f"past-{record.number}")
+        scheduler.on_trial_add(None, past)
+        for step, value in sorted(record.curve.items()):
+            scheduler.on_trial_result(None, past, {STEP: step, launch.study.metric: value})
+    return scheduler

@@ -1,0 +1,80 @@
+"""Where local state lies: one folder a home, and nothing outside it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import BadInput
+
+HOME_VARIABLE = "MOE_STUDY_HOME"
+DEFAULT_HOME = "moe-runs"
+
+
+@dataclass(frozen=True)
+class Home:
+    root: Path
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str] | None) -> Home:
+        chosen = path or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
+        return cls(Path(chosen).expanduser().absolute())
+
+    @property
+    def optuna_storage(self) -> str:
+        return f"sqlite:///{self.root / 'optuna.db'}"
+
+    @property
+    def mlflow_uri(self) -> str:
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "mlartifacts"
+
+    @property
+    def tokens(self) -> Path:
+        return self.root / "tokens"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool"
+
+    @property
+    def tune(self) -> Path:
+        return self.root / "tune"
+
+    def require_writable(self) -> None:
+        """Raises BadInput where the home cannot be written; creates nothing but what it removes."""
+        existing = self.root
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        try:
+            if not existing.is_dir():
+                raise NotADirectoryError(f"{existing} is not a folder")
+            with tempfile.TemporaryFile(dir=existing) as probe:
+                probe.write(b"moe-study")
+                probe.flush()
+        except OSError as error:
+            raise BadInput(
+                f"the home folder must be writable; received {self.root} "
+                f"({error.strerror or error}). Name another with --home or {HOME_VARIABLE}."
+            ) from None
+
+    def create(self) -> None:
+        for folder in (self.root, self.tokens, self.checkpoints, self.artifacts, self.spool):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def require_exists(self) -> None:
+        """Raises BadInput where nothing was ever run in this home."""
+        if not self.root.is_dir():
+            raise BadInput(
+                f"a home is the folder of earlier runs; received {self.root}, which does not "
+                f"exist. Run a study first, or name the folder with --home or {HOME_VARIABLE}."
+            )

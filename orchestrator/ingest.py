@@ -1,0 +1,89 @@
+"""Results of `python -m moe.train` runs made elsewhere become trials of a launch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from moe.identity import moe_digest
+from moe.metrics import STEP
+from orchestrator.errors import BadInput
+from orchestrator.session import Session
+from orchestrator.trial import MOE_DIGEST, ORIGIN
+
+RESULT_FILE = "result.json"
+ROUTING_FILE = "routing.parquet"
+_KEYS = {"config_hash", "status", "metrics", "curve", "late_metrics", "tokens", "error"}
+
+
+def find_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Runs under a folder. Raises BadInput where there is none, or one cannot be read."""
+    paths = sorted(folder.rglob(RESULT_FILE)) if folder.is_dir() else []
+    if not paths:
+        raise BadInput(
+            f"ingest takes a folder with finished runs of `python -m moe.train` ({RESULT_FILE} in "
+            f"each); received {folder}. Correct the path, or wait for the runs."
+        )
+    results = []
+    for path in paths:
+        try:
+            result = json.loads(path.read_text())
+            missing = _KEYS - set(result)
+        except (OSError, ValueError):
+            missing = _KEYS
+        if missing:
+            raise BadInput(
+                f"a {RESULT_FILE} is written by `python -m moe.train`; received {path}, which lacks "
+                f"{', '.join(sorted(missing))}. Run it again, or remove the folder."
+            )
+        results.append((path.parent, result))
+    return results
+
+
+def ingest(session: Session, results: list[tuple[Path, dict[str, Any]]]) -> int:
+    """Records each result under its trial; returns how many. What does not belong is named."""
+    taken = 0
+    for folder, result in results:
+        if result["status"] == "stopped":
+            session.tell(f"{folder.name} was stopped before its end: not a result")
+            continue
+        assignment = session.ledger.take(result["config_hash"])
+        if assignment is None:
+            session.tell(
+                f"{folder.name} has the config hash {result['config_hash']}, which no open trial "
+                "of this launch has: done already, or another study's"
+            )
+            continue
+        _record(session, assignment.record.number, folder, result)
+        taken += 1
+    return taken
+
+
+def _record(session: Session, number: int, folder: Path, result: dict[str, Any]) -> None:
+    ledger = session.ledger
+    attributes = {ORIGIN: "moe.train", MOE_DIGEST: result.get("moe_digest", "")}
+    ledger.started(number)
+    ledger.annotate(number, attributes)
+    for entry in result["curve"]:
+        ledger.progressed(number, entry)
+    if result["status"] != "complete":
+        ledger.failed(number, result["error"] or "failed", tokens=result["tokens"])
+        return
+    routing = folder / ROUTING_FILE
+    ledger.completed(
+        number,
+        {**result["metrics"], STEP: result["curve"][-1][STEP]},
+        tokens=result["tokens"],
+        late=result["late_metrics"],
+        artifacts=[(str(routing), "routing")] if routing.exists() else [],
+    )
+    kept = session.options.home.checkpoints / result["config_hash"]
+    if not kept.exists():
+        # Named whole only when it is whole: `analyze` reads the trained weights from here.
+        partial = kept.with_name(kept.name + ".partial")
+        shutil.copytree(folder, partial, dirs_exist_ok=True)
+        partial.rename(kept)
+    if result.get("moe_digest") != moe_digest():
+        session.tell(f"{folder.name} was trained by other code: it gets a row of its own")

@@ -1,0 +1,222 @@
+"""A launch: a study at one scale, on one corpus, under one set of overrides, resolved."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from moe.data.prepare import data_digest
+
+from moe.accounting import Accounting, account
+from moe.config import ConfigError, TrialConfig
+from moe.data.corpus import Corpus, open_corpus
+from moe.identity import cell_hash, config_hash
+from orchestrator.errors import BadInput
+from orchestrator.study import Study
+from search_spaces.cells import Cell
+from search_spaces.overlay import flatten, overlay
+from search_spaces.space import Space
+
+# What another option of the command line sets.
+_RESERVED = {
+    "train.seed": "--seeds",
+    "data.corpus": "--corpus",
+    "data.digest": "--corpus",
+}
+_NAME_LIMIT = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One trial to be: a cell at one seed."""
+
+    cell: str
+    overrides: Mapping[str, Any]
+    config: TrialConfig
+    config_hash: str | None
+    cell_hash: str
+
+    @property
+    def seed(self) -> int:
+        return self.config.train.seed
+
+    @property
+    def accounting(self) -> Accounting:
+        return account(self.config)
+
+    @property
+    def tokens(self) -> int:
+        return self.config.train.num_steps * self.config.train.batch_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Identity: `name`, which carries study, scale, corpus digest and overrides."""
+
+    study: Study
+    scale: str
+    seeds: tuple[int, ...]
+    overrides: Mapping[str, Any]
+    corpus_spec: str
+    corpus: Corpus | None
+    base: TrialConfig
+    cells: tuple[Cell, ...]
+    space: Space | None
+    trials: int
+
+    @property
+    def corpus_digest(self) -> str | None:
+        return self.corpus.digest if self.corpus else None
+
+    @property
+    def name(self) -> str:
+        digest = (self.corpus_digest or "unread")[:8]
+        return launch_name(self.study.name, self.scale, self.corpus_spec, digest, self.overrides)
+
+    def points(self) -> list[Point]:
+        """The grid's trials, seed-major: every cell has one result before any has two."""
+        return [
+            self.point(cell.name, cell.overrides, seed)
+            for seed in self.seeds
+            for cell in self.cells
+        ]
+
+    def point(self, cell: str, overrides: Mapping[str, Any], seed: int) -> Point:
+        config = self._with_digest(overlay(self.base, {**overrides, "train.seed": seed}))
+        return Point(
+            cell=cell,
+            overrides=dict(overrides),
+            config=config,
+            config_hash=config_hash(config) if config.data.digest else None,
+            cell_hash=cell_hash(config),
+        )
+
+    def sampled_point(self, values: Mapping[str, Any], seed: int) -> Point:
+        """A point of the space, named by the hash of its configuration.
+
+        Raises search_spaces.space.Infeasible with the reason.
+        """
+        assert self.space is not None
+        config = self._with_digest(self.space.config(self.base, values))
+        return self.point(f"point-{cell_hash(config)[:8]}", values, seed)
+
+    def _with_digest(self, config: TrialConfig) -> TrialConfig:
+        if self.corpus is None:
+            return config
+        data = dataclasses.replace(
+            config.data, corpus=self.corpus_spec, digest=data_digest(config.data, self.corpus)
+        )
+        return dataclasses.replace(config, data=data)
+
+    def require_feasible_on_corpus(self, points: Sequence[Point]) -> None:
+        """Raises BadInput where a label router asks for a label that the corpus does not have."""
+        if self.corpus is None:
+            return
+        for point in points:
+            moe = point.config.moe
+            if moe.router == "label" and moe.label_column not in self.corpus.label_columns:
+                raise BadInput(
+                    f"a label router needs a label column of the corpus; cell {point.cell} asks "
+                    f"for {moe.label_column!r}, and {self.corpus_spec} has "
+                    f"{', '.join(self.corpus.label_columns) or 'none'}. Set moe.label_column to "
+                    "one of these, or use another corpus."
+                )
+
+
+def launch_name(
+    study: str, scale: str, corpus_spec: str, digest: str, overrides: Mapping[str, Any]
+) -> str:
+    kind, _, rest = corpus_spec.partition(":")
+    corpus = f"{kind}:{PurePath(rest).name}" if rest else kind
+    corpus = re.sub(r"[^A-Za-z0-9_.:,*-]", "_", corpus)
+    name = f"{study}/{scale}/{corpus}@{digest}"
+    if overrides:
+        text = ",".join(f"{path}={value}" for path, value in sorted(overrides.items()))
+        if len(text) > _NAME_LIMIT:
+            exact = hashlib.sha256(json.dumps(dict(overrides), sort_keys=True).encode())
+            text = f"{text[:_NAME_LIMIT]}~{exact.hexdigest()[:8]}"
+        name += f"/{text}"
+    return name
+
+
+def resolve(
+    study: Study,
+    *,
+    scale: str | None = None,
+    seeds: Sequence[int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    corpus_spec: str | None = None,
+    trials: int | None = None,
+    need_corpus: bool = True,
+) -> Launch:
+    """Everything that a launch will do, before anything is created.
+
+    Raises BadInput on an unknown scale, a reserved or idle override, an infeasible cell or space,
+    and (with `need_corpus`) a corpus that cannot be read.
+    """
+    scale = scale or study.default_scale
+    if scale not in study.scales:
+        raise BadInput(
+            f"study {study.name} has the scales {', '.join(study.scales)}; received {scale!r}. "
+            "Choose one with --scale."
+        )
+    overrides = dict(overrides or {})
+    for path, option in _RESERVED.items():
+        if path in overrides:
+            raise BadInput(f"{path} is not set with --set; received {path}. Use {option}.")
+    if trials is not None and study.is_grid:
+        raise BadInput(
+            f"--trials is for sampled studies, and {study.name} is a grid whose cells are all run; "
+            f"received {trials}. Leave it out."
+        )
+    try:
+        base = overlay(study.scales[scale], overrides)
+        cells = tuple(study.cells(base) if callable(study.cells) else study.cells or ())
+        space = study.space(base) if callable(study.space) else study.space
+        _refuse_idle(overrides, cells, space)
+        spec = corpus_spec or base.data.corpus
+        corpus = None
+        try:
+            corpus = open_corpus(spec)
+        except (ValueError, OSError) as error:
+            if need_corpus:
+                raise BadInput(str(error)) from None
+        launch = Launch(
+            study=study,
+            scale=scale,
+            seeds=tuple(seeds if seeds is not None else study.seeds),
+            overrides=overrides,
+            corpus_spec=spec,
+            corpus=corpus,
+            base=base,
+            cells=cells,
+            space=space,
+            trials=trials or study.trials,
+        )
+        if space is not None:
+            space.check(base)
+        else:
+            launch.require_feasible_on_corpus(launch.points())
+    except ConfigError as error:
+        raise BadInput(f"study {study.name} at scale {scale}: {error}") from None
+    return launch
+
+
+def _refuse_idle(overrides: Mapping[str, Any], cells: Sequence[Cell], space: Space | None) -> None:
+    for path in overrides:
+        idle = all(path in cell.overrides for cell in cells) if cells else path in space.axes
+        if idle:
+            raise BadInput(
+                f"--set changes what a study holds fixed; {path} is what this study varies, so "
+                "setting it would have no effect. Leave it out, or write a study of your own."
+            )
+
+
+def mlflow_params(config: TrialConfig) -> dict[str, str]:
+    return {path: str(value) for path, value in flatten(config).items()}

@@ -1,0 +1,369 @@
+"""The one writer of both stores: every change of a trial's state goes through here.
+
+The order of writes is chosen so that a kill between any two leaves something that `reconcile` can
+mend: what MLflow is to have is in the spool before Optuna is told that a trial ended, and a run
+carries its trial's number before the trial carries its run. The clock is a parameter: scheduling is
+tested without waiting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
+
+from moe.config import ConfigError
+from moe.identity import moe_digest
+from moe.metrics import STEP, TIMESTAMP_MS, TOKENS, VAL_LOSS
+from orchestrator.launch import Launch, Point
+from orchestrator.reuse import Finished
+from orchestrator.sampling import SpaceExhausted, propose
+from orchestrator.search import SearchStore, distributions_of, grid_distributions
+from orchestrator.tracking import Tracking
+from orchestrator.trial import (
+    ATTEMPT,
+    ERROR,
+    METRICS,
+    MLFLOW_STATUS_OF,
+    MOE_DIGEST,
+    REUSED_FROM,
+    RUN_ID,
+    TrialRecord,
+)
+from orchestrator.trial import (
+    TOKENS as TOKENS_ATTRIBUTE,
+)
+
+Listener = Callable[[TrialRecord, Mapping[str, Any] | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """A trial that is to run now."""
+
+    record: TrialRecord
+    point: Point
+
+
+class Ledger:
+    """States of one launch's trials. Not thread-safe: the driver's loop is its only user."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        search: SearchStore,
+        tracking: Tracking,
+        *,
+        finished_elsewhere: Mapping[str, Finished],
+        run_tags: Mapping[str, str],
+        retry_failed: bool = False,
+        listener: Listener | None = None,
+    ) -> None:
+        self._launch = launch
+        self._search = search
+        self._tracking = tracking
+        self._elsewhere = finished_elsewhere
+        self._run_tags = dict(run_tags)
+        self._listener = listener or (lambda record, metrics: None)
+        self.records: dict[int, TrialRecord] = {r.number: r for r in search.records()}
+        self._points: dict[str, Point] = {}
+        self._waiting: list[int] = []
+        self._distributions: dict[str, BaseDistribution] = {}
+        self.unknown: list[TrialRecord] = []
+        self.exhausted: str | None = None
+        if launch.study.is_grid:
+            self._plan_grid(retry_failed)
+        else:
+            self._plan_sampled(retry_failed)
+
+    # What there is to do -----------------------------------------------------------------------
+
+    def _plan_grid(self, retry_failed: bool) -> None:
+        points = self._launch.points()
+        self._points = {p.config_hash: p for p in reversed(points)}
+        self._distributions = grid_distributions(points)
+        self._queue_known()
+        covered = self._covered(retry_failed)
+        for point in points:
+            if point.config_hash not in covered:
+                covered.add(point.config_hash)
+                self._add(point, distributions_of(point, self._distributions))
+
+    def _plan_sampled(self, retry_failed: bool) -> None:
+        for record in self.records.values():
+            with suppress(ConfigError):  # the study file's space has changed since: see `unknown`
+                point = self._launch.sampled_point(record.params, record.seed)
+                self._points[point.config_hash] = point
+        self._queue_known()
+        covered = self._covered(retry_failed)
+        for record in list(self.records.values()):
+            if record.config_hash not in self._points:
+                continue
+            for seed in self._launch.seeds:
+                point = self._launch.sampled_point(record.params, seed)
+                if point.config_hash not in covered:
+                    covered.add(point.config_hash)
+                    self._add(point, self._search.frozen(record.trial_id).distributions)
+
+    def _covered(self, retry_failed: bool) -> set[str]:
+        return {
+            r.config_hash
+            for r in self.records.values()
+            if not (retry_failed and r.state == "failed")
+        }
+
+    def _queue_known(self) -> None:
+        for record in self.records.values():
+            if record.state != "waiting":
+                continue
+            if record.config_hash in self._points:
+                self._waiting.append(record.number)
+            else:
+                self.unknown.append(record)
+
+    def _add(self, point: Point, distributions: Mapping[str, BaseDistribution]) -> TrialRecord:
+        record = self._search.add_waiting(
+            point, distributions=distributions, attributes={MOE_DIGEST: moe_digest()}
+        )
+        self._points[point.config_hash] = point
+        self.records[record.number] = record
+        self._waiting.append(record.number)
+        return record
+
+    def _sample(self) -> None:
+        """The next point of a sampled study, as one waiting trial for each seed."""
+        known = {record.cell_hash for record in self.records.values()}
+        if len(known) >= self._launch.trials or self.exhausted:
+            return
+        try:
+            point, distributions = propose(
+                self._launch,
+                self._search.all_frozen(),
+                index=len(known),
+                is_new=lambda candidate: candidate.cell_hash not in known,
+            )
+        except SpaceExhausted as error:
+            self.exhausted = str(error)
+            return
+        for seed in self._launch.seeds:
+            self._add(self._launch.sampled_point(point.overrides, seed), distributions)
+
+    @property
+    def expected(self) -> int:
+        """Trials that the launch will have when it is done."""
+        if self._launch.study.is_grid or self.exhausted:
+            return len(self.records)
+        seeds = len(self._launch.seeds)
+        missing = self._launch.trials - len({r.cell_hash for r in self.records.values()})
+        return len(self.records) + max(0, missing) * seeds
+
+    def next(self) -> Assignment | None:
+        """The next trial to run, its MLflow run made; None if there is none.
+
+        A trial whose configuration was trained before, in this home, is completed from that result.
+        Raises what MLflow raises when its store is away: no trial starts then.
+        """
+        while True:
+            if not self._waiting and not self._launch.study.is_grid:
+                self._sample()
+            if not self._waiting:
+                return None
+            record = self.records[self._waiting[0]]
+            point = self._points[record.config_hash]
+            record = self._ensure_run(record, point)
+            self._waiting.pop(0)
+            source = self._elsewhere.get(record.config_hash)
+            if source is None:
+                return Assignment(record=record, point=point)
+            self._reuse(record, source)
+
+    def take(self, config_hash: str) -> Assignment | None:
+        """The waiting trial of one configuration, its MLflow run made; None if there is none."""
+        for number in self._waiting:
+            record = self.records[number]
+            if record.config_hash == config_hash:
+                point = self._points[config_hash]
+                record = self._ensure_run(record, point)
+                self._waiting.remove(number)
+                return Assignment(record=record, point=point)
+        return None
+
+    def annotate(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Attributes of a running trial, in both stores."""
+        record = self.records[number]
+        self._tracking.set_tags(record.run_id, attributes)
+        self._update(record, attributes=attributes)
+
+    def _ensure_run(self, record: TrialRecord, point: Point) -> TrialRecord:
+        if record.run_id is not None:
+            return record
+        run_id = self._tracking.create_run(
+            point,
+            number=record.number,
+            tags={
+                "study": self._launch.study.name,
+                "scale": self._launch.scale,
+                "corpus_digest": str(self._launch.corpus_digest),
+                MOE_DIGEST: moe_digest(),
+                **self._run_tags,
+            },
+        )
+        return self._update(record, attributes={RUN_ID: run_id})
+
+    def _reuse(self, record: TrialRecord, source: Finished) -> None:
+        self._search.set_state(record.trial_id, TrialState.RUNNING)
+        record = self._update(
+            record, state="running", attributes={REUSED_FROM: source.run_id or source.launch}
+        )
+        self._tracking.set_tags(
+            record.run_id, {REUSED_FROM: source.run_id, "reused_from_launch": source.launch}
+        )
+        for step, value in sorted(source.curve.items()):
+            self._search.report(record.trial_id, step, value)
+        entry = {**source.metrics, STEP: source.last_step, TIMESTAMP_MS: source.ended_ms}
+        self.completed(record.number, entry, tokens=0)
+
+    # What happens to a trial ---------------------------------------------------------------------
+
+    def started(self, number: int) -> TrialRecord:
+        record = self.records[number]
+        attempt = record.attempt + 1
+        self._search.set_state(record.trial_id, TrialState.RUNNING)
+        self._tracking.set_status(record.run_id, "RUNNING")
+        self._tracking.set_tags(record.run_id, {ATTEMPT: attempt, **self._run_tags})
+        return self._update(record, state="running", attributes={ATTEMPT: attempt})
+
+    def restarted(self, number: int) -> TrialRecord:
+        """A lost worker's trial goes on under the same number and run, as a new attempt."""
+        record = self.records[number]
+        self._tracking.set_tags(record.run_id, {ATTEMPT: record.attempt + 1})
+        return self._update(record, attributes={ATTEMPT: record.attempt + 1})
+
+    def progressed(self, number: int, entry: Mapping[str, Any]) -> None:
+        """One evaluation. A step that is in the record already is a replay, and changes nothing."""
+        record = self.records[number]
+        step = int(entry[STEP])
+        if record.state != "running" or step in record.curve:
+            return
+        self._tracking.log(record.run_id, [entry])
+        value = entry.get(self._launch.study.metric)
+        if value is not None:
+            self._search.report(record.trial_id, step, float(value))
+            record = replace(record, curve={**record.curve, step: float(value)})
+        self.records[number] = record
+        self._listener(record, entry)
+
+    def completed(
+        self,
+        number: int,
+        metrics: Mapping[str, Any],
+        *,
+        tokens: int,
+        late: Sequence[Mapping[str, Any]] = (),
+        artifacts: Sequence[tuple[str, str | None]] = (),
+        attributes: Mapping[str, Any] | None = None,
+    ) -> TrialRecord:
+        """Raises nothing for a non-finite value: such a trial has failed, and says so."""
+        record = self.records[number]
+        value = metrics.get(self._launch.study.metric)
+        if value is None or not math.isfinite(value):
+            return self.failed(number, f"the final {VAL_LOSS} is {value}, not a finite number")
+        final = {
+            key: float(v)
+            for key, v in metrics.items()
+            if key not in (STEP, TIMESTAMP_MS, TOKENS) and math.isfinite(v)
+        }
+        self._tracking.log(record.run_id, [*late, metrics])
+        for path, folder in artifacts:
+            self._tracking.log_artifact(record.run_id, path, folder)
+        self._tracking.set_tags(record.run_id, {TOKENS_ATTRIBUTE: tokens})
+        return self._end(
+            record,
+            "complete",
+            TrialState.COMPLETE,
+            value=float(value),
+            attributes={METRICS: final, TOKENS_ATTRIBUTE: tokens, **(attributes or {})},
+        )
+
+    def pruned(self, number: int, *, tokens: int) -> TrialRecord:
+        record = self.records[number]
+        last = max(record.curve, default=None)
+        return self._end(
+            record,
+            "pruned",
+            TrialState.PRUNED,
+            value=None if last is None else record.curve[last],
+            attributes={TOKENS_ATTRIBUTE: tokens},
+        )
+
+    def failed(self, number: int, reason: str, *, tokens: int = 0) -> TrialRecord:
+        record = self.records[number]
+        self._tracking.set_tags(record.run_id, {ERROR: reason})
+        return self._end(
+            record,
+            "failed",
+            TrialState.FAIL,
+            attributes={ERROR: reason, TOKENS_ATTRIBUTE: tokens},
+        )
+
+    def released(self, number: int) -> TrialRecord:
+        """An interrupted trial: it will go on under the same number, from its checkpoint."""
+        record = self.records[number]
+        self._tracking.set_status(record.run_id, MLFLOW_STATUS_OF["waiting"])
+        self._search.set_state(record.trial_id, TrialState.WAITING)
+        return self._update(record, state="waiting")
+
+    def release_running(self) -> None:
+        for record in list(self.records.values()):
+            if record.state == "running":
+                self.released(record.number)
+
+    def _end(
+        self,
+        record: TrialRecord,
+        state: str,
+        optuna_state: TrialState,
+        *,
+        value: float | None = None,
+        attributes: Mapping[str, Any],
+    ) -> TrialRecord:
+        self._search.set_attributes(record.trial_id, attributes)
+        self._tracking.end(record.run_id, MLFLOW_STATUS_OF[state])
+        self._search.set_state(record.trial_id, optuna_state, value)
+        return self._update(
+            record,
+            state=state,
+            value=value if state == "complete" else None,
+            attributes=attributes,
+            written=True,
+        )
+
+    def _update(
+        self,
+        record: TrialRecord,
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        written: bool = False,
+        **changes: Any,
+    ) -> TrialRecord:
+        attributes = attributes or {}
+        if not written:
+            self._search.set_attributes(record.trial_id, attributes)
+        merged = {**record.attributes, **attributes}
+        record = replace(
+            record,
+            attributes=merged,
+            run_id=merged.get(RUN_ID),
+            error=merged.get(ERROR),
+            attempt=merged.get(ATTEMPT, 0),
+            tokens=merged.get(TOKENS_ATTRIBUTE, 0),
+            **changes,
+        )
+        self.records[record.number] = record
+        self._listener(record, None)
+        return record

@@ -1,0 +1,59 @@
+"""Reading what the stores say: the newest launch of a study in a home, and its trials.
+
+Readers need the Optuna storage alone, and neither the study's corpus nor Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import BadInput
+from orchestrator.home import Home
+from orchestrator.search import LaunchInfo, SearchStore, open_storage
+from orchestrator.trial import TrialRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchRecords:
+    info: LaunchInfo
+    trials: list[TrialRecord]
+
+    @property
+    def metric(self) -> str:
+        return self.info.attributes.get("metric", "val/loss")
+
+
+def read_launch(
+    study: str,
+    *,
+    home: Home,
+    optuna_storage: str | None = None,
+    scale: str | None = None,
+    corpus: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> LaunchRecords:
+    """The newest launch of `study` that fits what is asked for.
+
+    Raises BadInput where there is none, saying which launches there are.
+    """
+    if optuna_storage is None:
+        home.require_exists()
+    storage = open_storage(optuna_storage or home.optuna_storage, create=False)
+    launches = SearchStore.launches(storage)
+    asked = {"scale": scale, "corpus": corpus, "overrides": dict(overrides) if overrides else None}
+    fitting = [
+        info
+        for info in launches
+        if info.study == study
+        and all(value is None or info.attributes[key] == value for key, value in asked.items())
+    ]
+    if not fitting:
+        names = ", ".join(info.name for info in launches) or "none"
+        raise BadInput(
+            f"status and tables read a launch that was run; received {study!r}, and the launches "
+            f"here are: {names}. Run the study, or name its --home, --scale, --corpus and --set."
+        )
+    store = SearchStore(storage, fitting[-1])
+    return LaunchRecords(info=fitting[-1], trials=store.records())

@@ -1,0 +1,251 @@
+"""Means, paired differences, equivalence, and correction for many tests (docs/metrics.md).
+
+A sample is one number a seed. Every test here needs only its n, mean and standard deviation, so
+the same functions answer "what do these seeds say" and "how many seeds would be enough".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special, stats
+
+MAX_SEEDS = 1_000_000  # a claim that needs more than this will never be decided by seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over seeds. `sd`, `low` and `high` are None at one seed: it says nothing of spread."""
+
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equivalence:
+    """Two one-sided tests at `alpha`: their larger p, and the interval that shows the same test.
+
+    The interval is at 1 - 2 alpha (90% for 5%): it lies inside the margin where p < alpha.
+    """
+
+    p_value: float
+    margin: float
+    alpha: float
+    estimate: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankCorrelation:
+    """Kendall's tau-b over n cells; None where it is undefined (n < 2, or all tied)."""
+
+    tau: float | None
+    p_value: float | None
+    n: int
+
+
+def _sample(values: Iterable[float], least: int = 1) -> np.ndarray:
+    x = np.asarray(list(values), dtype=np.float64)
+    if x.size < least:
+        raise ValueError(
+            f"this needs at least {least} value{'s' * (least > 1)}; received {x.size}. "
+            "Run more seeds."
+        )
+    _require_finite(enumerate(x))
+    return x
+
+
+def _require_finite(items: Iterable[tuple[object, float]]) -> None:
+    for where, value in items:
+        if not math.isfinite(value):
+            raise ValueError(
+                f"statistics need finite numbers; received {value} at {where!r}. "
+                "Leave out the trial that diverged."
+            )
+
+
+def _check_level(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} lies between 0 and 1; received {value!r}. 0.05 or 0.95 is usual.")
+
+
+def _sd(x: np.ndarray) -> float:
+    # The mean of equal numbers can differ from them in its last bit, and leave a spread of 1e-17.
+    return 0.0 if np.ptp(x) == 0 else float(np.std(x, ddof=1))
+
+
+def mean_interval(values: Iterable[float], *, confidence: float = 0.95) -> Estimate:
+    """Mean with its t interval. Raises ValueError on no values and on NaN or infinity."""
+    _check_level("confidence", confidence)
+    x = _sample(values)
+    n, mean = x.size, float(np.mean(x))
+    if n < 2:
+        return Estimate(n=n, mean=mean, sd=None, low=None, high=None, confidence=confidence)
+    sd = _sd(x)
+    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * sd / math.sqrt(n)
+    return Estimate(n=n, mean=mean, sd=sd, low=mean - half, high=mean + half, confidence=confidence)
+
+
+def paired_differences(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
+    """a minus b at each seed that both have, by seed; the number of pairs is its length.
+
+    Raises ValueError naming the seed of a NaN or infinite value among the pairs.
+    """
+    seeds = sorted(a.keys() & b.keys())
+    for values in (a, b):
+        _require_finite((f"seed {seed}", values[seed]) for seed in seeds)
+    return {seed: float(a[seed]) - float(b[seed]) for seed in seeds}
+
+
+def paired_interval(
+    a: Mapping[int, float], b: Mapping[int, float], *, confidence: float = 0.95
+) -> Estimate:
+    """Mean of the paired differences with its t interval; `n` is the number of pairs.
+
+    Raises ValueError where the two share no seed.
+    """
+    differences = paired_differences(a, b)
+    if not differences:
+        raise ValueError(
+            f"a paired difference needs a shared seed; received seeds {sorted(a)} and {sorted(b)}. "
+            "Run both cells at the same seeds."
+        )
+    return mean_interval(differences.values(), confidence=confidence)
+
+
+def _t(distance: float | np.ndarray, sd: float | np.ndarray, n: int) -> np.ndarray:
+    """The t statistic, with its limit where the sample has no spread: infinite, or 0 at 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.asarray(distance) * math.sqrt(n) / np.asarray(sd)
+    return np.where(np.isnan(t), 0.0, t)
+
+
+def two_sided_p(
+    mean: float | np.ndarray, sd: float | np.ndarray, n: int, *, null: float = 0.0
+) -> np.ndarray:
+    """p of the t test that the mean is `null` (paired, when given the differences' mean and sd)."""
+    return 2 * special.stdtr(n - 1, -np.abs(_t(np.asarray(mean) - null, sd, n)))
+
+
+def region_p_values(
+    mean: float | np.ndarray, sd: float | np.ndarray, n: int, *, low: float, high: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """p-values for "the mean is inside (low, high)" and for "it is outside".
+
+    Inside: with two finite bounds the two one-sided tests (TOST; Schuirmann 1987), with one the
+    two-sided t test. Outside: two-sided. So (-inf, 0) is "a is below b", (-m, m) is equivalence.
+    At most one of the two can be below 0.5.
+    """
+    above_low, below_high = _t(np.asarray(mean) - low, sd, n), _t(high - np.asarray(mean), sd, n)
+    bounds = math.isfinite(low) + math.isfinite(high)
+    worst = np.minimum(above_low, below_high)
+    inside = (1 if bounds == 2 else 2) * special.stdtr(n - 1, -worst)
+    outside = 2 * special.stdtr(n - 1, worst)
+    return np.minimum(inside, 1.0), np.minimum(outside, 1.0)
+
+
+def tost(values: Iterable[float], *, margin: float, alpha: float = 0.05) -> Equivalence:
+    """Whether the mean of (paired) differences lies within +-margin: two one-sided t tests.
+
+    Raises ValueError on fewer than two values, NaN or infinity, or a margin that is not positive.
+    """
+    _check_level("alpha", 2 * alpha)
+    if not (math.isfinite(margin) and margin > 0):
+        raise ValueError(
+            f"an equivalence margin is a positive number; received {margin!r}. "
+            "log(1.01) is 1% of perplexity."
+        )
+    x = _sample(values, least=2)
+    estimate = mean_interval(x, confidence=1 - 2 * alpha)
+    p, _ = region_p_values(estimate.mean, estimate.sd, estimate.n, low=-margin, high=margin)
+    return Equivalence(p_value=float(p), margin=margin, alpha=alpha, estimate=estimate)
+
+
+def _check_p_values(p_values: Sequence[float]) -> np.ndarray:
+    p = np.asarray(p_values, dtype=np.float64)
+    for i, value in enumerate(p):
+        if not 0 <= value <= 1:
+            raise ValueError(f"a p-value lies in [0, 1]; received {value} at {i}. Use 1 for none.")
+    return p
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given: decided where at most alpha."""
+    p = _check_p_values(p_values)
+    order = np.argsort(p, kind="stable")
+    factors = np.arange(p.size, 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1.0)
+    return adjusted.tolist()
+
+
+def holm_levels(p_values: Sequence[float], *, alpha: float = 0.05) -> list[float]:
+    """The level at which Holm tests each: alpha / (m - decided before it), in the order given.
+
+    The first that fails its level stops the procedure; all after it share its level. A claim is
+    decided exactly where its p is at most its level, so an interval at 1 - level shows the same.
+    """
+    _check_level("alpha", alpha)
+    p = _check_p_values(p_values)
+    levels, decided, going = np.empty_like(p), 0, True
+    for i in np.argsort(p, kind="stable"):
+        levels[i] = alpha / (p.size - decided)
+        going = going and p[i] <= levels[i]
+        decided += going
+    return levels.tolist()
+
+
+def seeds_until(p_at: Callable[[int], float], *, alpha: float = 0.05) -> int | None:
+    """The smallest n of at least 2 with p_at(n) <= alpha, for a p that falls once it is below 0.5.
+
+    None where not even MAX_SEEDS would do (for instance at a difference of exactly 0).
+    """
+    _check_level("alpha", alpha)
+    fails, holds = 1, 2
+    while p_at(holds) > alpha:
+        if holds == MAX_SEEDS:
+            return None
+        fails, holds = holds, min(2 * holds, MAX_SEEDS)
+    while holds - fails > 1:
+        middle = (fails + holds) // 2
+        fails, holds = (fails, middle) if p_at(middle) <= alpha else (middle, holds)
+    return holds
+
+
+def seeds_to_decide(
+    mean: float,
+    sd: float | None,
+    *,
+    low: float = -math.inf,
+    high: float = 0.0,
+    alpha: float = 0.05,
+) -> int | None:
+    """Seeds at which "the mean is inside (low, high)" is decided, either way, at this mean and sd.
+
+    The chance that this number does decide is only about one half, since the next seeds have their
+    own mean. None where the sd is unknown (one seed), or as in `seeds_until`.
+    """
+    if sd is None:
+        return None
+    _require_finite([("mean", mean), ("sd", sd)])
+    return seeds_until(
+        lambda n: float(min(region_p_values(mean, sd, n, low=low, high=high))), alpha=alpha
+    )
+
+
+def kendall_tau(ours: Mapping[str, float], published: Mapping[str, float]) -> RankCorrelation:
+    """Kendall's tau-b over the cells that both have, with its p-value against no association."""
+    cells = sorted(ours.keys() & published.keys())
+    for values in (ours, published):
+        _require_finite((cell, values[cell]) for cell in cells)
+    x, y = ([values[cell] for cell in cells] for values in (ours, published))
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return RankCorrelation(tau=None, p_value=None, n=len(cells))
+    result = stats.kendalltau(x, y)
+    return RankCorrelation(tau=float(result.statistic), p_value=float(result.pvalue), n=len(cells))

@@ -1,0 +1,263 @@
+"""The Optuna side: the record of the search, written by one driver and read by everyone.
+
+Trials are created whole (parameters, distributions, attributes in one call) and moved from state to
+state through the storage interface, because `Study.tell` cannot put a trial back to WAITING and the
+stock searcher leaves stopped, NaN and killed trials with untrue states.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from moe.config import TrialConfig
+from orchestrator.errors import BadInput, Unreachable
+from orchestrator.launch import Launch, Point
+from orchestrator.net import redact, require_reachable
+from orchestrator.trial import (
+    CELL,
+    CELL_HASH,
+    CONFIG_HASH,
+    FLOPS_PER_TOKEN,
+    PARAMS_ACTIVE,
+    PARAMS_TOTAL,
+    SEED,
+    TrialRecord,
+)
+from search_spaces.axes import describe_axes
+from search_spaces.overlay import get
+
+# User attributes of an Optuna study: the identity of a launch, for those who only read.
+LAUNCH_ATTRIBUTES = ("study", "scale", "corpus", "corpus_digest", "overrides")
+STARTED_AT = "started_at"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaunchInfo:
+    """A launch as the storage has it, read without its study file or corpus."""
+
+    study_id: int
+    name: str
+    attributes: Mapping[str, Any]
+
+    @property
+    def study(self) -> str:
+        return self.attributes["study"]
+
+
+def local_store_file(url: str) -> Path | None:
+    """The file of a storage that lives on this machine's disk; None for a server."""
+    for prefix in ("sqlite:///", "journal:"):
+        if url.startswith(prefix):
+            return Path(url.removeprefix(prefix)).absolute()
+    return None
+
+
+def open_storage(url: str, *, create: bool) -> BaseStorage:
+    """Raises BadInput on an unknown kind of URL, Unreachable where no server answers."""
+    file = local_store_file(url)
+    if file is not None and not create and not file.exists():
+        raise BadInput(
+            f"there is no record of a search yet; looked for {file}. Run a study first, or name "
+            "another --home or --optuna-storage."
+        )
+    if url.startswith("journal:"):
+        return JournalStorage(JournalFileBackend(str(file)))
+    if url.startswith("sqlite:///"):
+        return get_storage(url)
+    if url.startswith(("postgresql://", "postgresql+psycopg://")):
+        require_reachable(url, default_port=5432, option="--optuna-storage")
+        try:
+            return get_storage("postgresql+psycopg://" + url.split("://", 1)[1])
+        except Exception as error:
+            raise Unreachable(
+                f"the Optuna storage {redact(url)} answers, but cannot be used: "
+                f"{type(error).__name__}. Check user, password and database."
+            ) from None
+    raise BadInput(
+        "an Optuna storage is sqlite:///FILE, journal:FILE or postgresql://...; received "
+        f"{redact(url)}. Use one of these."
+    )
+
+
+class SearchStore:
+    """One launch's Optuna study."""
+
+    def __init__(self, storage: BaseStorage, info: LaunchInfo) -> None:
+        self._storage = storage
+        self.info = info
+
+    @staticmethod
+    def launches(storage: BaseStorage) -> list[LaunchInfo]:
+        """Launches in a storage, the most recently started last; other studies are left alone."""
+        found = [
+            LaunchInfo(study_id=s._study_id, name=s.study_name, attributes=s.user_attrs)
+            for s in storage.get_all_studies()
+            if set(LAUNCH_ATTRIBUTES) <= set(s.user_attrs)
+        ]
+        return sorted(found, key=lambda info: info.attributes.get(STARTED_AT, ""))
+
+    @classmethod
+    def open(cls, storage: BaseStorage, launch: Launch, *, now: datetime) -> SearchStore:
+        """Creates the launch's study, or loads it; study attributes are brought up to date."""
+        attributes = {
+            "study": launch.study.name,
+            "scale": launch.scale,
+            "corpus": launch.corpus_spec,
+            "corpus_digest": launch.corpus_digest,
+            "overrides": dict(launch.overrides),
+            STARTED_AT: now.isoformat(),
+            "question": launch.study.question,
+            "baseline": launch.study.baseline,
+            "held_fixed": launch.study.held_fixed,
+        }
+        study = optuna.create_study(
+            storage=storage,
+            study_name=launch.name,
+            load_if_exists=True,
+            direction="minimize",
+            sampler=optuna.samplers.RandomSampler(),
+        )
+        if study.metric_names != [launch.study.metric]:
+            with warnings.catch_warnings():
+                # Experimental since Optuna 3.2, and what the dashboard labels its plots with.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([launch.study.metric])
+        for key, value in attributes.items():
+            if study.user_attrs.get(key) != value:
+                study.set_user_attr(key, value)
+        info = LaunchInfo(study_id=study._study_id, name=launch.name, attributes=attributes)
+        store = cls(storage, info)
+        store._write_note(launch)
+        return store
+
+    def _write_note(self, launch: Launch) -> None:
+        from optuna_dashboard import save_note
+
+        study = optuna.load_study(study_name=self.info.name, storage=self._storage)
+        save_note(
+            study,
+            f"**{launch.study.question}**\n\nBaseline: {launch.study.baseline}. "
+            f"Held fixed: {launch.study.held_fixed}\n\n"
+            f"Scale {launch.scale}, corpus {launch.corpus_spec} ({launch.corpus_digest}).",
+        )
+
+    def records(self) -> list[TrialRecord]:
+        trials = self._storage.get_all_trials(self.info.study_id, deepcopy=False)
+        return [TrialRecord.of(trial) for trial in trials if CELL in trial.user_attrs]
+
+    def frozen(self, trial_id: int) -> FrozenTrial:
+        return self._storage.get_trial(trial_id)
+
+    def all_frozen(self) -> list[FrozenTrial]:
+        return self._storage.get_all_trials(self.info.study_id, deepcopy=False)
+
+    def add_waiting(
+        self,
+        point: Point,
+        *,
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+    ) -> TrialRecord:
+        """A new WAITING trial with everything that is known before it runs."""
+        params = {path: get(point.config, path) for path in distributions}
+        accounting = point.accounting
+        template = optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            params=params,
+            distributions=dict(distributions),
+            user_attrs={
+                CELL: point.cell,
+                SEED: point.seed,
+                CONFIG_HASH: point.config_hash,
+                CELL_HASH: point.cell_hash,
+                PARAMS_TOTAL: accounting.params_total,
+                PARAMS_ACTIVE: accounting.params_active,
+                FLOPS_PER_TOKEN: accounting.flops_per_token,
+                **attributes,
+            },
+        )
+        trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=template)
+        return TrialRecord.of(self._storage.get_trial(trial_id))
+
+    def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        for key, value in attributes.items():
+            self._storage.set_trial_user_attr(trial_id, key, value)
+
+    def report(self, trial_id: int, step: int, value: float) -> None:
+        self._storage.set_trial_intermediate_value(trial_id, step, value)
+
+    def set_state(self, trial_id: int, state: TrialState, value: float | None = None) -> None:
+        values = None if value is None else [value]
+        self._storage.set_trial_state_values(trial_id, state, values)
+
+
+def moved_paths(points: Iterable[Point]) -> list[str]:
+    """The config paths that tell the cells of a grid apart, in the order of first use."""
+    return list(dict.fromkeys(path for point in points for path in point.overrides))
+
+
+def _has_effect(config: TrialConfig, path: str) -> bool:
+    if config.moe.is_dense:
+        return not path.startswith("moe.") or path == "moe.num_experts"
+    return path != "model.ffn_multiple"
+
+
+def grid_distributions(
+    points: Iterable[Point],
+) -> dict[str, BaseDistribution]:
+    """One distribution for each moved path, wide enough for all cells.
+
+    Text takes all legal values of its axis, in their order: Optuna refuses a categorical whose
+    choices changed, and a study that gains a cell must go on.
+    """
+    points = list(points)
+    legal = {axis.path: axis.choices for axis in describe_axes()}
+    distributions: dict[str, BaseDistribution] = {}
+    for path in moved_paths(points):
+        values = [get(point.config, path) for point in points]
+        if legal.get(path):
+            distributions[path] = CategoricalDistribution(legal[path])
+        elif all(type(value) is int for value in values):
+            distributions[path] = IntDistribution(min(values), max(values))
+        elif all(type(value) in (int, float) for value in values):
+            distributions[path] = FloatDistribution(float(min(values)), float(max(values)))
+        else:
+            distributions[path] = CategoricalDistribution(sorted(set(values)))
+    return distributions
+
+
+def distributions_of(
+    point: Point, distributions: Mapping[str, BaseDistribution]
+) -> dict[str, BaseDistribution]:
+    """Those of the launch's distributions that say something about this point."""
+    return {path: d for path, d in distributions.items() if _has_effect(point.config, path)}
+
+
+def notes(point: Point, baseline: Point | None) -> str:
+    """What differs from the baseline, for a trial's note in Optuna Dashboard."""
+    if baseline is None or baseline.cell_hash == point.cell_hash:
+        return "The baseline." if baseline else ""
+    changed = {
+        path: (get(baseline.config, path), get(point.config, path))
+        for path in dict.fromkeys([*point.overrides, *baseline.overrides])
+    }
+    lines = [f"- `{p}`: {a} -> {b}" for p, (a, b) in changed.items() if a != b]
+    return f"Against {baseline.cell}:\n\n" + "\n".join(lines)

@@ -1,0 +1,277 @@
+"""One driver's hold on a launch: its stores open, locked, reconciled, and left in a true state.
+
+Everything that can be refused is refused before anything is created.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from moe.data.prepare import prepare
+from moe.data.tokens import TokenStore
+
+from orchestrator import cluster
+from orchestrator.cluster import Resources
+from orchestrator.errors import BadInput
+from orchestrator.home import Home
+from orchestrator.launch import Launch, Point
+from orchestrator.ledger import Ledger, Listener
+from orchestrator.lock import DriverLock
+from orchestrator.reconcile import reconcile
+from orchestrator.report.tables import render, table_of
+from orchestrator.reuse import finished_elsewhere
+from orchestrator.search import SearchStore, local_store_file, open_storage
+from orchestrator.tracking import Tracking, connect, quiet
+from orchestrator.trial import TrialRecord
+
+Say = Callable[[str], None]
+Preparing = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where a launch's state lies and what its trials are granted."""
+
+    home: Home
+    optuna_storage: str | None = None
+    mlflow_uri: str | None = None
+    address: str | None = None
+    cpus: int | None = None
+    concurrency: int | None = None
+    resources: Resources = field(default_factory=Resources)
+    max_failures: int = 2
+    retry_failed: bool = False
+
+
+@dataclass(kw_only=True)
+class Session:
+    launch: Launch
+    options: Options
+    ledger: Ledger
+    tracking: Tracking
+    tokens: Tokens
+    said: list[str]
+    say: Say
+    interrupted: bool = False
+    undelivered: bool = False
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        return list(self.ledger.records.values())
+
+    @property
+    def exit_code(self) -> int:
+        if self.interrupted:
+            return 130
+        failed = any(record.state == "failed" for record in self.records)
+        return 1 if failed or self.undelivered else 0
+
+    def tell(self, line: str) -> None:
+        self.said.append(line)
+        self.say(line)
+
+
+class Tokens:
+    """Prepared tokens, by data digest: made once, before the first trial that needs them."""
+
+    def __init__(self, launch: Launch, home: Home, progress: Preparing | None) -> None:
+        self._home = home
+        self._progress = progress
+        self._ready: dict[str, Path] = {}
+        if launch.study.is_grid:
+            for point in launch.points():
+                self.of(point)
+
+    def of(self, point: Point) -> Path:
+        """Raises BadInput where the corpus cannot feed this configuration."""
+        config = point.config
+        key = f"{config.data.digest}/{config.model.context_length}/{config.train.eval_tokens}"
+        if key not in self._ready:
+            try:
+                path = prepare(config.data, self._home.tokens, progress=self._progress)
+                _require_sequences(TokenStore.open(path), point)
+            except (ValueError, OSError) as error:
+                raise BadInput(str(error)) from None
+            self._ready[key] = path
+        return self._ready[key]
+
+
+def _require_sequences(store: TokenStore, point: Point) -> None:
+    context = point.config.model.context_length
+    for split in ("train", "val"):
+        if store.num_sequences(split, context) < 1:
+            raise BadInput(
+                f"a corpus holds at least one sequence of model.context_length={context} in each "
+                f"split; received {point.config.data.corpus}, whose {split} split has none. Use a "
+                "larger corpus, or lower model.context_length."
+            )
+
+
+@contextmanager
+def opened(
+    launch: Launch,
+    options: Options,
+    *,
+    say: Say,
+    listener: Listener | None = None,
+    preparing: Preparing | None = None,
+    start_cluster: bool = True,
+) -> Iterator[Session]:
+    """The launch, held. On leaving, whatever still runs is put back to waiting in both stores.
+
+    Raises BadInput before anything is created, and LaunchHeld where another driver is at work.
+    """
+    _require_sane(launch, options)
+    home, resources = options.home, options.resources
+    home.require_writable()
+    storage_url = options.optuna_storage or home.optuna_storage
+    mlflow_uri = options.mlflow_uri or home.mlflow_uri
+    quiet()
+    _require_stores(options)
+    if start_cluster and options.address is None:
+        cluster.require_fits_here(resources, options.cpus or cluster.local_cpus())
+
+    existed = home.root.exists()
+    home.create()
+    try:
+        with DriverLock(local_store_file(storage_url) or home.root / "driver", launch.name):
+            tokens = Tokens(launch, home, preparing)
+            storage = open_storage(storage_url, create=True)
+            search = SearchStore.open(storage, launch, now=datetime.now(UTC))
+            tracking = Tracking.open(connect(mlflow_uri), launch, home)
+            session = Session(
+                launch=launch,
+                options=options,
+                tracking=tracking,
+                tokens=tokens,
+                said=[],
+                say=say,
+                ledger=None,  # type: ignore[arg-type]  # made below, from reconciled stores
+            )
+            for line in reconcile(search, tracking, metric=launch.study.metric):
+                session.tell(line)
+            session.ledger = Ledger(
+                launch,
+                search,
+                tracking,
+                finished_elsewhere=finished_elsewhere(storage, launch.name),
+                run_tags=_run_tags(resources),
+                retry_failed=options.retry_failed,
+                listener=listener,
+            )
+            for record in session.ledger.unknown:
+                session.tell(
+                    f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
+                )
+            try:
+                yield session
+            finally:
+                _leave(session)
+    except BadInput:
+        if not existed and not (home.root / "optuna.db").exists():
+            shutil.rmtree(home.root, ignore_errors=True)
+        raise
+
+
+def _leave(session: Session) -> None:
+    ledger, tracking = session.ledger, session.tracking
+    ledger.release_running()
+    if ledger.exhausted:
+        session.tell(ledger.exhausted)
+    _log_table(session)
+    delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
+    for line in tracking.rejected:
+        session.tell(f"MLflow refused {line}")
+    session.undelivered = not delivered or bool(tracking.rejected)
+
+
+def _log_table(session: Session) -> None:
+    """The table as artifacts of the parent run: its page lists only the latest children."""
+    launch, tracking = session.launch, session.tracking
+    table = table_of(launch.study.name, launch.name, session.records, metric=launch.study.metric)
+    folder = session.options.home.spool / f"parent-{tracking.parent_run_id}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for form, suffix in (("markdown", "md"), ("csv", "csv"), ("json", "json")):
+        path = folder / f"table.{suffix}"
+        path.write_text(render(table, form))
+        tracking.log_artifact(tracking.parent_run_id, path)
+
+
+def _require_sane(launch: Launch, options: Options) -> None:
+    workers = options.resources.workers
+    for name, value in (
+        ("--workers", workers),
+        ("--cpus-per-worker", options.resources.cpus_per_worker),
+        ("--concurrency", options.concurrency),
+        ("--cpus", options.cpus),
+    ):
+        if value is not None and value < 1:
+            raise BadInput(f"{name} is at least 1; received {value}. Raise it, or leave it out.")
+    if options.max_failures < 0 or options.resources.gpus_per_worker < 0:
+        raise BadInput("--max-failures and --gpus-per-worker are not negative. Use 0 or more.")
+    train = launch.base.train
+    micro_batches = train.batch_tokens // train.micro_batch_tokens
+    if micro_batches % workers:
+        raise BadInput(
+            "each worker takes an equal share of a step's micro-batches; received "
+            f"--workers {workers} for {micro_batches} micro-batches (train.batch_tokens "
+            f"{train.batch_tokens} / train.micro_batch_tokens {train.micro_batch_tokens}). "
+            f"Set train.micro_batch_tokens={train.batch_tokens // workers}, or another divisor."
+        )
+
+
+def _require_stores(options: Options) -> None:
+    """Stores that were named are reached before anything is made; a home's own need no check."""
+    for url, option in (
+        (options.optuna_storage, "--optuna-storage"),
+        (options.mlflow_uri, "--mlflow-uri"),
+    ):
+        if url is None:
+            continue
+        if url.startswith(("sqlite:///", "journal:")):
+            folder = Path(url.partition("///" if url.startswith("sqlite") else ":")[2]).parent
+            if not folder.is_dir():
+                raise BadInput(
+                    f"{option} names a file in a folder that exists; received {url}. Make "
+                    f"{folder}, or correct the path."
+                )
+        elif option == "--optuna-storage":
+            open_storage(url, create=True)
+        else:
+            connect(url)
+
+
+def _run_tags(resources: Resources) -> dict[str, str]:
+    """What is not in a trial's identity, yet changes the last bits of its result."""
+    return {
+        "workers": str(resources.workers),
+        "threads": str(resources.cpus_per_worker),
+        "device": resources.device,
+        "cpu": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        **_git_tags(),
+    }
+
+
+def _git_tags() -> dict[str, str]:
+    """Commit and dirty flag of this code; nothing where it is not a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {"git.commit": commit, "git.dirty": str(bool(git("status", "--porcelain"))).lower()}

@@ -1,0 +1,70 @@
+"""What is on its way to MLflow: written down first, delivered in order, at least once.
+
+A spool is a file of JSON lines beside a file with the offset of what was delivered. An entry is on
+disk before the driver acts on it, so a killed driver loses nothing, and a server that is away only
+makes the file grow. An entry may be sent twice (killed between sending and moving the offset):
+metrics carry the timestamp of their first writing, and MLflow drops an identical point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Spool:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset_path = path.with_suffix(".offset")
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        self._drop_torn_line()
+        self._delivered = int(self._offset_path.read_text()) if self._offset_path.exists() else 0
+        self._emptied = 0
+
+    def _drop_torn_line(self) -> None:
+        """A driver killed while writing leaves half a line: what it said was never acted on."""
+        content = self.path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            with self.path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+
+    def append(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        with self._lock, self.path.open("ab") as file:
+            file.write(line)
+
+    def pending(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Entries not yet delivered, each with the offset that follows it."""
+        with self.path.open("rb") as file:
+            file.seek(self._delivered)
+            emptied = self._emptied
+            while self._emptied == emptied and (line := file.readline()).endswith(b"\n"):
+                yield json.loads(line), file.tell()
+
+    @property
+    def undelivered_bytes(self) -> int:
+        return self.path.stat().st_size - self._delivered
+
+    def mark_delivered(self, offset: int) -> None:
+        """Entries before `offset` need not be sent again. A wholly delivered spool is emptied."""
+        with self._lock:
+            if offset == self.path.stat().st_size:
+                # The offset goes first: were the driver killed between the two, the entries would
+                # be sent again, never skipped.
+                self._write_offset(0)
+                os.truncate(self.path, 0)
+                self._emptied += 1
+            else:
+                self._write_offset(offset)
+
+    def _write_offset(self, offset: int) -> None:
+        temporary = self._offset_path.with_suffix(".tmp")
+        temporary.write_text(str(offset))
+        os.replace(temporary, self._offset_path)
+        self._delivered = offset

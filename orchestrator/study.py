@@ -1,0 +1,85 @@
+"""What a study file states: a question, a baseline, what moves, what is held fixed, claims."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from moe.config import TrialConfig
+from moe.metrics import VAL_LOSS
+from orchestrator.claim_types import Claim
+from search_spaces.cells import Cell
+from search_spaces.space import Space
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Asynchronous successive halving (ASHA, arXiv 1810.05934), decided on `val/loss` at rungs.
+
+    `first_rung` is the share of `train.num_steps` after which a trial may first be stopped; at each
+    rung the best 1/`reduction_factor` go on.
+    """
+
+    first_rung: float = 0.25
+    reduction_factor: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first_rung < 1 or self.reduction_factor < 2:
+            raise ValueError(
+                "EarlyStopping needs 0 < first_rung < 1 and reduction_factor >= 2; received "
+                f"{self.first_rung} and {self.reduction_factor}. The defaults are 0.25 and 2."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One question, as a short file of `studies/` states it.
+
+    A grid study has `cells`, a sampled study a `space` and a number of `trials` (points, each with
+    all its seeds). Both may be functions of the scale's base config, so that sizes are derived.
+    """
+
+    name: str
+    question: str
+    baseline: str
+    held_fixed: str
+    scales: Mapping[str, TrialConfig]
+    cells: Sequence[Cell] | Callable[[TrialConfig], Sequence[Cell]] | None = None
+    space: Space | Callable[[TrialConfig], Space] | None = None
+    trials: int = 0
+    seeds: tuple[int, ...] = (0, 1)
+    default_scale: str = "smoke"
+    metric: str = VAL_LOSS
+    early_stopping: EarlyStopping | None = None
+    claims: tuple[Claim, ...] = ()
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(
+                "a study's name is letters, digits, '-' and '_', at most 64 of them; received "
+                f"{self.name!r}. Rename it."
+            )
+        if (self.cells is None) == (self.space is None):
+            raise ValueError(
+                f"study {self.name} must have either cells (a grid) or a space (sampled). "
+                "Give one of the two."
+            )
+        if self.space is not None and self.trials < 1:
+            raise ValueError(
+                f"sampled study {self.name} must state how many trials. Set trials=20."
+            )
+        if self.default_scale not in self.scales:
+            raise ValueError(
+                f"default_scale must be one of {', '.join(self.scales)}; received "
+                f"{self.default_scale!r}."
+            )
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be distinct, at least one; received {self.seeds}.")
+
+    @property
+    def is_grid(self) -> bool:
+        return self.cells is not None

@@ -1,0 +1,277 @@
+"""The MLflow side: the record of results.
+
+One experiment a launch, one parent run in it, one child run a trial. The driver creates and ends
+every run; metrics go through a spool (see `orchestrator.spool`), so that they outlive driver and
+server. Whatever a reader of Optuna needs to find here is a tag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
+from mlflow.tracking import MlflowClient
+
+from moe.metrics import STEP, TIMESTAMP_MS
+from orchestrator.courier import Courier
+from orchestrator.errors import BadInput, Unreachable
+from orchestrator.home import Home
+from orchestrator.launch import Launch, Point, mlflow_params
+from orchestrator.net import redact, require_reachable
+from orchestrator.spool import Spool
+
+TRIAL_NUMBER = "optuna.trial_number"
+PARENT = "moe_study.parent"
+_PARENT_RUN_ID = "mlflow.parentRunId"
+_NOTE = "mlflow.note.content"
+_PAGE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """A trial's run as MLflow has it."""
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+    @property
+    def trial_number(self) -> int:
+        return int(self.tags[TRIAL_NUMBER])
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client whose store answers, its schema made before any worker could race for it.
+
+    Raises BadInput on an unknown kind of URI, Unreachable where nothing answers within seconds.
+    """
+    if uri.startswith(("http://", "https://")):
+        default_port = 443 if uri.startswith("https") else 80
+        require_reachable(uri, default_port=default_port, option="--mlflow-uri")
+    elif uri.startswith(("postgresql://", "postgresql+psycopg://")):
+        require_reachable(uri, default_port=5432, option="--mlflow-uri")
+        uri = "postgresql+psycopg://" + uri.split("://", 1)[1]
+    elif not uri.startswith("sqlite:///"):
+        raise BadInput(
+            "an MLflow URI is sqlite:///FILE, http(s)://HOST:PORT or postgresql://...; received "
+            f"{redact(uri)}. (MLflow 3 no longer writes to a plain folder.)"
+        )
+    client = MlflowClient(uri)
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise Unreachable(
+            f"the MLflow store {redact(uri)} cannot be used: {type(error).__name__}. Check that it "
+            "is an MLflow tracking server or database, and that you may write to it."
+        ) from None
+    return client
+
+
+class Tracking:
+    """One launch's experiment. `close` says whether all metrics were delivered."""
+
+    def __init__(self, client: MlflowClient, courier: Courier, experiment_id: str) -> None:
+        self._client = client
+        self._courier = courier
+        self.experiment_id = experiment_id
+        self.parent_run_id = ""
+
+    @classmethod
+    def open(cls, client: MlflowClient, launch: Launch, home: Home) -> Tracking:
+        fingerprint = hashlib.sha256(launch.name.encode()).hexdigest()[:12]
+        spool = Spool(home.spool / f"{fingerprint}.jsonl")
+        courier = Courier(client, spool)
+        # What a dead driver left goes first: it may still hold the end of a run.
+        courier.deliver_pending()
+        tracking = cls(
+            client, courier, cls._experiment(client, launch, home.artifacts / fingerprint)
+        )
+        tracking._open_parent(launch)
+        courier.start()
+        return tracking
+
+    @staticmethod
+    def _experiment(client: MlflowClient, launch: Launch, artifacts: Path) -> str:
+        experiment = client.get_experiment_by_name(launch.name)
+        if experiment is None:
+            local = client.tracking_uri.startswith("sqlite:")
+            return client.create_experiment(
+                launch.name,
+                artifact_location=artifacts.as_uri() if local else None,
+                tags={
+                    "study": launch.study.name,
+                    "scale": launch.scale,
+                    "corpus": launch.corpus_spec,
+                    "corpus_digest": str(launch.corpus_digest),
+                    _NOTE: _description(launch),
+                },
+            )
+        if experiment.lifecycle_stage == "deleted":
+            raise BadInput(
+                f"the experiment {launch.name!r} was deleted in MLflow, and its name is still "
+                "taken. Restore it there, or use another --home."
+            )
+        return experiment.experiment_id
+
+    def _open_parent(self, launch: Launch) -> None:
+        found = self._search(f"tags.`{PARENT}` = 'true'")
+        if found:
+            self.parent_run_id = found[0].info.run_id
+        else:
+            run = self._client.create_run(
+                self.experiment_id,
+                run_name=launch.study.name,
+                tags={PARENT: "true", "study": launch.study.name, _NOTE: _description(launch)},
+            )
+            self.parent_run_id = run.info.run_id
+        self._client.update_run(self.parent_run_id, status="RUNNING")
+
+    @property
+    def reachable(self) -> bool:
+        return self._courier.reachable
+
+    @property
+    def rejected(self) -> list[str]:
+        return self._courier.rejected
+
+    def runs(self) -> list[RunInfo]:
+        """All runs of trials. Seconds for thousands: for reconciling only."""
+        return [
+            RunInfo(
+                run_id=run.info.run_id,
+                status=run.info.status,
+                tags=run.data.tags,
+                metrics=run.data.metrics,
+            )
+            for run in self._search(f"tags.`{TRIAL_NUMBER}` LIKE '%'")
+        ]
+
+    def _search(self, query: str) -> list[Run]:
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self.experiment_id],
+                query,
+                run_view_type=ViewType.ACTIVE_ONLY,
+                max_results=_PAGE,
+                page_token=token,
+            )
+            runs += page
+            if not (token := page.token):
+                return runs
+
+    def create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
+        """A SCHEDULED run with everything that is known before the trial starts.
+
+        Raises what MLflow raises when its store is away.
+        """
+        run = self._client.create_run(
+            self.experiment_id,
+            run_name=f"{point.cell}-seed{point.seed}",
+            tags={
+                _PARENT_RUN_ID: self.parent_run_id,
+                TRIAL_NUMBER: str(number),
+                "cell": point.cell,
+                "seed": str(point.seed),
+                "config_hash": point.config_hash,
+                "cell_hash": point.cell_hash,
+                **tags,
+            },
+        )
+        run_id = run.info.run_id
+        accounting = point.accounting
+        self._client.update_run(run_id, status="SCHEDULED")
+        self._client.log_batch(
+            run_id,
+            params=[Param(key, value) for key, value in mlflow_params(point.config).items()],
+            tags=[
+                RunTag("params_total", str(accounting.params_total)),
+                RunTag("params_active", str(accounting.params_active)),
+                RunTag("flops_per_token", str(accounting.flops_per_token)),
+            ],
+        )
+        data = point.config.data
+        dataset = Dataset(
+            name=data.corpus[:500],
+            digest=data.digest[:36],
+            source_type="moe-study",
+            source=data.corpus,
+            profile=f'{{"tokenizer": "{data.tokenizer}", "vocab_size": {data.vocab_size}}}',
+        )
+        context = InputTag("mlflow.data.context", "training")
+        self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, [context])])
+        self._client.log_text(run_id, point.config.to_json(), "config.json")
+        return run_id
+
+    def discard(self, run_id: str) -> None:
+        self._client.set_terminated(run_id, "KILLED")
+        self._client.delete_run(run_id)
+
+    def set_status(self, run_id: str, status: str) -> None:
+        self._courier.send({"op": "status", "run_id": run_id, "status": status})
+
+    def set_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        self._courier.send({"op": "tags", "run_id": run_id, "tags": dict(tags)})
+
+    def log(self, run_id: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Entries of a curve, each with its step and the timestamp of its first writing."""
+        points = [
+            [key, float(value), int(entry[TIMESTAMP_MS]), int(entry[STEP])]
+            for entry in entries
+            for key, value in entry.items()
+            if key not in (STEP, TIMESTAMP_MS) and _is_number(value)
+        ]
+        if points:
+            self._courier.send({"op": "metrics", "run_id": run_id, "points": points})
+
+    def log_artifact(self, run_id: str, path: str | Path, folder: str | None = None) -> None:
+        self._courier.send(
+            {"op": "artifact", "run_id": run_id, "path": str(path), "folder": folder}
+        )
+
+    def end(self, run_id: str, status: str) -> None:
+        self._courier.send(
+            {"op": "end", "run_id": run_id, "status": status, "end_time": time.time_ns() // 10**6}
+        )
+
+    def close(self, parent_status: str, timeout_s: float = 30.0) -> bool:
+        self.end(self.parent_run_id, parent_status)
+        return self._courier.close(timeout_s)
+
+
+def quiet() -> None:
+    """MLflow's own traffic and retries, set before its first use."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _description(launch: Launch) -> str:
+    return (
+        f"{launch.study.question}\n\nBaseline: {launch.study.baseline}. "
+        f"Held fixed: {launch.study.held_fixed}"
+    )

@@ -1,0 +1,116 @@
+"""A trial as the record of the search has it: the one form that every reader and writer shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+# User attributes of an Optuna trial.
+CELL = "cell"
+SEED = "seed"
+CONFIG_HASH = "config_hash"
+CELL_HASH = "cell_hash"
+RUN_ID = "mlflow.run_id"
+PARAMS_TOTAL = "params_total"
+PARAMS_ACTIVE = "params_active"
+FLOPS_PER_TOKEN = "flops_per_token"
+METRICS = "metrics"
+TOKENS = "tokens"
+ERROR = "error"
+ATTEMPT = "attempt"
+REUSED_FROM = "reused_from"
+MOE_DIGEST = "moe_digest"
+ORIGIN = "origin"
+
+STATES = ("complete", "pruned", "failed", "running", "waiting")
+
+STATE_OF = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+MLFLOW_STATUS_OF = {
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "failed": "FAILED",
+    "running": "RUNNING",
+    "waiting": "SCHEDULED",
+}
+FINISHED_STATES = ("complete", "pruned", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    number: int
+    trial_id: int
+    state: str
+    cell: str
+    seed: int
+    config_hash: str
+    cell_hash: str
+    run_id: str | None
+    value: float | None
+    tokens: int
+    params: Mapping[str, Any]
+    error: str | None
+    attempt: int
+    attributes: Mapping[str, Any]
+    curve: Mapping[int, float] = field(default_factory=dict)
+    started: datetime | None = None
+    ended: datetime | None = None
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Final metrics; empty unless the trial is complete."""
+        return self.attributes.get(METRICS, {})
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialRecord:
+        attributes = trial.user_attrs
+        return cls(
+            number=trial.number,
+            trial_id=trial._trial_id,
+            state=STATE_OF[trial.state],
+            cell=attributes[CELL],
+            seed=attributes[SEED],
+            config_hash=attributes[CONFIG_HASH],
+            cell_hash=attributes[CELL_HASH],
+            run_id=attributes.get(RUN_ID),
+            value=trial.value if trial.state == TrialState.COMPLETE else None,
+            tokens=attributes.get(TOKENS, 0),
+            params=trial.params,
+            error=attributes.get(ERROR),
+            attempt=attributes.get(ATTEMPT, 0),
+            attributes=attributes,
+            curve=trial.intermediate_values,
+            started=trial.datetime_start,
+            ended=trial.datetime_complete,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            "state": self.state,
+            "cell": self.cell,
+            "seed": self.seed,
+            "config_hash": self.config_hash,
+            "mlflow_run_id": self.run_id,
+            "value": self.value,
+            "tokens": self.tokens,
+            "params": dict(self.params),
+            "error": self.error,
+            "reused_from": self.attributes.get(REUSED_FROM),
+        }
+
+
+def count_states(records: list[TrialRecord]) -> dict[str, int]:
+    counts = dict.fromkeys(STATES, 0)
+    for record in records:
+        counts[record.state] += 1
+    return counts

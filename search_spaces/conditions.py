@@ -1,0 +1,69 @@
+"""When an axis exists at all: conditions on other axes, and those that the model itself implies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moe.config import ConfigError
+from search_spaces.axes import axis_info, describe_axes
+from search_spaces.domains import check_values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """`axis` exists only where the axis `on` does, with a value in `is_in` or not in `not_in`.
+
+    Raises ConfigError for an unknown path, or values that `on` cannot have.
+    """
+
+    axis: str
+    on: str
+    is_in: tuple[Any, ...] = ()
+    not_in: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        axis_info(self.axis)
+        if bool(self.is_in) == bool(self.not_in):
+            raise ConfigError(
+                f"a condition has values in either is_in or not_in; received {self!r}. Give one."
+            )
+        check_values(axis_info(self.on), self.is_in or self.not_in)
+
+    def allows(self, value: Any) -> bool:
+        return value in self.is_in if self.is_in else value not in self.not_in
+
+    def holds(self, point: Mapping[str, Any]) -> bool:
+        return self.on in point and self.allows(point[self.on])
+
+    def __str__(self) -> str:
+        values = " or ".join(map(str, self.is_in or self.not_in))
+        verb = "is" if self.is_in else "is not"
+        return f"{self.axis} has an effect only where {self.on} {verb} {values}"
+
+
+def _only(axes: str, on: str, **values: tuple[Any, ...]) -> tuple[Condition, ...]:
+    return tuple(Condition(axis=f"moe.{name}", on=on, **values) for name in axes.split())
+
+
+# The fields that a run ignores (moe.identity.canonical). Without these a search would pay for the
+# same run under many names, and a sampler would learn from differences that are noise.
+NATURAL_CONDITIONS: tuple[Condition, ...] = (
+    Condition(axis="model.ffn_multiple", on="moe.num_experts", is_in=(0,)),
+    *(
+        Condition(axis=axis.path, on="moe.num_experts", not_in=(0,))
+        for axis in describe_axes()
+        if axis.path.startswith("moe.") and axis.path != "moe.num_experts"
+    ),
+    *_only(
+        "gate router_init_std z_loss_coefficient sequence_representation prefix_length",
+        on="moe.router",
+        not_in=("hash", "label"),
+    ),
+    *_only("routing_unit routing_scope", on="moe.router", not_in=("label",)),
+    *_only("label_column", on="moe.router", is_in=("label",)),
+    *_only("sequence_representation prefix_length", on="moe.routing_unit", is_in=("sequence",)),
+    *_only("prefix_length", on="moe.sequence_representation", is_in=("prefix",)),
+    *_only("balance_coefficient balance_scope", on="moe.balance", not_in=("none",)),
+)

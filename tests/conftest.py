@@ -1,0 +1,70 @@
+"""Shared by all tests: a small corpus, a home whose MLflow schema is made once, one Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from orchestrator import cluster, tracking
+
+cluster.quiet()
+tracking.quiet()
+
+_WORDS = (
+    "the router sends each token to two of four experts and weighs what they return by a gate "
+    "that is learned frozen or drawn anew while a dense layer of equal width reads every token"
+).split()
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory):
+    """Forty short documents in two languages of made-up text, as JSON lines."""
+    import json
+
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = random.Random(0)
+    lines = []
+    for i in range(60):
+        words = generator.choices(_WORDS, k=200)
+        language = ("en", "xx")[i % 2]
+        text = " ".join(words if language == "en" else [w[::-1] for w in words])
+        lines.append(json.dumps({"text": text, "language": language}))
+    (folder / "documents.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(corpus_folder):
+    """CORPUS SPEC of the small corpus."""
+    return f"files:{corpus_folder}/documents.jsonl"
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory):
+    """An MLflow database with its schema: made once, since it takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    tracking.connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def home(tmp_path, mlflow_template):
+    """A home with an MLflow schema and nothing else."""
+    from orchestrator.home import Home
+
+    root = tmp_path / "home"
+    root.mkdir()
+    shutil.copy(mlflow_template, root / "mlflow.db")
+    return Home(root)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One local cluster of four CPUs for all tests that need Ray."""
+    with cluster.connected(None, cpus=4):
+        yield

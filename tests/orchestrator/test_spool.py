@@ -1,0 +1,60 @@
+"""The spool: nothing lost, nothing out of order, and a torn line is no line."""
+
+from __future__ import annotations
+
+from orchestrator.spool import Spool
+
+
+def entries(spool):
+    return [entry["n"] for entry, _ in spool.pending()]
+
+
+def test_entries_come_back_in_order_and_only_until_delivered(tmp_path):
+    spool = Spool(tmp_path / "a.jsonl")
+    for n in range(5):
+        spool.append({"n": n})
+    offsets = [offset for _, offset in spool.pending()]
+    spool.mark_delivered(offsets[2])
+    assert entries(spool) == [3, 4]
+
+
+def test_a_new_driver_goes_on_where_the_dead_one_stopped(tmp_path):
+    spool = Spool(tmp_path / "a.jsonl")
+    for n in range(3):
+        spool.append({"n": n})
+    spool.mark_delivered(next(spool.pending())[1])
+    assert entries(Spool(tmp_path / "a.jsonl")) == [1, 2]
+
+
+def test_half_a_line_is_dropped_and_the_next_entry_is_whole(tmp_path):
+    path = tmp_path / "a.jsonl"
+    Spool(path).append({"n": 0})
+    with path.open("ab") as file:
+        file.write(b'{"n": 1, "torn')
+    spool = Spool(path)
+    spool.append({"n": 2})
+    assert entries(spool) == [0, 2]
+
+
+def test_a_delivered_spool_is_emptied_and_takes_new_entries(tmp_path):
+    spool = Spool(tmp_path / "a.jsonl")
+    spool.append({"n": 0})
+    for _, offset in spool.pending():
+        spool.mark_delivered(offset)
+    assert spool.undelivered_bytes == 0
+    assert spool.path.stat().st_size == 0
+    spool.append({"n": 1})
+    assert entries(spool) == [1]
+
+
+def test_entries_written_while_others_are_delivered_are_kept(tmp_path):
+    spool = Spool(tmp_path / "a.jsonl")
+    spool.append({"n": 0})
+    seen = []
+    for entry, offset in spool.pending():
+        seen.append(entry["n"])
+        if entry["n"] == 0:
+            spool.append({"n": 1})
+        spool.mark_delivered(offset)
+    assert seen == [0, 1]
+    assert entries(spool) == []

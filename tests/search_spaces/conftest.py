@@ -1,0 +1,66 @@
+"""Random feasible configs: `st.from_type(TrialConfig)` draws one, in any test of this folder."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import hypothesis.strategies as st
+from hypothesis import assume
+
+from moe import config as c
+from moe.config import ConfigError, TrialConfig
+
+
+@st.composite
+def trial_configs(draw: st.DrawFn) -> TrialConfig:
+    def choice(literal: object) -> str:
+        return draw(st.sampled_from(get_args(literal)))
+
+    context, heads = draw(st.sampled_from((16, 32))), draw(st.integers(1, 4))
+    tokenizer = draw(st.sampled_from(("byte", "bpe")))
+    dense = draw(st.booleans())
+    granularity = draw(st.sampled_from((1, 2, 4)))
+    model = {
+        "num_layers": draw(st.integers(1, 4)),
+        "d_model": heads * 8 * draw(st.integers(1, 4)),
+        "num_heads": heads,
+        "d_ff": 16 * draw(st.integers(1, 16)),
+        "context_length": context,
+        "ffn_multiple": draw(st.floats(0.1, 8)) if dense else 1.0,
+    }
+    moe = {
+        "num_experts": 0 if dense else draw(st.integers(1, 8)),
+        "top_k": draw(st.integers(1, 4)),
+        "granularity": granularity,
+        "d_expert": draw(st.sampled_from((0, 8, 24))),
+        "shared_experts": draw(st.integers(0, 1)),
+        "layer_stride": draw(st.sampled_from((1, 1, 2))),
+        "routing_unit": choice(c.RoutingUnit),
+        "routing_scope": choice(c.RoutingScope),
+        "router": choice(c.Router),
+        "router_init_std": draw(st.sampled_from((0.02, 1.0))),
+        "sequence_representation": choice(c.SequenceRepresentation),
+        "prefix_length": draw(st.sampled_from((0, 4))),
+        "gate": choice(c.Gate),
+        "balance": choice(c.Balance),
+        "balance_scope": choice(c.BalanceScope),
+    }
+    values = {
+        "model": model,
+        "moe": moe,
+        "data": {"tokenizer": tokenizer, "vocab_size": 257 if tokenizer == "byte" else 512},
+        "optim": {"learning_rate": draw(st.floats(1e-6, 1))},
+        "train": {
+            "batch_tokens": 4 * context,
+            "micro_batch_tokens": context * draw(st.sampled_from((1, 2, 4))),
+            "seed": draw(st.integers(0, 2**31 - 1)),
+            "loss_start": draw(st.sampled_from((0, 4))),
+        },
+    }
+    try:
+        return TrialConfig.from_dict(values)
+    except ConfigError:
+        assume(False)
+
+
+st.register_type_strategy(TrialConfig, trial_configs())
