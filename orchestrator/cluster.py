@@ -86,6 +86,7 @@ def quiet() -> None:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
+        "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
         "TUNE_WARN_THRESHOLD_S": "60",
     }.items():
         os.environ.setdefault(name, value)

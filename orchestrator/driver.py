@@ -15,7 +15,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -82,6 +82,22 @@ class LedgerSearcher(_NotPickled, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""
+
+
+class StopWhen(_NotPickled, Stopper):
+    """Ends all trials at once, and their actors, when `condition` holds.
+
+    Tune tells no callback of it: the trials stay running in the ledger, which puts them back.
+    """
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._condition()
 
 
 class LedgerCallback(_NotPickled, Callback):
@@ -157,7 +173,7 @@ def make_scheduler(launch: Launch, ledger: Ledger) -> TrialScheduler:
         metric=launch.study.metric,
         mode="min",
         grace_period=max(1, round(stopping.first_rung * num_steps)),
-        max_t=num_steps + 1,  # the last evaluation ends a trial by itself, as complete
+        max_t=num_steps,
         reduction_factor=stopping.reduction_factor,
     )
     for record in ledger.records.values():
@@ -166,5 +182,6 @@ def make_scheduler(launch: Launch, ledger: Ledger) -> TrialScheduler:
         past = SimpleNamespace(trial_id=f"past-{record.number}")
         scheduler.on_trial_add(None, past)
         for step, value in sorted(record.curve.items()):
-            scheduler.on_trial_result(None, past, {STEP: step, launch.study.metric: value})
+            if step < num_steps:
+                scheduler.on_trial_result(None, past, {STEP: step, launch.study.metric: value})
     return scheduler

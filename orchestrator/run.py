@@ -18,7 +18,7 @@ def run(session: Session) -> None:
     """Returns when nothing is left to run, or after an interruption (`session.interrupted`)."""
     options = session.options
     try:
-        with _signals_as_interrupt():
+        with _interruptible(session):
             first = session.ledger.next()
             if first is None:
                 return
@@ -35,7 +35,7 @@ def _tune(session: Session, first: Assignment) -> None:
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig
 
-    from orchestrator.driver import LedgerCallback, LedgerSearcher, make_scheduler
+    from orchestrator.driver import LedgerCallback, LedgerSearcher, StopWhen, make_scheduler
     from orchestrator.worker import Job, train_trial
 
     options, resources = session.options, session.options.resources
@@ -74,20 +74,24 @@ def _tune(session: Session, first: Assignment) -> None:
             name="trials",
             failure_config=FailureConfig(max_failures=options.max_failures),
             callbacks=[LedgerCallback(session.ledger)],
+            stop=StopWhen(lambda: session.interrupted),
             verbose=0,
         ),
     ).fit()
 
 
 @contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends a driver as Ctrl-C does: with every state written down."""
+def _interruptible(session: Session) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) ends all trials in order, a second one at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+        if session.interrupted:
+            raise KeyboardInterrupt
+        session.interrupted = True
+        session.say("stopping; press Ctrl-C again to stop at once")
 
     before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

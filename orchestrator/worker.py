@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from moe.metrics import STEP
 
 EVENT = "event"
 PROGRESS, FINAL, FAILED = "progress", "final", "failed"
@@ -51,7 +53,7 @@ def train_trial(trial: dict[str, Any]) -> None:
     job = Job(**trial["job"])
     try:
         with _gang(job) as rest:
-            result = _fit(job, _report_to_tune)
+            result = _fit(job, _reporter(job.config["train"]["num_steps"]))
             ray.get(rest)
     except (DivergenceError, ValueError, MemoryError) as error:
         tune.report({EVENT: FAILED, "error": _reason(error)})
@@ -85,9 +87,18 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, ray.exceptions.OutOfMemoryError))
 
 
-def _report_to_tune(metrics: dict[str, float], checkpoint: Path | None) -> None:
-    # Tune stops a trial by raising SystemExit from here, in the middle of no collective.
-    tune.report({EVENT: PROGRESS, "entry": dict(metrics), **metrics})
+def _reporter(num_steps: int) -> Callable[[dict[str, float], Any], None]:
+    """Tune stops a trial by raising SystemExit from the report, in the middle of no collective.
+
+    Only what stands beside `entry` is seen by the scheduler: the last evaluation is not, since a
+    trial that has come to its end is complete, whatever a rung there would say.
+    """
+
+    def report(metrics: dict[str, float], checkpoint: Any) -> None:
+        judged = metrics if metrics[STEP] < num_steps else {}
+        tune.report({EVENT: PROGRESS, "entry": dict(metrics), **judged})
+
+    return report
 
 
 def _fit(job: Job, report: Any) -> Any:

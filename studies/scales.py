@@ -28,7 +28,7 @@ SMOKE = TrialConfig(
     train=TrainConfig(
         num_steps=150,
         batch_tokens=2048,
-        micro_batch_tokens=2048,
+        micro_batch_tokens=1024,
         eval_every=30,
         eval_tokens=16384,
     ),

@@ -1,0 +1,179 @@
+"""Whole launches on real Ray Tune, Optuna and MLflow, on one local cluster of four CPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+
+from moe.data.tokens import TokenStore
+from moe.metrics import VAL_LOSS
+from moe.train import train
+from orchestrator.cluster import Resources
+from orchestrator.report.tables import table_of
+from orchestrator.run import run
+from orchestrator.trial import MLFLOW_STATUS_OF, STATE_OF, count_states
+from search_spaces.cells import Cell
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def stores_agree(home, session):
+    """Every trial has the same state, value and config hash in Optuna and in MLflow."""
+    study = optuna.load_study(study_name=session.launch.name, storage=home.optuna_storage)
+    client = MlflowClient(home.mlflow_uri)
+    for trial in study.trials:
+        run_ = client.get_run(trial.user_attrs["mlflow.run_id"])
+        assert run_.info.status == MLFLOW_STATUS_OF[STATE_OF[trial.state]]
+        assert run_.data.tags["config_hash"] == trial.user_attrs["config_hash"]
+        if trial.state == optuna.trial.TrialState.COMPLETE:
+            assert run_.data.metrics[VAL_LOSS] == trial.value
+        history = client.get_metric_history(run_.info.run_id, VAL_LOSS)
+        assert {m.step: m.value for m in history} == trial.intermediate_values
+    runs = client.search_runs([session.tracking.experiment_id])
+    assert len(runs) == len(study.trials) + 1
+    assert not [r for r in runs if r.info.status == "RUNNING"]
+
+
+def wait_for_free_cluster(timeout_s=20):
+    import ray
+
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
+            break
+        time.sleep(0.2)
+    return ray.available_resources().get("CPU"), ray.cluster_resources()["CPU"]
+
+
+def test_a_grid_runs_once_and_every_state_is_true(home, hold, grid_study):
+    with hold(grid_study) as session:
+        run(session)
+    assert count_states(session.records)["complete"] == 6
+    assert session.exit_code == 0
+    stores_agree(home, session)
+    first = {r.config_hash: (r.value, r.run_id) for r in session.records}
+    with hold(grid_study) as again:
+        run(again)
+    assert {r.config_hash: (r.value, r.run_id) for r in again.records} == first
+    rows = table_of("tiny-grid", again.launch.name, again.records).rows
+    assert [(row.cell, row.n) for row in rows] == [("dense", 2), ("learned", 2), ("frozen", 2)]
+    assert all(row.ci_low < row.mean < row.ci_high for row in rows)
+
+
+def test_a_trial_that_fails_says_why_and_the_others_go_on(home, hold, grid_study):
+    cells = [*grid_study.cells, Cell(name="hopeless", overrides={"train.max_loss": 1e-3})]
+    with hold(dataclasses.replace(grid_study, cells=cells), seeds=(0,)) as session:
+        run(session)
+    assert count_states(session.records)["failed"] == 1
+    assert count_states(session.records)["complete"] == 3
+    assert session.exit_code == 1
+    failed = next(r for r in session.records if r.state == "failed")
+    assert "DivergenceError" in failed.error
+    tags = MlflowClient(home.mlflow_uri).get_run(failed.run_id).data.tags
+    assert tags["error"] == failed.error
+    stores_agree(home, session)
+
+
+def test_early_stopping_prunes_truthfully(home, hold, sampled_study):
+    with hold(sampled_study, options={"concurrency": 2}) as session:
+        run(session)
+    states = count_states(session.records)
+    assert states["pruned"] >= 1
+    assert states["complete"] >= 1
+    assert states["pruned"] + states["complete"] == 6
+    assert len({r.config_hash for r in session.records}) == 6
+    for record in session.records:
+        if record.state == "pruned":
+            assert record.value is None
+            assert max(record.curve) < 8
+    stores_agree(home, session)
+
+
+def test_two_worker_trials_stopped_early_leave_the_cluster_free(home, hold, sampled_study):
+    import ray
+
+    options = {"resources": Resources(workers=2)}
+    with hold(sampled_study, options=options) as session:
+        run(session)
+    states = count_states(session.records)
+    assert states["pruned"] >= 2, "the study is to stop several trials early"
+    assert states["pruned"] + states["complete"] == 6
+    stores_agree(home, session)
+    free, total = wait_for_free_cluster()
+    assert free == total
+    groups = ray.util.placement_group_table().values()
+    assert {group["state"] for group in groups} <= {"REMOVED"}
+
+
+def test_two_workers_give_the_loss_of_one(home, hold, grid_study, tmp_path):
+    cells = [c for c in grid_study.cells if c.name == "learned"]
+    study = dataclasses.replace(grid_study, cells=cells, seeds=(0,))
+    with hold(study, options={"resources": Resources(workers=2)}) as session:
+        run(session)
+        point = session.launch.points()[0]
+        tokens = session.tokens.of(point)
+    alone = train(
+        point.config,
+        TokenStore.open(tokens),
+        report=lambda metrics, checkpoint: None,
+        out=tmp_path / "alone",
+    )
+    assert [r.state for r in session.records] == ["complete"]
+    assert session.records[0].value == pytest.approx(alone.metrics[VAL_LOSS], rel=1e-5)
+    tags = MlflowClient(home.mlflow_uri).get_run(session.records[0].run_id).data.tags
+    assert tags["workers"] == "2"
+
+
+def test_a_killed_trial_process_goes_on_from_its_checkpoint(home, hold, grid_study):
+    overrides = {"train.num_steps": 400, "train.eval_every": 20}
+    killed = []
+
+    def kill_the_worker(record, metrics):
+        if metrics is None or killed or metrics["step"] < 100:
+            return
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if command.read_bytes().startswith(b"ray::ImplicitFunc"):
+                    os.kill(int(command.parent.name), signal.SIGKILL)
+                    killed.append(record.number)
+
+    cells = [c for c in grid_study.cells if c.name == "learned"]
+    study = dataclasses.replace(grid_study, cells=cells, seeds=(0,))
+    with hold(study, overrides=overrides, listener=kill_the_worker) as session:
+        run(session)
+    assert killed, "no worker was found to kill"
+    assert [(r.state, r.attempt) for r in session.records] == [("complete", 2)]
+    stores_agree(home, session)
+
+
+def test_an_interrupt_leaves_what_the_same_command_continues(home, hold, grid_study):
+    overrides = {"train.num_steps": 400, "train.eval_every": 20}
+    seen = threading.Event()
+
+    def interrupt(record, metrics):
+        if metrics is not None and metrics["step"] >= 60 and not seen.is_set():
+            seen.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with hold(grid_study, seeds=(0,), overrides=overrides, listener=interrupt) as session:
+        run(session)
+    assert session.exit_code == 130
+    assert count_states(session.records)["running"] == 0
+    assert count_states(session.records)["waiting"] == 3
+    client = MlflowClient(home.mlflow_uri)
+    started = [r for r in session.records if r.run_id]
+    assert {client.get_run(r.run_id).info.status for r in started} == {"SCHEDULED"}
+    assert wait_for_free_cluster()[0] == 4
+    with hold(grid_study, seeds=(0,), overrides=overrides) as session:
+        run(session)
+    assert count_states(session.records)["complete"] == 3
+    stores_agree(home, session)
