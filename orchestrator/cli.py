@@ -433,7 +433,9 @@ def main() -> None:
     try:
         app()
     except StudyError as error:
-        errors.print(f"moe-study: {error}", style="red", highlight=False, markup=False)
+        errors.print(
+            f"moe-study: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -23,6 +23,7 @@ from ray.tune.search import Searcher
 from moe.metrics import STEP, TOKENS
 from orchestrator.launch import Launch
 from orchestrator.ledger import Assignment, Ledger
+from orchestrator.tracking import Away
 from orchestrator.trial import FINISHED_STATES
 from orchestrator.worker import EVENT, FAILED, FINAL, PROGRESS, Job
 
@@ -64,8 +65,8 @@ class LedgerSearcher(_NotPickled, Searcher):
             return None
         try:
             assignment, self._first = self._first or self._ledger.next(), None
-        except Exception as error:
-            log.warning("no new trial starts: MLflow is away (%s)", type(error).__name__)
+        except Away as error:
+            log.warning("no new trial starts: %s", error)
             time.sleep(_AWAY_PAUSE_S)
             return None
         if assignment is None:

@@ -35,7 +35,7 @@ def find_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
             missing = _KEYS
         if missing:
             raise BadInput(
-                f"a {RESULT_FILE} is written by `python -m moe.train`; received {path}, which lacks "
+                f"a {RESULT_FILE} is written by `python -m moe.train`; received {path}, without "
                 f"{', '.join(sorted(missing))}. Run it again, or remove the folder."
             )
         results.append((path.parent, result))

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from moe.data.prepare import data_digest
-
 from moe.accounting import Accounting, account
 from moe.config import ConfigError, TrialConfig
 from moe.data.corpus import Corpus, open_corpus
+from moe.data.prepare import data_digest
 from moe.identity import cell_hash, config_hash
 from orchestrator.errors import BadInput
 from orchestrator.study import Study
 from search_spaces.cells import Cell
-from search_spaces.overlay import flatten, overlay
+from search_spaces.overlay import flatten, get, overlay
 from search_spaces.space import Space
 
 # What another option of the command line sets.
@@ -86,6 +85,10 @@ class Launch:
             for seed in self.seeds
             for cell in self.cells
         ]
+
+    def base_point(self) -> Point:
+        """The scale itself: what a sampled study's points are changes of."""
+        return self.point("base", {}, self.seeds[0])
 
     def point(self, cell: str, overrides: Mapping[str, Any], seed: int) -> Point:
         config = self._with_digest(overlay(self.base, {**overrides, "train.seed": seed}))
@@ -177,9 +180,9 @@ def resolve(
         )
     try:
         base = overlay(study.scales[scale], overrides)
-        cells = tuple(study.cells(base) if callable(study.cells) else study.cells or ())
+        cells = _cells(study, base)
         space = study.space(base) if callable(study.space) else study.space
-        _refuse_idle(overrides, cells, space)
+        _refuse_idle(study, study.scales[scale], overrides, cells, space)
         spec = corpus_spec or base.data.corpus
         corpus = None
         try:
@@ -208,13 +211,30 @@ def resolve(
     return launch
 
 
-def _refuse_idle(overrides: Mapping[str, Any], cells: Sequence[Cell], space: Space | None) -> None:
+def _cells(study: Study, base: TrialConfig) -> tuple[Cell, ...]:
+    return tuple(study.cells(base) if callable(study.cells) else study.cells or ())
+
+
+def _refuse_idle(
+    study: Study,
+    base: TrialConfig,
+    overrides: Mapping[str, Any],
+    cells: Sequence[Cell],
+    space: Space | None,
+) -> None:
+    """An override that changes no trial would promise a difference that the table does not have."""
+    trained = [cell_hash(cell.config(overlay(base, overrides))) for cell in cells]
     for path in overrides:
-        idle = all(path in cell.overrides for cell in cells) if cells else path in space.axes
+        if space is not None:
+            idle = path in space.axes
+        else:
+            rest = overlay(base, {p: v for p, v in overrides.items() if p != path})
+            without = [cell_hash(cell.config(rest)) for cell in _cells(study, rest)]
+            idle = trained == without and get(base, path) != overrides[path]
         if idle:
             raise BadInput(
                 f"--set changes what a study holds fixed; {path} is what this study varies, so "
-                "setting it would have no effect. Leave it out, or write a study of your own."
+                "setting it would change no trial. Leave it out, or write a study of your own."
             )
 
 

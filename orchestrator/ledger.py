@@ -166,7 +166,7 @@ class Ledger:
         """The next trial to run, its MLflow run made; None if there is none.
 
         A trial whose configuration was trained before, in this home, is completed from that result.
-        Raises what MLflow raises when its store is away: no trial starts then.
+        Raises tracking.Away while MLflow does not answer: no trial starts then.
         """
         while True:
             if not self._waiting and not self._launch.study.is_grid:

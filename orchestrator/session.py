@@ -9,14 +9,13 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from moe.data.prepare import prepare
 from moe.data.tokens import TokenStore
-
 from orchestrator import cluster
 from orchestrator.cluster import Resources
 from orchestrator.errors import BadInput
@@ -85,9 +84,9 @@ class Tokens:
         self._home = home
         self._progress = progress
         self._ready: dict[str, Path] = {}
-        if launch.study.is_grid:
-            for point in launch.points():
-                self.of(point)
+        known = launch.points() if launch.study.is_grid else [launch.base_point()]
+        for point in known:
+            self.of(point)
 
     def of(self, point: Point) -> Path:
         """Raises BadInput where the corpus cannot feed this configuration."""
@@ -138,42 +137,55 @@ def opened(
     if start_cluster and options.address is None:
         cluster.require_fits_here(resources, options.cpus or cluster.local_cpus())
 
+    with ExitStack() as stack:
+        if options.address:
+            stack.enter_context(cluster.connected(options.address))
+            cluster.require_fits(resources)
+        stack.enter_context(_made(home))
+        lock_file = local_store_file(storage_url) or home.root / "driver"
+        stack.enter_context(DriverLock(lock_file, launch.name))
+        tokens = Tokens(launch, home, preparing)
+        storage = open_storage(storage_url, create=True)
+        search = SearchStore.open(storage, launch, now=datetime.now(UTC))
+        tracking = Tracking.open(connect(mlflow_uri), launch, home)
+        said = reconcile(search, tracking, metric=launch.study.metric)
+        ledger = Ledger(
+            launch,
+            search,
+            tracking,
+            finished_elsewhere=finished_elsewhere(storage, launch.name),
+            run_tags=_run_tags(resources),
+            retry_failed=options.retry_failed,
+            listener=listener,
+        )
+        session = Session(
+            launch=launch,
+            options=options,
+            ledger=ledger,
+            tracking=tracking,
+            tokens=tokens,
+            said=[],
+            say=say,
+        )
+        said += [
+            f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
+            for record in ledger.unknown
+        ]
+        for line in said:
+            session.tell(line)
+        try:
+            yield session
+        finally:
+            _leave(session)
+
+
+@contextmanager
+def _made(home: Home) -> Iterator[None]:
+    """The home's folders; a new home that was refused its first launch is removed again."""
     existed = home.root.exists()
-    home.create()
     try:
-        with DriverLock(local_store_file(storage_url) or home.root / "driver", launch.name):
-            tokens = Tokens(launch, home, preparing)
-            storage = open_storage(storage_url, create=True)
-            search = SearchStore.open(storage, launch, now=datetime.now(UTC))
-            tracking = Tracking.open(connect(mlflow_uri), launch, home)
-            session = Session(
-                launch=launch,
-                options=options,
-                tracking=tracking,
-                tokens=tokens,
-                said=[],
-                say=say,
-                ledger=None,  # type: ignore[arg-type]  # made below, from reconciled stores
-            )
-            for line in reconcile(search, tracking, metric=launch.study.metric):
-                session.tell(line)
-            session.ledger = Ledger(
-                launch,
-                search,
-                tracking,
-                finished_elsewhere=finished_elsewhere(storage, launch.name),
-                run_tags=_run_tags(resources),
-                retry_failed=options.retry_failed,
-                listener=listener,
-            )
-            for record in session.ledger.unknown:
-                session.tell(
-                    f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
-                )
-            try:
-                yield session
-            finally:
-                _leave(session)
+        home.create()
+        yield
     except BadInput:
         if not existed and not (home.root / "optuna.db").exists():
             shutil.rmtree(home.root, ignore_errors=True)

@@ -26,6 +26,7 @@ from mlflow.entities import (
     RunTag,
     ViewType,
 )
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import STEP, TIMESTAMP_MS
@@ -41,6 +42,10 @@ PARENT = "moe_study.parent"
 _PARENT_RUN_ID = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _PAGE = 1000
+
+
+class Away(Exception):
+    """The store does not answer: what needs it waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +186,14 @@ class Tracking:
     def create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
         """A SCHEDULED run with everything that is known before the trial starts.
 
-        Raises what MLflow raises when its store is away.
+        Raises Away where the store does not answer.
         """
+        try:
+            return self._create_run(point, number=number, tags=tags)
+        except (MlflowException, OSError) as error:
+            raise Away(f"MLflow is away ({type(error).__name__})") from error
+
+    def _create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
         run = self._client.create_run(
             self.experiment_id,
             run_name=f"{point.cell}-seed{point.seed}",

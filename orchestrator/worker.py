@@ -108,9 +108,9 @@ def _fit(job: Job, report: Any) -> Any:
     def loop() -> None:
         import torch
         import torch.distributed as dist
-        from moe.data.tokens import TokenStore
 
         from moe.config import TrialConfig
+        from moe.data.tokens import TokenStore
         from moe.train import World, train
 
         torch.set_num_threads(job.threads)

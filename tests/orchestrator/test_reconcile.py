@@ -97,5 +97,7 @@ def test_other_studies_in_the_same_storage_are_left_alone(home, hold, grid_study
     other.ask()
     with hold(grid_study):
         pass
-    states = [t.state for t in optuna.load_study(study_name="optuna", storage=home.optuna_storage).trials]
+    states = [
+        t.state for t in optuna.load_study(study_name="optuna", storage=home.optuna_storage).trials
+    ]
     assert states == [TrialState.RUNNING]
