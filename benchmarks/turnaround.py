@@ -4,7 +4,7 @@
 documentation shows it. `ours`: the Tune function of `orchestrator.worker`. Both run the same
 `moe.train` on the same tokens, one trial after the other on one local cluster, and write down when
 each trial's first step begins and its last ends, so a turnaround is the time from one trial's last
-step to the next one's first. The two kinds take turns, and medians are compared.
+step to the next one's first. Ours runs first, then the nest; medians are compared.
 
     python benchmarks/turnaround.py [--repeats 7] [--workers 1]
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import platform
 import statistics
@@ -118,7 +119,7 @@ class stamp_steps:  # noqa: N801
     def __enter__(self) -> None:
         from moe.trainer import Trainer
 
-        self.original = original = Trainer.step
+        self.original = original = Trainer.train_step
         self.first: float | None = None
 
         def step(trainer, *args, **kwargs):
@@ -128,12 +129,12 @@ class stamp_steps:  # noqa: N801
             self.last = time.time()
             return result
 
-        Trainer.step = step
+        Trainer.train_step = step
 
     def __exit__(self, *_: object) -> None:
         from moe.trainer import Trainer
 
-        Trainer.step = self.original
+        Trainer.train_step = self.original
         if self.path and self.first:
             with open(self.path, "a") as file:
                 file.write(json.dumps([self.first, self.last]) + "\n")
@@ -175,7 +176,7 @@ def nest(trial: dict) -> None:
 def run_kind(folder: Path, function, resources, space: list) -> None:
     results = tune.Tuner(
         tune.with_resources(function, resources),
-        param_space=tune.grid_search(space) if False else {"trial": tune.grid_search(space)},
+        param_space={"trial": tune.grid_search(space)},
         tune_config=tune.TuneConfig(max_concurrent_trials=1, reuse_actors=function is not nest),
         run_config=tune.RunConfig(storage_path=str(folder / "tune"), verbose=0),
     ).fit()
@@ -193,7 +194,7 @@ def unwrap(function):
 def turnarounds(path: Path) -> list[float]:
     stamps = [json.loads(line) for line in path.read_text().splitlines()]
     stamps.sort()
-    return [after[0] - before[1] for before, after in zip(stamps, stamps[1:], strict=False)]
+    return [after[0] - before[1] for before, after in itertools.pairwise(stamps)]
 
 
 def main() -> None:
@@ -214,11 +215,11 @@ def main() -> None:
                 tune.PlacementGroupFactory(bundles),
                 jobs(folder, config, tokens, "ours", options.repeats + 1, workers),
             )
-            # The nest asks for its workers itself; its Tune function takes no CPU beside them.
+            # The nest asks for its workers itself; its Tune function takes one CPU beside them.
             run_kind(
                 folder,
                 unwrap(nest),
-                {"cpu": 0},
+                {"cpu": 1},
                 jobs(folder, config, tokens, "nest", options.nest_trials, workers),
             )
         measured = {

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: a hash of everything that decides the result, and nothing else."""
+"""What makes two runs the same run: a hash of all that decides the result, and nothing else."""
 
 from __future__ import annotations
 

@@ -303,7 +303,6 @@ def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
 
 
 def _print_session(session: Any, as_json: bool) -> None:
-    from orchestrator.report.tables import table_of
     from orchestrator.trial import count_states
 
     name, launch = session.launch.study.name, session.launch.name
@@ -319,7 +318,7 @@ def _print_session(session: Any, as_json: bool) -> None:
             }
         )
     else:
-        _print_table(table_of(name, launch, session.records))
+        _print_table(session.table())
     counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
     errors.print(counted or "no trials", highlight=False)
     if session.undelivered:
@@ -388,7 +387,7 @@ def table(
 ) -> None:
     """The ablation table of the newest launch: mean over seeds, 95% interval, parameters, runs."""
     from orchestrator.report.records import read_launch
-    from orchestrator.report.tables import FORMATS, render, table_of
+    from orchestrator.report.tables import FORMATS, render
 
     if form is not None and form not in FORMATS:
         raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")
@@ -400,7 +399,7 @@ def table(
         corpus=corpus,
         overrides=parse_overrides(overrides),
     )
-    result = table_of(launch.info.study, launch.info.name, launch.trials)
+    result = launch.table()
     if form is None and output.is_terminal:
         _print_table(result)
     else:

@@ -18,7 +18,7 @@ from moe.data.prepare import data_digest
 from moe.identity import cell_hash, config_hash
 from orchestrator.errors import BadInput
 from orchestrator.study import Study
-from search_spaces.cells import Cell
+from search_spaces.cells import Cell, readable_name
 from search_spaces.overlay import flatten, get, overlay
 from search_spaces.space import Space
 
@@ -29,6 +29,7 @@ _RESERVED = {
     "data.digest": "--corpus",
 }
 _NAME_LIMIT = 120
+_CELL_LIMIT = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +102,15 @@ class Launch:
         )
 
     def sampled_point(self, values: Mapping[str, Any], seed: int) -> Point:
-        """A point of the space, named by the hash of its configuration.
+        """A point of the space, named by its values, and by its hash where they were shortened.
 
         Raises search_spaces.space.Infeasible with the reason.
         """
         assert self.space is not None
         config = self._with_digest(self.space.config(self.base, values))
-        return self.point(f"point-{cell_hash(config)[:8]}", values, seed)
+        short = {k: float(f"{v:.2g}") if type(v) is float else v for k, v in values.items()}
+        name = f"{readable_name(short)[:_CELL_LIMIT]}-{cell_hash(config)[:4]}"
+        return self.point(name, values, seed)
 
     def _with_digest(self, config: TrialConfig) -> TrialConfig:
         if self.corpus is None:

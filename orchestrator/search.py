@@ -124,6 +124,8 @@ class SearchStore:
             "corpus_digest": launch.corpus_digest,
             "overrides": dict(launch.overrides),
             STARTED_AT: now.isoformat(),
+            "metric": launch.study.metric,
+            "sampled": not launch.study.is_grid,
             "question": launch.study.question,
             "baseline": launch.study.baseline,
             "held_fixed": launch.study.held_fixed,

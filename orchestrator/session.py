@@ -24,7 +24,7 @@ from orchestrator.launch import Launch, Point
 from orchestrator.ledger import Ledger, Listener
 from orchestrator.lock import DriverLock
 from orchestrator.reconcile import reconcile
-from orchestrator.report.tables import render, table_of
+from orchestrator.report.tables import Table, render, table_of
 from orchestrator.reuse import finished_elsewhere
 from orchestrator.search import SearchStore, local_store_file, open_storage
 from orchestrator.tracking import Tracking, connect, quiet
@@ -71,6 +71,16 @@ class Session:
             return 130
         failed = any(record.state == "failed" for record in self.records)
         return 1 if failed or self.undelivered else 0
+
+    def table(self) -> Table:
+        study = self.launch.study
+        return table_of(
+            study.name,
+            self.launch.name,
+            self.records,
+            metric=study.metric,
+            best_first=not study.is_grid,
+        )
 
     def tell(self, line: str) -> None:
         self.said.append(line)
@@ -206,8 +216,7 @@ def _leave(session: Session) -> None:
 
 def _log_table(session: Session) -> None:
     """The table as artifacts of the parent run: its page lists only the latest children."""
-    launch, tracking = session.launch, session.tracking
-    table = table_of(launch.study.name, launch.name, session.records, metric=launch.study.metric)
+    tracking, table = session.tracking, session.table()
     folder = session.options.home.spool / f"parent-{tracking.parent_run_id}"
     folder.mkdir(parents=True, exist_ok=True)
     for form, suffix in (("markdown", "md"), ("csv", "csv"), ("json", "json")):

@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
+from orchestrator.report.tables import Table, table_of
 from orchestrator.search import LaunchInfo, SearchStore, open_storage
 from orchestrator.trial import TrialRecord
 
@@ -22,7 +23,16 @@ class LaunchRecords:
 
     @property
     def metric(self) -> str:
-        return self.info.attributes.get("metric", "val/loss")
+        return self.info.attributes["metric"]
+
+    def table(self) -> Table:
+        return table_of(
+            self.info.study,
+            self.info.name,
+            self.trials,
+            metric=self.metric,
+            best_first=self.info.attributes["sampled"],
+        )
 
 
 def read_launch(

@@ -49,9 +49,14 @@ class Table:
 
 
 def table_of(
-    study: str, launch: str, records: Sequence[TrialRecord], *, metric: str = "val/loss"
+    study: str,
+    launch: str,
+    records: Sequence[TrialRecord],
+    *,
+    metric: str = "val/loss",
+    best_first: bool = False,
 ) -> Table:
-    """Rows in the order in which cells were first asked for.
+    """Rows in the order in which cells were first asked for, or (a sampled study's) best first.
 
     Trials are pooled by configuration and by the digest of the code that trained them: results of
     different code become different rows, each with its digest.
@@ -60,9 +65,10 @@ def table_of(
     for record in sorted(records, key=lambda r: r.number):
         key = (record.cell_hash, record.attributes.get(MOE_DIGEST, ""))
         groups.setdefault(key, []).append(record)
-    return Table(
-        study=study, launch=launch, metric=metric, rows=[_row(group) for group in groups.values()]
-    )
+    rows = [_row(group) for group in groups.values()]
+    if best_first:
+        rows.sort(key=lambda row: math.inf if row.mean is None else row.mean)
+    return Table(study=study, launch=launch, metric=metric, rows=rows)
 
 
 def _row(records: list[TrialRecord]) -> Row:

@@ -187,9 +187,9 @@ def test_an_exhausted_space_ends_the_study_and_says_so(hold, sampled_study, said
 def test_a_second_driver_is_refused_and_told_who_holds_the_launch(hold, grid_study):
     import os
 
-    with hold(grid_study), pytest.raises(LaunchHeld, match=f"process {os.getpid()}"):
-        with hold(grid_study):
-            pass
+    refused = pytest.raises(LaunchHeld, match=f"process {os.getpid()}")
+    with hold(grid_study), refused, hold(grid_study):
+        pytest.fail("two drivers held one launch")
 
 
 def test_seeds_of_a_sampled_point_share_their_parameters(hold, sampled_study):

@@ -1,0 +1,81 @@
+"""Parameters and FLOPs of a config, counted without building the model.
+
+tests/moe/test_accounting.py holds these equal to the built module's over a grid of configs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moe.config import TrialConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accounting:
+    """Sizes in parameters; compute in floating-point operations.
+
+    params_total: every weight of the model. Embeddings count once (the output head is tied to
+        the token embedding), positions, routers and shared experts are in.
+    params_active: the same, with only the chosen experts of each block.
+    params_embedding: token and position embeddings.
+    params_router: routers that are stored: learned and frozen. `random` redraws its weights,
+        `hash` and `label` have none.
+    params_non_embedding_active: params_active - params_embedding.
+    flops_per_token: forward and backward, for one token of a full context,
+            6 * M + 12 * num_layers * d_model * context_length + 6 * d_model * vocab_size
+        where M are the weights that multiply the token: attention and FFN matrices (the chosen
+        and the shared experts), and the router's at token unit. Left out: biases, norms,
+        activations, gates, the optimiser, and the router at sequence unit (one product a sequence).
+        The attention term ignores the causal mask, as is customary (2204.02311, appendix B).
+    """
+
+    params_total: int
+    params_active: int
+    params_embedding: int
+    params_router: int
+    params_non_embedding_active: int
+    flops_per_token: int
+
+
+def account(config: TrialConfig) -> Accounting:
+    """Sizes and compute of the model that `config` describes."""
+    model, moe = config.model, config.moe
+    d, num_moe = model.d_model, len(config.moe_layers)
+    num_dense = model.num_layers - num_moe
+
+    def ffn(width: int) -> int:
+        return 2 * d * width + width + d
+
+    embedding = (config.data.vocab_size + model.context_length) * d
+    attention = 4 * d * d + 4 * d
+    norm = 2 * d
+    trunk = embedding + norm + model.num_layers * (attention + 2 * norm)
+
+    num_routers = min(num_moe, 1) if moe.routing_scope == "global" else num_moe
+    router_weights = num_routers * moe.total_experts * d
+    stored_router = router_weights if moe.router in ("learned", "frozen") else 0
+
+    shared_width = moe.shared_experts * config.d_expert
+    shared = ffn(shared_width) if shared_width else 0
+    everywhere = trunk + num_dense * ffn(config.d_ff_dense) + num_moe * shared + stored_router
+    expert = ffn(config.d_expert)
+    total = everywhere + num_moe * moe.total_experts * expert
+    active = everywhere + num_moe * moe.active_experts * expert
+
+    widths = num_dense * config.d_ff_dense
+    if num_moe:
+        widths += num_moe * (moe.active_experts * config.d_expert + shared_width)
+    routes_tokens = moe.routing_unit == "token" and moe.router in ("learned", "frozen", "random")
+    multiplied = (
+        model.num_layers * 4 * d * d + 2 * d * widths + (router_weights if routes_tokens else 0)
+    )
+    return Accounting(
+        params_total=total,
+        params_active=active,
+        params_embedding=embedding,
+        params_router=stored_router,
+        params_non_embedding_active=active - embedding,
+        flops_per_token=6 * multiplied
+        + 12 * model.num_layers * d * model.context_length
+        + 6 * d * config.data.vocab_size,
+    )

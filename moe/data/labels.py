@@ -1,0 +1,77 @@
+"""Which columns of a corpus are labels, and each document's label in a few bytes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+TEXT_COLUMN = "text"
+MAX_LABEL_VALUES = 1000
+NO_LABEL = ""  # the value of a document that has none
+
+
+class LabelTable:
+    """Collects the columns beside the text, one document after the other, in bounded memory.
+
+    A column is a label if all its values are strings (or missing), at most `MAX_LABEL_VALUES` of
+    them distinct, and fewer than half as many as there are documents: otherwise it names documents
+    rather than kinds of documents.
+    """
+
+    def __init__(self) -> None:
+        self.num_documents = 0
+        self._codes: dict[str, array[int]] = {}
+        self._values: dict[str, dict[str, int]] = {}
+        self._left_out: dict[str, str] = {}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Takes the labels of the next document."""
+        for column in row:
+            if column not in self._codes and column != TEXT_COLUMN and column not in self._left_out:
+                self._codes[column] = array("i", [0]) * self.num_documents
+                self._values[column] = {NO_LABEL: 0}
+        for column in list(self._codes):
+            value = row.get(column)
+            if value is None:
+                value = NO_LABEL
+            values = self._values[column]
+            if not isinstance(value, str):
+                self._leave_out(column, f"holds a {type(value).__name__}, not text")
+            elif value not in values and len(values) > MAX_LABEL_VALUES:
+                self._leave_out(column, f"has more than {MAX_LABEL_VALUES} distinct values")
+            else:
+                self._codes[column].append(values.setdefault(value, len(values)))
+        self.num_documents += 1
+
+    def finish(self) -> tuple[dict[str, tuple[str, ...]], dict[str, np.ndarray]]:
+        """Sorted values of each label column, and each document's index into them (int32)."""
+        columns, codes = {}, {}
+        for column in sorted(self._codes):
+            code_D = np.frombuffer(self._codes[column], dtype=np.int32)
+            names = list(self._values[column])
+            used = np.unique(code_D)
+            if len(used) > MAX_LABEL_VALUES:
+                self._left_out[column] = f"has more than {MAX_LABEL_VALUES} distinct values"
+            elif 2 * len(used) >= self.num_documents:
+                self._left_out[column] = (
+                    f"has {len(used)} distinct values in {self.num_documents} documents"
+                )
+            else:
+                order = sorted(used, key=lambda code: names[code])
+                rank = np.zeros(len(names), dtype=np.int32)
+                rank[order] = np.arange(len(order))
+                columns[column] = tuple(names[code] for code in order)
+                codes[column] = rank[code_D]
+        return columns, codes
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Columns that are no labels, with the reason."""
+        return dict(sorted(self._left_out.items()))
+
+    def _leave_out(self, column: str, reason: str) -> None:
+        self._left_out[column] = reason
+        del self._codes[column], self._values[column]

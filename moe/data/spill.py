@@ -1,0 +1,191 @@
+"""From a stream of documents to token files grouped by label, in bounded memory.
+
+First the tokens of all documents are written one after the other as they come (the spill); only a
+few bytes a document stay in memory. Then each split's documents are laid out by their combination
+of labels, in segments of whole documents: a sequence is cut from one segment, so it never mixes
+labels.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from moe.data.digest import held_out_position
+from moe.data.labels import TEXT_COLUMN, LabelTable
+from moe.data.layout import SPLITS, split_file, token_dtype
+from moe.data.tokenizer import Tokenizer
+
+SEGMENT_TOKENS = 1 << 24  # a longer group of documents is several segments
+_BUNDLE_DOCUMENTS = 256
+_BUNDLE_CHARS = 1 << 18
+
+Row = dict[str, Any]
+Progress = Callable[[int, int], None]
+
+
+class Spill:
+    """All tokens in the order of the stream, in one raw file, and where each document lies."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, holdout_fraction: float) -> None:
+        self.path = path
+        self.labels = LabelTable()
+        self.bytes_of_split = dict.fromkeys(SPLITS, 0)
+        self.dtype = token_dtype(len(tokenizer.tokens))
+        self._tokenizer = tokenizer
+        self._holdout_fraction = holdout_fraction
+        self._lengths = array("q")
+        self._held_out = bytearray()
+
+    def write(self, documents: Iterable[Row], progress: Progress | None) -> None:
+        """Tokenises on every core that this process may use.
+
+        `progress` is called with the documents and bytes of text so far.
+        """
+        with self.path.open("wb") as file:
+            for bundle, encoded in self._in_order(_bundles(documents)):
+                for row, (tokens, text_bytes, held_out) in zip(bundle, encoded, strict=True):
+                    file.write(tokens)
+                    self.labels.add(row)
+                    self._lengths.append(len(tokens))
+                    self._held_out.append(held_out)
+                    self.bytes_of_split[SPLITS[held_out]] += text_bytes
+                if progress is not None:
+                    progress(len(self._lengths), sum(self.bytes_of_split.values()))
+
+    def arrange(self, folder: Path) -> dict[str, Any]:
+        """Writes the splits' files; returns the meta of labels and splits."""
+        columns, codes = self.labels.finish()
+        length_D = np.frombuffer(self._lengths, dtype=np.int64)
+        start_D = np.cumsum(length_D) - length_D
+        held_out_D = np.frombuffer(self._held_out, dtype=np.uint8)
+        group_D = _groups(list(codes.values()), len(length_D))
+        dtype = pa.from_numpy_dtype(self.dtype)
+        schema = pa.schema([pa.field("tokens", dtype, nullable=False)])
+        splits = {}
+        for side, split in enumerate(SPLITS):
+            (members,) = np.nonzero(held_out_D == side)
+            members = members[np.argsort(group_D[members], kind="stable")]
+            segments = []
+            file = str(folder / split_file(split))
+            with (
+                self.path.open("rb", buffering=0) as spill,
+                pa.ipc.new_file(file, schema) as writer,
+            ):
+                for chosen in _segments(members, group_D, length_D):
+                    tokens = _gather(spill, start_D[chosen], length_D[chosen], self.dtype)
+                    writer.write_batch(pa.record_batch([pa.array(tokens)], schema=schema))
+                    labels = [int(code_D[chosen[0]]) for code_D in codes.values()]
+                    segments.append(
+                        {"documents": len(chosen), "tokens": len(tokens), "labels": labels}
+                    )
+            splits[split] = {
+                "documents": len(members),
+                "tokens": int(length_D[members].sum()),
+                "text_bytes": self.bytes_of_split[split],
+                "segments": segments,
+            }
+        return {
+            "labels": {name: list(values) for name, values in columns.items()},
+            "columns_left_out": self.labels.left_out,
+            "splits": splits,
+        }
+
+    def _in_order(
+        self, bundles: Iterator[list[Row]]
+    ) -> Iterator[tuple[list[Row], list[tuple[np.ndarray, int, bool]]]]:
+        threads = _num_cores()
+        waiting: deque[tuple[list[Row], Future[list[tuple[np.ndarray, int, bool]]]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for bundle in bundles:
+                texts = [row[TEXT_COLUMN] for row in bundle]
+                waiting.append((bundle, pool.submit(self._encode, texts)))
+                if len(waiting) > 2 * threads:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            for done, future in waiting:
+                yield done, future.result()
+
+    def _encode(self, texts: list[str]) -> list[tuple[np.ndarray, int, bool]]:
+        end = np.array([self._tokenizer.end_of_document], dtype=self.dtype)
+        encoded = []
+        for text in texts:
+            try:
+                data = text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    "text must be valid Unicode; a document has half of a surrogate pair: "
+                    f"{text[:60]!r}. Mend it (a JSON escape of one half, such as \\ud83d)."
+                ) from None
+            held_out = held_out_position(data) < self._holdout_fraction
+            tokens = np.concatenate([self._tokenizer.encode(text), end])
+            encoded.append((tokens, len(data), held_out))
+        return encoded
+
+
+def _bundles(documents: Iterable[Row]) -> Iterator[list[Row]]:
+    bundle: list[Row] = []
+    chars = 0
+    for row in documents:
+        bundle.append(row)
+        chars += len(row[TEXT_COLUMN])
+        if len(bundle) == _BUNDLE_DOCUMENTS or chars >= _BUNDLE_CHARS:
+            yield bundle
+            bundle, chars = [], 0
+    if bundle:
+        yield bundle
+
+
+def _groups(codes: list[np.ndarray], num_documents: int) -> np.ndarray:
+    """A number for each document's combination of labels, in the order of the sorted labels."""
+    group_D = np.zeros(num_documents, dtype=np.int64)
+    for code_D in codes:
+        _, group_D = np.unique(group_D * (code_D.max() + 1) + code_D, return_inverse=True)
+    return group_D
+
+
+def _segments(
+    members: np.ndarray, group_D: np.ndarray, length_D: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Cuts documents that are sorted by group where the group ends or a segment is full."""
+    if not len(members):
+        return
+    group, end = group_D[members], np.cumsum(length_D[members])
+    (starts,) = np.nonzero(np.diff(group, prepend=-1))
+    for first, stop in zip(starts, [*starts[1:], len(members)], strict=True):
+        before = end[first] - length_D[members[first]]
+        full = (end[first:stop] - before - 1) // SEGMENT_TOKENS
+        (cuts,) = np.nonzero(np.diff(full))
+        yield from np.split(members[first:stop], cuts + 1)
+
+
+def _gather(spill: Any, start: np.ndarray, length: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Reads documents into one array; neighbours in the spill are read together."""
+    tokens = np.empty(int(length.sum()), dtype=dtype)
+    target = memoryview(tokens).cast("B")
+    (breaks,) = np.nonzero(start[1:] != (start + length)[:-1])
+    firsts = np.concatenate([[0], breaks + 1])
+    sizes = np.add.reduceat(length, firsts) * dtype.itemsize
+    at = 0
+    for offset, size in zip(start[firsts] * dtype.itemsize, sizes, strict=True):
+        spill.seek(offset)
+        stop = at + size
+        while at < stop:
+            read = spill.readinto(target[at:stop])
+            assert read, "the spill is shorter than its table of documents"
+            at += read
+    return tokens
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

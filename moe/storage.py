@@ -1,0 +1,189 @@
+"""A run's folder, on a local path or an object store: what is written appears complete or not.
+
+Locally a folder is written under a temporary name, synced and renamed. An object store has no
+rename, so there the manifest is written last. Either way a folder without a manifest, or with a
+file that differs from it, is damaged, and `read_folder` says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from pyarrow import fs
+
+MANIFEST = "manifest.json"
+_TEMPORARY = ".tmp-"
+
+Writer = Callable[[IO[bytes]], None]
+
+
+class DamagedError(RuntimeError):
+    """A stored folder that does not hold what its manifest says."""
+
+
+class _HashingStream:
+    """Counts and hashes what passes, so that a large file is not held in memory."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.sha256.update(data)
+        self.num_bytes += len(data)
+        self._stream.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Storage:
+    """The folder `root` of a pyarrow file system. Raises OSError as the file system does."""
+
+    def __init__(self, filesystem: fs.FileSystem, root: str, uri: str | None = None) -> None:
+        self._fs = filesystem
+        self._root = root.rstrip("/")
+        self._uri = uri
+        self._is_local = isinstance(filesystem, fs.LocalFileSystem)
+
+    @classmethod
+    def at(cls, out: Path | str) -> Storage:
+        """`out` is a local path, or a URI that pyarrow knows: s3://, gs://, file://, ..."""
+        if isinstance(out, str) and "://" in out:
+            filesystem, root = fs.FileSystem.from_uri(out)
+            if not isinstance(filesystem, fs.LocalFileSystem):
+                return cls(filesystem, root, uri=out)
+            out = root
+        return cls(fs.LocalFileSystem(), str(Path(out).absolute()))
+
+    def __str__(self) -> str:
+        """The place without credentials, for messages."""
+        if self._uri is None:
+            return self._root
+        parts = urlsplit(self._uri)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    def location(self, name: str) -> Path | str:
+        """Where `name` lies: a Path if it is local, else a URI."""
+        if self._uri is None:
+            return Path(self._root, name)
+        parts = urlsplit(self._uri)
+        return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names directly inside `folder`, sorted; none if it is missing. Leftovers are left out."""
+        selector = fs.FileSelector(self._path(folder), allow_not_found=True)
+        names = (info.base_name for info in self._fs.get_file_info(selector))
+        return sorted(name for name in names if not name.startswith(_TEMPORARY))
+
+    def read(self, name: str) -> bytes:
+        with self._fs.open_input_stream(self._path(name)) as stream:
+            return stream.read()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replaces the file `name`: a reader sees the old or the new content, never a part."""
+        path = self._path(name)
+        self._fs.create_dir(os.path.dirname(path), recursive=True)
+        if not self._is_local:
+            self._stream(path, lambda stream: stream.write(data))
+            return
+        temporary = self._path(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            self._stream(temporary, lambda stream: stream.write(data))
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync(os.path.dirname(path))
+
+    def write_folder(self, name: str, writers: dict[str, Writer], header: dict[str, Any]) -> None:
+        """Writes each file through its writer, then a manifest of `header`, sizes and sha256."""
+        final = self._path(name)
+        if not self._is_local:
+            self.delete_folder(name)
+            self._fill(final, writers, header)
+            return
+        self._fs.create_dir(self._root, recursive=True)
+        temporary = self._path(f"{_TEMPORARY}{uuid.uuid4().hex}-{name}")
+        try:
+            self._fill(temporary, writers, header)
+            _sync(temporary)
+            self.delete_folder(name)
+            os.rename(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync(self._root)
+
+    def read_folder(self, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Header and verified files of a folder. Raises DamagedError with what is wrong."""
+        try:
+            manifest = json.loads(self.read(f"{name}/{MANIFEST}"))
+            listed = manifest["files"].items()
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{self}/{name} has no valid {MANIFEST}: {error}") from None
+        files = {}
+        for file, expected in listed:
+            try:
+                data = self.read(f"{name}/{file}")
+            except FileNotFoundError:
+                raise DamagedError(f"{self}/{name} lacks {file}") from None
+            found = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            if found != expected:
+                raise DamagedError(f"{self}/{name}/{file} should be {expected}, but is {found}")
+            files[file] = data
+        return manifest["header"], files
+
+    def delete_folder(self, name: str) -> None:
+        """Removes a folder if it is there. The manifest goes first: half-removed is damaged."""
+        if self._fs.get_file_info(self._path(name)).type == fs.FileType.NotFound:
+            return
+        manifest = self._path(f"{name}/{MANIFEST}")
+        if self._fs.get_file_info(manifest).type != fs.FileType.NotFound:
+            self._fs.delete_file(manifest)
+        self._fs.delete_dir(self._path(name))
+
+    def delete_leftovers(self) -> None:
+        """Removes what a killed writer left under a temporary name."""
+        if self._is_local and os.path.isdir(self._root):
+            for entry in os.scandir(self._root):
+                if entry.name.startswith(_TEMPORARY):
+                    if entry.is_dir():
+                        shutil.rmtree(entry, ignore_errors=True)
+                    else:
+                        Path(entry).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> str:
+        return "/".join([self._root, *filter(None, name.split("/"))])
+
+    def _stream(self, path: str, writer: Writer) -> dict[str, Any]:
+        with self._fs.open_output_stream(path) as raw:
+            stream = _HashingStream(raw)
+            writer(stream)
+        if self._is_local:
+            _sync(path)
+        return {"bytes": stream.num_bytes, "sha256": stream.sha256.hexdigest()}
+
+    def _fill(self, folder: str, writers: dict[str, Writer], header: dict[str, Any]) -> None:
+        self._fs.create_dir(folder, recursive=True)
+        files = {file: self._stream(f"{folder}/{file}", write) for file, write in writers.items()}
+        text = json.dumps({"header": header, "files": files}, indent=2)
+        self._stream(f"{folder}/{MANIFEST}", lambda stream: stream.write(text.encode()))

@@ -1,0 +1,113 @@
+"""A driver killed with SIGKILL: the same command continues, and the table is that of no kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+
+from moe.metrics import VAL_LOSS
+
+STUDY = """
+from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
+from orchestrator.study import Study
+from search_spaces.cells import Cell
+
+TINY = TrialConfig(
+    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
+    moe=MoEConfig(num_experts=4, top_k=2),
+    train=TrainConfig(
+        num_steps=600, batch_tokens=128, micro_batch_tokens=128, eval_every=50, eval_tokens=256
+    ),
+)
+STUDY = Study(
+    name="killed", question="?", baseline="learned", held_fixed="all", scales={"smoke": TINY},
+    cells=[Cell(name=router, overrides={"moe.router": router}) for router in
+           ("learned", "frozen")],
+    seeds=(0, 1),
+)
+"""
+
+
+def command(study: Path, home: Path, corpus: str, *more: str) -> list[str]:
+    run = "import sys; from orchestrator.cli import main; main()"
+    return [
+        *(sys.executable, "-c", run, "run", str(study), "--home", str(home)),
+        *("--corpus", corpus, "--cpus", "2", "--json", *more),
+    ]
+
+
+def progress(home: Path) -> int:
+    """Evaluations that the record has; 0 while there is none yet."""
+    database = home / "optuna.db"
+    if not database.exists():
+        return 0
+    import sqlite3
+
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            return connection.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[
+                0
+            ]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def rows(home: Path, study: Path) -> list[dict]:
+    run = "import sys; from orchestrator.cli import main; main()"
+    told = subprocess.run(
+        [sys.executable, "-c", run, "table", str(study), "--home", str(home), "--format", "json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [
+        {key: value for key, value in row.items() if key != "run_ids"}
+        for row in json.loads(told.stdout)["rows"]
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_driver_costs_nothing(tmp_path, corpus):
+    study = tmp_path / "killed.py"
+    study.write_text(STUDY)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(study, whole, corpus), check=True, capture_output=True)
+
+    driver = subprocess.Popen(
+        command(study, broken, corpus), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 200
+    while progress(broken) < 15 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    study_name = optuna.get_all_study_names(f"sqlite:///{broken}/optuna.db")[0]
+    left = optuna.load_study(study_name=study_name, storage=f"sqlite:///{broken}/optuna.db")
+    assert any(t.state.name == "RUNNING" for t in left.trials), "killed in the middle of a trial"
+
+    told = subprocess.run(
+        command(study, broken, corpus), check=True, capture_output=True, text=True
+    )
+    states = json.loads(told.stdout)["states"]
+    assert states == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert rows(broken, study) == rows(whole, study)
+
+    client = MlflowClient(f"sqlite:///{broken}/mlflow.db")
+    experiment = client.get_experiment_by_name(study_name)
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 5
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for trial in left.trials:
+        run_id = json.loads(told.stdout)["trials"][trial.number]["mlflow_run_id"]
+        steps = [m.step for m in client.get_metric_history(run_id, VAL_LOSS)]
+        assert steps == list(range(50, 601, 50)), "nothing lost, nothing written twice"

@@ -1,0 +1,133 @@
+"""Counted twice: from the config, and from the built module."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import subprocess
+import sys
+
+import pytest
+
+from moe.accounting import account
+from moe.config import DataConfig, ModelConfig, MoEConfig, TrialConfig
+from moe.model import MoETransformer
+
+GRID = [
+    {"num_experts": 0, "ffn_multiple": 1.5},
+    *(
+        {"num_experts": 4, "top_k": 2, "granularity": g, "router": r, "routing_scope": s}
+        for g, r, s in itertools.product(
+            (1, 2), ("learned", "frozen", "random", "hash"), ("layer", "global")
+        )
+    ),
+    {"num_experts": 3, "top_k": 1, "router": "label"},
+    {"num_experts": 4, "top_k": 3, "routing_unit": "sequence"},
+    {"num_experts": 4, "top_k": 2, "shared_experts": 2, "granularity": 2},
+    {"num_experts": 4, "top_k": 2, "layer_stride": 2, "num_layers": 5},
+    {"num_experts": 2, "top_k": 2, "d_expert": 11, "balance": "loss_free"},
+]
+
+
+@pytest.mark.parametrize("fields", GRID, ids=str)
+def test_equals_the_built_module(make_config, fields):
+    config = make_config(**fields)
+    model, counted = MoETransformer(config), account(config)
+    routers = {
+        name: tensor.numel()
+        for name, tensor in model.state_dict().items()
+        if name.endswith("router.weight")
+    }
+    sizes = {name: p.numel() for name, p in model.named_parameters()} | routers
+    experts = {name: size for name, size in sizes.items() if ".experts." in name}
+    embedding = sum(size for name, size in sizes.items() if "embedding" in name)
+    unchosen = sum(experts.values())
+    if experts:
+        unchosen -= unchosen * config.moe.active_experts // config.moe.total_experts
+
+    assert counted.params_total == sum(sizes.values())
+    assert counted.params_router == sum(routers.values())
+    assert counted.params_embedding == embedding
+    assert counted.params_active == sum(sizes.values()) - unchosen
+    assert counted.params_non_embedding_active == counted.params_active - embedding
+
+
+@pytest.mark.parametrize("fields", [f for f in GRID if f.get("router") != "random"], ids=str)
+def test_flops_are_six_times_the_matrices_that_a_token_meets(make_config, fields):
+    config = make_config(**fields)
+    model = MoETransformer(config)
+    token_unit = config.moe.routing_unit == "token"
+    matrices = 0
+    for name, tensor in model.state_dict().items():
+        leaf = name.rsplit(".", 1)[-1]
+        if not leaf.startswith("weight") or tensor.ndim < 2 or "embedding" in name:
+            continue
+        if ".experts." in name:
+            matrices += tensor[: config.moe.active_experts].numel()
+        elif not name.endswith("router.weight") or token_unit:
+            matrices += tensor.numel()
+    attention = 12 * config.model.num_layers * config.model.d_model * config.model.context_length
+    head = 6 * config.model.d_model * config.data.vocab_size
+    assert account(config).flops_per_token == 6 * matrices + attention + head
+
+
+def test_a_random_router_costs_the_compute_of_a_learned_one(make_config):
+    learned, random = (
+        account(make_config(num_experts=4, top_k=2, router=r)) for r in ("learned", "random")
+    )
+    assert random.flops_per_token == learned.flops_per_token
+    assert random.params_router == 0
+
+
+def gpt2_small(ffn_multiple: float = 1.0, **moe: object) -> TrialConfig:
+    return TrialConfig(
+        model=ModelConfig(
+            num_layers=12,
+            d_model=768,
+            num_heads=12,
+            d_ff=3072,
+            context_length=1024,
+            ffn_multiple=ffn_multiple,
+        ),
+        moe=MoEConfig(**moe),
+        data=DataConfig(tokenizer="gpt2", vocab_size=50257),
+        train=dataclasses.replace(TrialConfig().train, batch_tokens=1024, micro_batch_tokens=1024),
+    )
+
+
+def test_the_sizes_of_the_paper():
+    """2402.13089: 124M, 182M, 295M. The dense 4x model is 294.42M; 294.48M are the four experts
+    with their routers: they differ by three more output biases and one router in each block."""
+    layers, d = 12, 768
+    dense = {m: account(gpt2_small(m)).params_total for m in (1, 2, 4)}
+    assert dense == {1: 124_439_808, 2: 181_099_776, 4: 294_419_712}
+
+    moe = account(gpt2_small(num_experts=4, top_k=2))
+    routers = layers * 4 * d
+    assert moe.params_router == routers
+    assert moe.params_total == dense[4] + layers * 3 * d + routers == 294_484_224
+    assert moe.params_active == dense[2] + layers * d + routers == 181_145_856
+    assert moe.params_embedding == (50257 + 1024) * d
+
+    top1 = account(gpt2_small(num_experts=4, top_k=1, gate="switch"))
+    assert top1.params_total == moe.params_total
+    assert top1.params_active == dense[1] + routers
+
+    one_router = account(gpt2_small(num_experts=4, top_k=2, routing_scope="global"))
+    assert moe.params_total - one_router.params_total == (layers - 1) * 4 * d
+    no_router = account(gpt2_small(num_experts=4, top_k=2, router="random"))
+    assert no_router.params_total == moe.params_total - routers
+
+
+def test_granularity_keeps_the_active_matrices(make_config):
+    coarse, fine = (
+        account(make_config(num_experts=4, top_k=2, granularity=g, router="hash")) for g in (1, 4)
+    )
+    assert fine.flops_per_token == coarse.flops_per_token
+    # Only output biases differ: K*G of them are active in each of the two blocks.
+    assert fine.params_active - coarse.params_active == 2 * (8 - 2) * 8
+
+
+def test_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; import moe.accounting"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,259 @@
+"""The fast paths against loops over tokens: values and every gradient, in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from moe.experts import LoopedMixture, grouped_mixture, sort_by_expert
+from moe.layer import MoELayer
+from moe.router import RouterContext, count_tokens
+
+D, F, S = 8, 12, 4  # d_model, d_expert, positions of a sequence
+
+
+def gelu(value: Tensor) -> Tensor:
+    return value * (1 + torch.erf(value / math.sqrt(2))) / 2
+
+
+def naive_mixture(x_TD, gate_TK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, index_TK) -> Tensor:
+    """One token, one expert at a time."""
+    y = []
+    for x_D, gates, experts in zip(x_TD, gate_TK, index_TK.tolist(), strict=True):
+        y_D = torch.zeros_like(x_D)
+        for gate, e in zip(gates, experts, strict=True):
+            hidden_F = gelu(x_D @ w_in_NDF[e] + b_in_NF[e])
+            y_D = y_D + gate * (hidden_F @ w_out_NFD[e] + b_out_ND[e])
+        y.append(y_D)
+    return torch.stack(y)
+
+
+def choose(load: str, num_units: int, top_k: int, num_experts: int) -> Tensor:
+    """[U, K]: `random`; `collapsed`, all units on the same experts; `some_empty`."""
+    if load == "collapsed":
+        return torch.arange(num_experts).flip(0)[:top_k].expand(num_units, -1).contiguous()
+    score_UN = torch.rand(num_units, num_experts)
+    if load == "some_empty":
+        score_UN[:, : num_experts - top_k] -= torch.tensor([[2.0]])
+    return score_UN.topk(top_k).indices
+
+
+def random_inputs(index_UK: Tensor, num_experts: int, rows: int, d: int = D, f: int = F):
+    """x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND."""
+    n, units = num_experts, len(index_UK)
+    shapes = ((units, rows, d), index_UK.shape, (n, d, f), (n, f), (n, f, d), (n, d))
+    return [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+
+
+CASES = [
+    (unit, load, top_k, num_experts)
+    for unit in ("token", "sequence")
+    for load in ("random", "collapsed", "some_empty")
+    for top_k, num_experts in ((1, 1), (1, 4), (2, 4), (4, 4), (3, 16))
+]
+
+
+@pytest.mark.parametrize(
+    ("mixture", "dtype"),
+    [
+        pytest.param(LoopedMixture.apply, torch.float64, id="loop"),
+        pytest.param(grouped_mixture, torch.float32, id="grouped"),  # its kernels know no float64
+    ],
+)
+@pytest.mark.parametrize(("unit", "load", "top_k", "num_experts"), CASES)
+def test_mixture_equals_the_loop_over_tokens(mixture, dtype, unit, load, top_k, num_experts):
+    rows = 1 if unit == "token" else S
+    index_UK = choose(load, 12 // rows, top_k, num_experts)
+    inputs = [t.to(dtype).requires_grad_() for t in random_inputs(index_UK, num_experts, rows)]
+    with torch.no_grad():
+        inputs[1][0] = 0.0  # a closed gate still has a gradient
+    fast = mixture(*inputs, sort_by_expert(index_UK), count_tokens(index_UK, num_experts, rows))
+    x_URD, gate_UK, *weights = inputs
+    naive = naive_mixture(
+        x_URD.flatten(0, 1),
+        gate_UK.repeat_interleave(rows, 0),
+        *weights,
+        index_UK.repeat_interleave(rows, 0),
+    ).view_as(fast)
+    tolerance = {"rtol": 1e-4, "atol": 1e-3} if dtype == torch.float32 else {}
+    torch.testing.assert_close(fast, naive, **tolerance)
+    dy_URD = torch.randn_like(fast)
+    got, expected = (torch.autograd.grad(y, inputs, dy_URD) for y in (fast, naive))
+    names = ("x", "gate", "w_in", "b_in", "w_out", "b_out")
+    for name, g, e in zip(names, got, expected, strict=True):
+        torch.testing.assert_close(g, e, **tolerance, msg=lambda m, name=name: f"d{name}: {m}")
+    idle = set(range(num_experts)) - set(index_UK.flatten().tolist())
+    assert all(gradient[e].abs().max() == 0 for gradient in got[2:] for e in idle)
+    assert idle or load == "random" or top_k == num_experts
+
+
+def test_backward_twice_over_one_graph_gives_the_same():
+    index_UK = choose("random", 6, 2, 4)
+    inputs = [tensor.requires_grad_() for tensor in random_inputs(index_UK, 4, 1)]
+    y = LoopedMixture.apply(*inputs, sort_by_expert(index_UK), count_tokens(index_UK, 4, 1))
+    first = torch.autograd.grad(y, inputs, torch.ones_like(y), retain_graph=True)
+    second = torch.autograd.grad(y, inputs, torch.ones_like(y))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_keeps_for_backward_no_more_than_a_dense_ffn_does():
+    """Input and the two hidden activations of the chosen experts; gates and indices beside them."""
+    index_UK = choose("random", 32, 2, 4)
+    inputs = [t.requires_grad_() for t in random_inputs(index_UK, 4, 1, d=64, f=128)]
+    weights = {t.data_ptr() for t in inputs[2:]}
+    kept = {}
+
+    def pack(tensor):
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        LoopedMixture.apply(*inputs, sort_by_expert(index_UK), count_tokens(index_UK, 4, 1))
+    dense = 8 * (32 * 64 + 2 * 32 * 2 * 128)
+    assert dense <= sum(kept.values()) <= 1.1 * dense
+
+
+def naive_gates(gate: str, z_N: Tensor, experts: list[int]) -> list[Tensor]:
+    p_N = z_N.exp() / z_N.exp().sum()
+    match gate:
+        case "switch":
+            return [p_N[e] for e in experts]
+        case "softmax_topk":
+            return [z_N[e].exp() / sum(z_N[j].exp() for j in experts) for e in experts]
+        case "double_softmax":
+            return [p_N[e].exp() / sum(p_N[j].exp() for j in experts) for e in experts]
+        case "sigmoid":
+            return [1 / (1 + (-z_N[e]).exp()) for e in experts]
+    raise AssertionError(gate)
+
+
+def naive_layer(layer: MoELayer, x_BSD: Tensor) -> Tensor:
+    """Routing and experts, token by token, written from the definitions."""
+    moe, router, experts = layer.router.moe, layer.router, layer.experts
+    weights = (experts.weight_in, experts.bias_in, experts.weight_out, experts.bias_out)
+    y = []
+    for x_SD in x_BSD:
+        z_SN = x_SD @ router.weight.T
+        if moe.routing_unit == "sequence":
+            read = moe.prefix_length if moe.uses_prefix else len(x_SD)
+            z_SN = z_SN[:read].mean(0).expand(len(x_SD), -1)
+        for x_D, z_N in zip(x_SD, z_SN, strict=True):
+            ranked = sorted(((z, e) for e, z in enumerate(z_N.tolist())), reverse=True)
+            chosen = [e for _, e in ranked[: moe.active_experts]]
+            gates = torch.stack(naive_gates(moe.gate, z_N, chosen))
+            y_D = naive_mixture(x_D[None], gates[None], *weights, torch.tensor([chosen]))[0]
+            if layer.shared is not None:
+                expand, project = layer.shared.expand, layer.shared.project
+                hidden_F = gelu(expand.weight @ x_D + expand.bias)
+                y_D = y_D + project.weight @ hidden_F + project.bias
+            y.append(y_D)
+    return torch.stack(y).view_as(x_BSD)
+
+
+@pytest.mark.parametrize("gate", ["switch", "softmax_topk", "double_softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"top_k": 3, "num_experts": 5},
+        {"granularity": 2, "shared_experts": 1},
+        {"router": "frozen"},
+        {"routing_unit": "sequence"},
+        {"routing_unit": "sequence", "granularity": 4, "shared_experts": 2},
+        {
+            "routing_unit": "sequence",
+            "sequence_representation": "prefix",
+            "prefix_length": 3,
+            "loss_start": 3,
+        },
+    ],
+    ids=str,
+)
+def test_layer_equals_the_loop_over_tokens(make_config, gate, fields):
+    config = make_config(**{"num_experts": 4, "top_k": 2, "gate": gate, **fields})
+    layer = MoELayer(config, 0).double()
+    for tensor in layer.state_dict().values():
+        tensor.normal_()
+    x_BSD = torch.randn(3, 8, 8, dtype=torch.float64, requires_grad=True)
+    ids_BS = torch.zeros(3, 8, dtype=torch.int64)
+    context = RouterContext(ids_BS=ids_BS, label_B=None, step=0)
+    fast_BSD, _ = layer(x_BSD, context, None)
+    naive_BSD = naive_layer(layer, x_BSD)
+    torch.testing.assert_close(fast_BSD, naive_BSD)
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+    assert ("router.weight" in names) == (config.moe.router == "learned")
+    dy_BSD = torch.randn_like(fast_BSD)
+    got = torch.autograd.grad(fast_BSD, (x_BSD, *parameters), dy_BSD)
+    expected = torch.autograd.grad(naive_BSD, (x_BSD, *parameters), dy_BSD)
+    for name, g, e in zip(("x", *names), got, expected, strict=True):
+        torch.testing.assert_close(g, e, msg=lambda m, name=name: f"gradient of {name}: {m}")
+
+
+@pytest.mark.parametrize("router", ["hash", "label", "random"])
+def test_layer_with_routers_without_weights(make_config, router):
+    config = make_config(num_experts=4, top_k=1 if router == "label" else 2, router=router)
+    layer = MoELayer(config, 0).double()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    x_BSD = torch.randn(3, 8, 8, dtype=torch.float64, requires_grad=True)
+    context = RouterContext(
+        ids_BS=torch.randint(0, 257, (3, 8)), label_B=torch.tensor([3, 0, 3]), step=0
+    )
+    fast_BSD, routing = layer(x_BSD, context, None)
+    rows = 24 // len(routing.expert_index)
+    experts = layer.experts
+    naive_TD = naive_mixture(
+        x_BSD.flatten(0, 1),
+        routing.gate.double().repeat_interleave(rows, 0),
+        experts.weight_in,
+        experts.bias_in,
+        experts.weight_out,
+        experts.bias_out,
+        routing.expert_index.repeat_interleave(rows, 0),
+    )
+    torch.testing.assert_close(fast_BSD.flatten(0, 1), naive_TD, rtol=1e-6, atol=1e-6)
+    wanted = (x_BSD, *layer.parameters())
+    dy_BSD = torch.randn_like(fast_BSD)
+    got = torch.autograd.grad(fast_BSD, wanted, dy_BSD, retain_graph=True)
+    expected = torch.autograd.grad(naive_TD, wanted, dy_BSD.flatten(0, 1))
+    for g, e in zip(got, expected, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["token", "sequence"])
+def test_bf16_autocast_is_near_float32(make_config, unit):
+    layer = MoELayer(make_config(num_experts=4, top_k=2, routing_unit=unit), 0)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x_BSD = torch.randn(2, 8, 8)
+    context = RouterContext(ids_BS=torch.zeros(2, 8, dtype=torch.int64), label_B=None, step=0)
+    exact, _ = layer(x_BSD, context, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded, _ = layer(x_BSD, context, None)
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05)
+    rounded.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in layer.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("unit", ["token", "sequence"])
+def test_grouped_kernels_on_a_gpu_equal_the_loop(unit):
+    rows = 1 if unit == "token" else 16
+    index_UK = choose("some_empty", 64 // rows, 2, 8).cuda()
+    inputs = [
+        t.to("cuda", torch.bfloat16).requires_grad_()
+        for t in random_inputs(index_UK, 8, rows, d=64, f=128)
+    ]
+    order, counts_N = sort_by_expert(index_UK), count_tokens(index_UK, 8, rows)
+    dy = torch.randn_like(inputs[0])
+    fast, slow = (f(*inputs, order, counts_N) for f in (grouped_mixture, LoopedMixture.apply))
+    torch.testing.assert_close(fast, slow, rtol=0.05, atol=0.5)
+    pairs = zip(*(torch.autograd.grad(y, inputs, dy) for y in (fast, slow)), strict=True)
+    for got, expected in pairs:
+        torch.testing.assert_close(got, expected, rtol=0.05, atol=1.0)

@@ -1,0 +1,187 @@
+"""The decoder: initialisation, losses, and what it leaves alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from moe.model import MoETransformer, decays
+
+MOE = {"num_experts": 4, "top_k": 2}
+CELLS = [
+    {},
+    MOE,
+    MOE | {"routing_unit": "sequence"},
+    MOE | {"router": "frozen", "routing_scope": "global"},
+    MOE | {"router": "random", "balance": "none"},
+    MOE | {"router": "hash", "granularity": 2},
+    {"num_experts": 4, "router": "label"},
+    MOE | {"balance": "loss_free", "shared_experts": 1},
+    MOE | {"balance": "switch", "balance_scope": "global_batch", "z_loss_coefficient": 1e-3},
+    MOE | {"layer_stride": 2},
+]
+
+
+def batch(num_sequences=2, length=8):
+    ids_BS, targets_BS = torch.randint(0, 257, (2, num_sequences, length))
+    return ids_BS, targets_BS, torch.arange(num_sequences)
+
+
+@pytest.mark.parametrize("fields", CELLS, ids=str)
+def test_loss_is_the_mean_cross_entropy_and_falls(make_config, fields):
+    config = make_config(**fields)
+    model = MoETransformer(config)
+    ids_BS, targets_BS, label_B = batch()
+    output = model(ids_BS, targets_BS, label_B=label_B)
+    logits_BSV = model.logits(ids_BS, label_B=label_B)
+    expected = F.cross_entropy(logits_BSV.flatten(0, 1), targets_BS.flatten())
+    torch.testing.assert_close(output.loss, expected)
+    torch.testing.assert_close(output.loss * output.count, output.loss_sum)
+    assert output.count == 16
+    assert abs(output.loss.item() - math.log(257)) < 0.5
+    assert len(output.routing) == len(config.moe_layers)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for step in range(30):
+        model.begin_step()
+        output = model(ids_BS, targets_BS, label_B=label_B, step=step)
+        optimizer.zero_grad()
+        (output.loss + output.aux_loss).backward()
+        optimizer.step()
+        model.end_step()
+    assert output.loss.item() < math.log(257) - 1
+
+
+@pytest.mark.parametrize("fields", CELLS, ids=str)
+def test_bf16_autocast_runs_forward_and_backward(make_config, fields):
+    model = MoETransformer(make_config(**fields))
+    ids_BS, targets_BS, label_B = batch()
+    exact = model(ids_BS, targets_BS, label_B=label_B)
+    model.begin_step()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(ids_BS, targets_BS, label_B=label_B)
+    (output.loss + output.aux_loss).backward()
+    assert output.loss.dtype == torch.float32
+    assert abs(output.loss.item() - exact.loss.item()) < 0.02
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_positions_before_loss_start_do_not_count(make_config):
+    model = MoETransformer(make_config(loss_start=3, **MOE))
+    ids_BS, targets_BS, _ = batch()
+    output = model(ids_BS, targets_BS)
+    logits_BSV = model.logits(ids_BS)[:, 3:]
+    assert output.count == 10
+    torch.testing.assert_close(
+        output.loss, F.cross_entropy(logits_BSV.flatten(0, 1), targets_BS[:, 3:].flatten())
+    )
+
+
+@pytest.mark.parametrize("fields", CELLS, ids=str)
+def test_building_and_running_leave_the_global_generator_alone(make_config, fields):
+    state = torch.get_rng_state()
+    model = MoETransformer(make_config(**fields))
+    ids_BS = torch.zeros(2, 8, dtype=torch.int64)
+    model(ids_BS, ids_BS, label_B=torch.tensor([0, 1])).loss.backward()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_cells_of_one_seed_begin_alike_in_what_they_share(make_config):
+    states = [MoETransformer(make_config(**fields)).state_dict() for fields in CELLS]
+    for state in states[1:]:
+        shared = [name for name in state if ".ffn." not in name]
+        assert len(shared) == 2 + 2 * 8 + 2
+        assert all(torch.equal(state[name], states[0][name]) for name in shared)
+    many = MoETransformer(make_config(num_experts=8, top_k=2)).state_dict()
+    for leaf in ("weight_in", "weight_out"):
+        name = f"blocks.1.ffn.experts.{leaf}"
+        assert torch.equal(many[name][:4], states[1][name])
+        assert not torch.equal(many[name][0], many[name][1])
+
+
+def test_initialisation_follows_the_seed_and_nothing_else(make_config):
+    torch.manual_seed(1)
+    first = MoETransformer(make_config(**MOE)).state_dict()
+    torch.manual_seed(2)
+    again = MoETransformer(make_config(**MOE)).state_dict()
+    other = MoETransformer(make_config(**MOE, seed=1)).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    drawn = [name for name in first if first[name].std() > 0]
+    assert len(drawn) == 2 + 2 * 5
+    assert not any(torch.equal(first[name], other[name]) for name in drawn)
+    assert len({first[name].flatten()[0].item() for name in drawn}) == len(drawn)
+
+
+def test_initial_scales_are_those_of_gpt2(make_config):
+    sizes = {"d_model": 64, "d_ff": 256, "num_layers": 8}
+    model = MoETransformer(make_config(**sizes, **MOE, router_init_std=0.5))
+    residual = 0.02 / math.sqrt(2 * 8)
+    expected = {
+        "token_embedding.weight": 0.02,
+        "position_embedding.weight": 0.02,
+        "blocks.3.attention.qkv.weight": 0.02,
+        "blocks.3.attention.project.weight": residual,
+        "blocks.3.ffn.router.weight": 0.5,
+        "blocks.3.ffn.experts.weight_in": 0.02,
+        "blocks.3.ffn.experts.weight_out": residual,
+    }
+    state = model.state_dict()
+    for name, std in expected.items():
+        assert state[name].std().item() == pytest.approx(std, rel=0.15), name
+    assert all(not t.any() for name, t in state.items() if name.split(".")[-1].startswith("bias"))
+    assert torch.equal(state["blocks.0.ffn_norm.weight"], torch.ones(64))
+
+
+def test_weight_decay_is_for_matrices(make_config):
+    model = MoETransformer(make_config(**MOE, shared_experts=1, layer_stride=2))
+    decayed = {name for name, p in model.named_parameters() if decays(name, p)}
+    assert {name for name, _ in model.named_parameters() if ".0." in name} & decayed == {
+        "blocks.0.attention.qkv.weight",
+        "blocks.0.attention.project.weight",
+        "blocks.0.ffn.expand.weight",
+        "blocks.0.ffn.project.weight",
+    }
+    assert {name for name in decayed if ".1.ffn" in name} == {
+        "blocks.1.ffn.router.weight",
+        "blocks.1.ffn.experts.weight_in",
+        "blocks.1.ffn.experts.weight_out",
+        "blocks.1.ffn.shared.expand.weight",
+        "blocks.1.ffn.shared.project.weight",
+    }
+    assert not any("embedding" in name for name in decayed)
+
+
+def test_one_expert_that_all_pass_is_a_dense_model(make_config):
+    dense = MoETransformer(make_config())
+    one = MoETransformer(make_config(num_experts=1, top_k=1, router="hash"))
+    with torch.no_grad():
+        for a, b in zip(dense.blocks, one.blocks, strict=True):
+            b.ffn.experts.weight_in[0] = a.ffn.expand.weight.T
+            b.ffn.experts.weight_out[0] = a.ffn.project.weight.T
+    ids_BS, *_ = batch()
+    torch.testing.assert_close(one.logits(ids_BS), dense.logits(ids_BS))
+
+
+def test_dropout_acts_in_training_only(make_config):
+    model = MoETransformer(make_config(**MOE, dropout=0.5))
+    ids_BS, *_ = batch()
+    assert not torch.equal(model.logits(ids_BS), model.logits(ids_BS))
+    model.eval()
+    assert torch.equal(model.logits(ids_BS), model.logits(ids_BS))
+
+
+def test_head_is_tied_and_layer_stride_places_experts(make_config):
+    model = MoETransformer(make_config(**MOE, num_layers=5, layer_stride=2))
+    assert not any("head" in name for name, _ in model.named_parameters())
+    kinds = ["experts" in dict(block.ffn.named_children()) for block in model.blocks]
+    assert kinds == [False, True, False, True, False]
+
+
+def test_short_sequences_run_and_long_ones_are_refused(make_config):
+    model = MoETransformer(make_config(**MOE))
+    ids_BS, *_ = batch(length=5)
+    assert model.logits(ids_BS).shape == (2, 5, 257)
+    with pytest.raises(ValueError, match="context_length=8; received 9 tokens"):
+        model.logits(torch.zeros(1, 9, dtype=torch.int64))
