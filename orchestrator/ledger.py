@@ -23,7 +23,7 @@ from moe.metrics import STEP, TIMESTAMP_MS, TOKENS, VAL_LOSS
 from orchestrator.launch import Launch, Point
 from orchestrator.reuse import Finished
 from orchestrator.sampling import SpaceExhausted, propose
-from orchestrator.search import SearchStore, distributions_of, grid_distributions
+from orchestrator.search import SearchStore, distributions_of, grid_distributions, note_of
 from orchestrator.tracking import Tracking
 from orchestrator.trial import (
     ATTEMPT,
@@ -73,7 +73,6 @@ class Ledger:
         self.records: dict[int, TrialRecord] = {r.number: r for r in search.records()}
         self._points: dict[str, Point] = {}
         self._waiting: list[int] = []
-        self._distributions: dict[str, BaseDistribution] = {}
         self.unknown: list[TrialRecord] = []
         self.exhausted: str | None = None
         if launch.study.is_grid:
@@ -86,13 +85,16 @@ class Ledger:
     def _plan_grid(self, retry_failed: bool) -> None:
         points = self._launch.points()
         self._points = {p.config_hash: p for p in reversed(points)}
-        self._distributions = grid_distributions(points)
+        distributions = grid_distributions(points)
+        baselines = {p.seed: p for p in points if p.cell == self._launch.study.baseline}
         self._queue_known()
         covered = self._covered(retry_failed)
         for point in points:
             if point.config_hash not in covered:
                 covered.add(point.config_hash)
-                self._add(point, distributions_of(point, self._distributions))
+                record = self._add(point, distributions_of(point, distributions))
+                baseline = baselines.get(point.seed)
+                self._search.write_trial_note(record.trial_id, note_of(point, baseline))
 
     def _plan_sampled(self, retry_failed: bool) -> None:
         for record in self.records.values():

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -151,7 +152,7 @@ class SearchStore:
         return store
 
     def _write_note(self, launch: Launch) -> None:
-        from optuna_dashboard import save_note
+        from optuna_dashboard import save_note  # slow to import, and readers do without it
 
         study = optuna.load_study(study_name=self.info.name, storage=self._storage)
         save_note(
@@ -198,6 +199,19 @@ class SearchStore:
         )
         trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=template)
         return TrialRecord.of(self._storage.get_trial(trial_id))
+
+    def write_trial_note(self, trial_id: int, text: str) -> None:
+        """Markdown beside a trial in Optuna Dashboard."""
+        from optuna_dashboard import save_note
+
+        # `save_note` wants a live optuna.Trial, which asks a sampler when it is made; of it, only
+        # these three are read.
+        trial = SimpleNamespace(
+            storage=self._storage,
+            study=SimpleNamespace(_study_id=self.info.study_id),
+            _trial_id=trial_id,
+        )
+        save_note(trial, text)
 
     def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():
@@ -253,7 +267,7 @@ def distributions_of(
     return {path: d for path, d in distributions.items() if _has_effect(point.config, path)}
 
 
-def notes(point: Point, baseline: Point | None) -> str:
+def note_of(point: Point, baseline: Point | None) -> str:
     """What differs from the baseline, for a trial's note in Optuna Dashboard."""
     if baseline is None or baseline.cell_hash == point.cell_hash:
         return "The baseline." if baseline else ""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 from moe.data.prepare import prepare
@@ -215,7 +216,7 @@ def _leave(session: Session) -> None:
 
 
 def _log_table(session: Session) -> None:
-    """The table as artifacts of the parent run: its page lists only the latest children."""
+    """Artifacts of the parent run: its page lists only the latest children, so the table too."""
     tracking, table = session.tracking, session.table()
     folder = session.options.home.spool / f"parent-{tracking.parent_run_id}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -223,6 +224,15 @@ def _log_table(session: Session) -> None:
         path = folder / f"table.{suffix}"
         path.write_text(render(table, form))
         tracking.log_artifact(tracking.parent_run_id, path)
+    environment = folder / "environment.txt"
+    environment.write_text("".join(f"{line}\n" for line in _environment()))
+    tracking.log_artifact(tracking.parent_run_id, environment)
+
+
+def _environment() -> list[str]:
+    """Python and every installed distribution, as pip would freeze them."""
+    installed = {f"{d.name}=={d.version}" for d in metadata.distributions()}
+    return [f"# Python {platform.python_version()}", *sorted(installed, key=str.lower)]
 
 
 def _require_sane(launch: Launch, options: Options) -> None:
