@@ -1,0 +1,131 @@
+"""What a launch is, and that no reader mixes two."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from moe.config import ConfigError
+from moe.metrics import VAL_LOSS
+from orchestrator.driver import make_scheduler
+from orchestrator.errors import BadInput
+from orchestrator.launch import resolve
+from orchestrator.report.records import read_launch
+from search_spaces.cells import Cell
+
+
+def entry(step, loss):
+    return {"step": step, "tokens": step * 128, "timestamp_ms": 1000 + step, VAL_LOSS: loss}
+
+
+def finish_all(session, loss):
+    while assignment := session.ledger.next():
+        number = assignment.record.number
+        session.ledger.started(number)
+        session.ledger.progressed(number, entry(4, loss))
+        session.ledger.completed(number, entry(8, loss), tokens=1024)
+
+
+def test_the_name_carries_study_scale_corpus_and_overrides(grid_study, corpus):
+    plain = resolve(grid_study, corpus_spec=corpus)
+    changed = resolve(grid_study, corpus_spec=corpus, overrides={"train.num_steps": 9})
+    study, scale, text = plain.name.split("/")
+    assert (study, scale) == ("tiny-grid", "smoke")
+    assert text == f"files:documents.jsonl@{plain.corpus.digest[:8]}"
+    assert changed.name == plain.name + "/train.num_steps=9"
+
+
+def test_long_overrides_keep_launches_apart(grid_study, corpus):
+    many = {f"optim.{n}": 0.5 for n in ("beta1", "beta2", "grad_clip", "weight_decay")}
+    many |= {"optim.learning_rate": 0.125, "optim.min_learning_rate_fraction": 0.25}
+    first = resolve(grid_study, corpus_spec=corpus, overrides={**many, "train.eval_tokens": 128})
+    second = resolve(grid_study, corpus_spec=corpus, overrides={**many, "train.eval_tokens": 256})
+    assert first.name != second.name
+
+
+def test_the_path_of_a_corpus_is_no_part_of_identity(grid_study, corpus, corpus_folder, tmp_path):
+    import shutil
+
+    copy = shutil.copy(corpus_folder / "documents.jsonl", tmp_path / "documents.jsonl")
+    here = resolve(grid_study, corpus_spec=corpus)
+    there = resolve(grid_study, corpus_spec=f"files:{copy}")
+    assert here.name == there.name
+    assert [p.config_hash for p in here.points()] == [p.config_hash for p in there.points()]
+
+
+def test_readers_take_the_newest_launch_and_never_two(home, hold, grid_study):
+    with hold(grid_study) as first:
+        finish_all(first, 2.0)
+    with hold(grid_study, overrides={"train.num_steps": 9}) as second:
+        finish_all(second, 3.0)
+    newest = read_launch("tiny-grid", home=home)
+    assert newest.info.name == second.launch.name
+    assert {r.value for r in newest.trials} == {3.0}
+    assert {row.mean for row in newest.table().rows} == {3.0}
+    with hold(grid_study):
+        pass
+    assert read_launch("tiny-grid", home=home).info.name == first.launch.name
+    chosen = read_launch("tiny-grid", home=home, overrides={"train.num_steps": 9})
+    assert chosen.info.name == second.launch.name
+
+
+def test_one_seed_has_no_interval(home, hold, grid_study):
+    with hold(grid_study, seeds=(0,)) as session:
+        finish_all(session, 2.0)
+    for row in read_launch("tiny-grid", home=home).table().rows:
+        assert (row.n, row.ci_low, row.ci_high) == (1, None, None)
+
+
+def test_results_of_other_code_get_rows_of_their_own(hold, grid_study, monkeypatch):
+    with hold(grid_study, seeds=(0,)) as session:
+        finish_all(session, 2.0)
+    monkeypatch.setattr("orchestrator.ledger.moe_digest", lambda: "other")
+    with hold(grid_study, seeds=(0, 1)) as session:
+        finish_all(session, 3.0)
+        rows = session.table().rows
+    assert [(row.cell, row.mean) for row in rows] == [
+        (cell, mean) for mean in (2.0, 3.0) for cell in ("dense", "learned", "frozen")
+    ]
+
+
+def test_a_label_router_needs_its_column(grid_study, corpus):
+    label = {"moe.router": "label", "moe.top_k": 1, "moe.routing_unit": "sequence"}
+    study = dataclasses.replace(grid_study, cells=[Cell(name="by-label", overrides=label)])
+    study = dataclasses.replace(study, baseline="by-label")
+    assert resolve(study, corpus_spec=corpus).points()[0].cell == "by-label"
+    with pytest.raises(BadInput, match=r"cell by-label asks for 'topic'.*has language"):
+        resolve(study, corpus_spec=corpus, overrides={"moe.label_column": "topic"})
+
+
+def test_an_override_that_changes_no_trial_is_refused(grid_study, corpus):
+    with pytest.raises(BadInput, match="would change no trial"):
+        resolve(grid_study, corpus_spec=corpus, overrides={"moe.router": "hash"})
+
+
+def test_early_stopping_remembers_what_earlier_drivers_saw(hold, sampled_study):
+    with hold(sampled_study, trials=4) as session:
+        for loss in (2.0, 2.1, 2.2, 2.3):
+            number = session.ledger.next().record.number
+            session.ledger.started(number)
+            session.ledger.progressed(number, entry(2, loss))
+            session.ledger.progressed(number, entry(4, loss))
+            session.ledger.completed(number, entry(8, loss), tokens=1)
+    with hold(sampled_study, trials=5) as session:
+        scheduler = make_scheduler(session.launch, session.ledger)
+        from types import SimpleNamespace
+
+        for trial_id, loss, decision in (("worse", 9.0, "STOP"), ("best", 1.0, "CONTINUE")):
+            trial = SimpleNamespace(trial_id=trial_id)
+            scheduler.on_trial_add(None, trial)
+            judged = scheduler.on_trial_result(None, trial, {"step": 2, VAL_LOSS: loss})
+            assert judged == decision
+
+
+def test_a_study_says_what_is_wrong_with_it(grid_study):
+    with pytest.raises(ValueError, match="either cells"):
+        dataclasses.replace(grid_study, cells=None)
+    with pytest.raises(ValueError, match="distinct"):
+        dataclasses.replace(grid_study, seeds=(1, 1))
+    with pytest.raises(ConfigError, match="Rename it"):
+        Cell(name="a/b", overrides={})
