@@ -105,7 +105,8 @@ class RunProgress:
         complete = [r for r in records if r.value is not None]
         best = min(complete, key=lambda r: r.value, default=None)
         speed = sum(self._speed.values())
-        states.append(f"   {speed / 1e3:.1f}k tokens/s")
+        if speed > 0:
+            states.append(f"   {speed / 1e3:.1f}k tokens/s")
         if best is not None:
             states.append(f"   best {best.value:.4f} ({best.cell})")
         return Group(self._bar, states)

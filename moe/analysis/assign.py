@@ -169,8 +169,8 @@ def _router_labels(
     if unknown := [value for value in given if value not in index_of]:
         raise ValueError(
             f"moe.router=label routes by {column!r}, so every document of the probe needs one of "
-            f"its values ({', '.join(label_values) or 'none were passed'}); received {unknown[0]!r}. "
-            "Use a probe that has them, or leave this cell out."
+            f"its values ({', '.join(label_values) or 'none were passed'}); received "
+            f"{unknown[0]!r}. Use a probe that has them, or leave this cell out."
         )
     return np.array([index_of[value] for value in given], dtype=np.int64)[document_S]
 
