@@ -12,6 +12,9 @@ from moe.config import MoEConfig, TrialConfig
 
 HASH_LENGTH = 16
 
+# Code that reads what a run left, and cannot change it.
+_AFTER_TRAINING = ("analysis/", "data/probes.py", "data/alignment.py", "data/lexical.py")
+
 
 def canonical(config: TrialConfig) -> TrialConfig:
     """The same run with every field that has no effect set to its default.
@@ -74,10 +77,11 @@ def cell_hash(config: TrialConfig) -> str:
 
 @cache
 def moe_digest() -> str:
-    """Digest of the source of this package: results of different code are not pooled silently."""
+    """Digest of the code that trains: results of different code are not pooled silently."""
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-        digest.update(path.read_bytes() + b"\0")
+        name = path.relative_to(root).as_posix()
+        if not name.startswith(_AFTER_TRAINING):
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:HASH_LENGTH]

@@ -1,0 +1,139 @@
+"""What the experts of a launch's trained models specialise in, on a labelled probe.
+
+Reads the record of the search for which trials are complete, and their weights from the home; the
+rows are kept in the home, where `claims` and the figures find them, and as an artifact of the
+launch's parent run in MLflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import BadInput
+from orchestrator.home import Home
+from orchestrator.report.records import LaunchRecords
+from orchestrator.trial import TrialRecord
+
+DEFAULT_TOKENS = 100_000
+DEFAULT_PERMUTATIONS = 200
+
+
+def analysis_folder(home: Home, launch: str) -> Path:
+    return home.root / "analysis" / hashlib.sha256(launch.encode()).hexdigest()[:12]
+
+
+def read_rows(home: Home, launch: str) -> list[dict[str, Any]]:
+    """Rows of every probe that was analysed for this launch, each with its `probe`."""
+    paths = sorted(analysis_folder(home, launch).glob("*.json"))
+    return [row for path in paths for row in json.loads(path.read_text())["rows"]]
+
+
+def analyze_launch(
+    launch: LaunchRecords,
+    *,
+    home: Home,
+    probe_spec: str,
+    max_tokens: int = DEFAULT_TOKENS,
+    permutations: int = DEFAULT_PERMUTATIONS,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The JSON of `moe-study analyze`, kept in the home as well.
+
+    A row a layer, and one with `layer` null for the mean over layers, of every complete trial whose
+    model has experts. Raises BadInput where the probe or the launch has nothing to analyse.
+    """
+    from moe.analysis.analyze import analyze, probe_word_form
+    from moe.analysis.assign import choose, load_final
+    from moe.data.alignment import tokenize_probe
+    from moe.data.probes import open_probe
+    from moe.data.tokenizer import open_tokenizer
+    from moe.data.tokens import TokenStore
+
+    rows: list[dict[str, Any]] = []
+    prepared: dict[str, tuple[Any, Any]] = {}
+    word_form = None
+    shares: dict[str, float] = {}
+    try:
+        for record in _with_weights(launch, home, say):
+            model = load_final(home.checkpoints / record.config_hash)
+            config = model.config
+            if not config.moe_layers:
+                continue
+            digest = config.data.digest
+            if digest not in prepared:
+                store = TokenStore.open(home.tokens / digest)
+                probe = open_probe(probe_spec, store)
+                tokenized = tokenize_probe(
+                    probe, open_tokenizer(home.tokens / digest), max_tokens=max_tokens
+                )
+                prepared[digest] = (store, tokenized)
+                shares = {
+                    "documents_left_out_share": tokenized.left_out_share,
+                    "tokens_unlabelled_share": tokenized.unlabelled_share,
+                    "tokens_crossing_share": tokenized.crossing_share,
+                }
+                word_form = None
+            store, tokenized = prepared[digest]
+            values: tuple[str, ...] = ()
+            if config.moe.router == "label":
+                if config.moe.label_column not in _columns(tokenized):
+                    say(f"{record.cell} routes by {config.moe.label_column}: not in this probe")
+                    continue
+                values = store.label_values(config.moe.label_column)
+            choices = choose(model, tokenized, label_values=values)
+            word_form = word_form or probe_word_form(choices, num_permutations=permutations)
+            for row in analyze(
+                choices,
+                cell=record.cell,
+                seed=record.seed,
+                num_permutations=permutations,
+                word_form=word_form,
+            ):
+                rows.append({"probe": probe_spec, **row.to_dict()})
+            say(f"analysed {record.cell} seed {record.seed}")
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    if not rows:
+        raise BadInput(
+            f"an analysis needs a complete trial with experts that the probe fits; received "
+            f"{launch.info.name}, which has none. Run the study first."
+        )
+    result = {"study": launch.info.study, "launch": launch.info.name, "probe": probe_spec}
+    result |= {**shares, "rows": rows}
+    _keep(result, home)
+    return result
+
+
+def _with_weights(
+    launch: LaunchRecords, home: Home, say: Callable[[str], None]
+) -> list[TrialRecord]:
+    found = []
+    for record in launch.trials:
+        if record.state != "complete":
+            continue
+        if (home.checkpoints / record.config_hash / "final").is_dir():
+            found.append(record)
+        else:
+            say(f"{record.cell} seed {record.seed} left no weights in this home")
+    return found
+
+
+def _columns(tokenized: Any) -> set[str]:
+    return (
+        set.intersection(*(set(a) for a in tokenized.attributes)) if tokenized.attributes else set()
+    )
+
+
+def _keep(result: dict[str, Any], home: Home) -> Path:
+    """A probe's newest rows replace its earlier ones."""
+    folder = analysis_folder(home, result["launch"])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{hashlib.sha256(result['probe'].encode()).hexdigest()[:12]}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1))
+    partial.replace(path)
+    return path
