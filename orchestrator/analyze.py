@@ -15,21 +15,12 @@ from typing import Any
 
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
+from orchestrator.report.judge import analysis_folder
 from orchestrator.report.records import LaunchRecords
-from orchestrator.trial import TrialRecord
+from orchestrator.trial import MOE_DIGEST, TrialRecord
 
 DEFAULT_TOKENS = 100_000
 DEFAULT_PERMUTATIONS = 200
-
-
-def analysis_folder(home: Home, launch: str) -> Path:
-    return home.root / "analysis" / hashlib.sha256(launch.encode()).hexdigest()[:12]
-
-
-def read_rows(home: Home, launch: str) -> list[dict[str, Any]]:
-    """Rows of every probe that was analysed for this launch, each with its `probe`."""
-    paths = sorted(analysis_folder(home, launch).glob("*.json"))
-    return [row for path in paths for row in json.loads(path.read_text())["rows"]]
 
 
 def analyze_launch(
@@ -59,7 +50,7 @@ def analyze_launch(
     shares: dict[str, float] = {}
     try:
         for record in _with_weights(launch, home, say):
-            model = load_final(home.checkpoints / record.config_hash)
+            model = load_final(_folder(home, record))
             config = model.config
             if not config.moe_layers:
                 continue
@@ -108,6 +99,10 @@ def analyze_launch(
     return result
 
 
+def _folder(home: Home, record: TrialRecord) -> Path:
+    return home.run_folder(record.config_hash, record.attributes[MOE_DIGEST].split("+")[-1])
+
+
 def _with_weights(
     launch: LaunchRecords, home: Home, say: Callable[[str], None]
 ) -> list[TrialRecord]:
@@ -115,7 +110,7 @@ def _with_weights(
     for record in launch.trials:
         if record.state != "complete":
             continue
-        if (home.checkpoints / record.config_hash / "final").is_dir():
+        if (_folder(home, record) / "final").is_dir():
             found.append(record)
         else:
             say(f"{record.cell} seed {record.seed} left no weights in this home")

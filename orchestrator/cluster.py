@@ -51,6 +51,15 @@ def require_fits_here(resources: Resources, cpus: int) -> None:
             f"machine has {cpus} CPUs. Lower --workers or --cpus-per-worker, or name a "
             "cluster with --address."
         )
+    if resources.gpus_per_worker > 0:
+        import torch
+
+        if resources.workers * resources.gpus_per_worker > torch.cuda.device_count():
+            raise BadInput(
+                f"a trial starts only when all its workers fit; asked for {resources}, and this "
+                f"machine has {torch.cuda.device_count()} GPUs that torch can use. Lower "
+                "--gpus-per-worker, or name a cluster with --address."
+            )
 
 
 def require_fits(resources: Resources) -> None:

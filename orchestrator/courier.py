@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,26 @@ from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from orchestrator.spool import Spool
+from orchestrator.net import redact
+from orchestrator.spool import Spool, SpoolHeld
 
 log = logging.getLogger(__name__)
 
 _BATCH_METRICS = 1000  # MLflow's own limit for one call
 _BATCH_ENTRIES = 50
 _RETRY_S = 1.0
-# What another try would not change: the entry is set aside and named.
 _PERMANENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST"}
+
+
+def is_permanent(error: MlflowException) -> bool:
+    """Whether another try could not succeed, however long the store is given."""
+    return error.error_code in _PERMANENT
 
 
 class Courier:
     def __init__(self, client: MlflowClient, spool: Spool) -> None:
         self._client = client
-        self._spool = spool
+        self.spool = spool
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -39,36 +46,38 @@ class Courier:
         self._thread.start()
 
     def send(self, entry: dict[str, Any]) -> None:
-        self._spool.append(entry)
+        self.spool.append(entry)
         self._wake.set()
 
     def close(self, timeout_s: float) -> bool:
         """Stops after what is pending was delivered, or at the timeout. True if all was."""
         deadline = time.monotonic() + timeout_s
-        while self._spool.undelivered_bytes and time.monotonic() < deadline:
+        while self.spool.undelivered_bytes and time.monotonic() < deadline:
             self._wake.set()
             time.sleep(0.01)
         self._stop.set()
         self._wake.set()
         if self._thread:
             self._thread.join(timeout=timeout_s)
-        return self._spool.undelivered_bytes == 0
+        delivered = self.spool.undelivered_bytes == 0
+        self.spool.close()
+        return delivered
 
     def deliver_pending(self) -> None:
         """Sends all that is pending. Raises what the store raises when it is away."""
-        entries = self._spool.pending()
+        entries = self.spool.pending()
         for (op, run_id), group in itertools.groupby(
             entries, lambda e: (e[0]["op"], e[0]["run_id"])
         ):
             while batch := list(itertools.islice(group, _BATCH_ENTRIES)):
                 self._deliver(op, run_id, [entry for entry, _ in batch])
-                self._spool.mark_delivered(batch[-1][1])
+                self.spool.mark_delivered(batch[-1][1])
 
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wake.wait(timeout=_RETRY_S)
             self._wake.clear()
-            if not self._spool.undelivered_bytes:
+            if not self.spool.undelivered_bytes:
                 continue
             try:
                 self.deliver_pending()
@@ -83,10 +92,18 @@ class Courier:
         try:
             getattr(self, f"_deliver_{op}")(run_id, entries)
         except MlflowException as error:
-            if error.error_code not in _PERMANENT:
+            if not is_permanent(error):
                 raise
-            self.rejected.append(f"{op} of run {run_id}: {error.error_code}")
-            log.error("MLflow refuses %s", self.rejected[-1])
+            self._set_aside(op, run_id, entries, error.error_code)
+        except OSError as error:
+            if op != "artifact":
+                raise
+            # An artifact store that cannot be written must not hold up the metrics behind it.
+            self._set_aside(op, run_id, entries, type(error).__name__)
+
+    def _set_aside(self, op: str, run_id: str, entries: list[dict[str, Any]], reason: str) -> None:
+        self.spool.set_aside(entries, reason)
+        self.rejected.append(f"{op} of run {run_id}: {reason}")
 
     def _deliver_metrics(self, run_id: str, entries: list[dict[str, Any]]) -> None:
         metrics = [Metric(*point) for entry in entries for point in entry["points"]]
@@ -114,16 +131,42 @@ class Courier:
                 self._client.log_artifact(run_id, entry["path"], entry["folder"])
 
 
-def deliver_spools(client: MlflowClient, folder: Path) -> tuple[int, int]:
-    """Delivers every spool of a home; how many entries went, and how many are left."""
+def spool_path(folder: Path, launch: str, uri: str) -> Path:
+    """A spool belongs to one launch and one store: its run ids mean nothing to another."""
+    name = f"{fingerprint(launch)[:12]}-{fingerprint(redact(uri))[:8]}.jsonl"
+    return folder / name
+
+
+def fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def deliver_spools(
+    client: MlflowClient, uri: str, folder: Path, say: Callable[[str], None]
+) -> tuple[int, int]:
+    """Delivers a home's spools for one store; how many entries went, and how many are left.
+
+    Entries that the store refuses for good stay in a file of their own, and count as left.
+    """
     delivered = left = 0
-    for path in sorted(folder.glob("*.jsonl")):
-        spool = Spool(path)
+    for path in sorted(folder.glob("*-????????.jsonl")):
+        if path != path.with_name(f"{path.name[:12]}-{fingerprint(redact(uri))[:8]}.jsonl"):
+            say(f"{path.name} is for another store than {redact(uri)}: name it with --mlflow-uri")
+            continue
+        try:
+            spool = Spool(path)
+        except SpoolHeld as error:
+            say(str(error))
+            continue
         pending = sum(1 for _ in spool.pending())
         try:
             Courier(client, spool).deliver_pending()
-        except Exception as error:
-            log.warning("%s: %s", path.name, type(error).__name__)
+        except (MlflowException, OSError) as error:
+            say(f"{path.name}: the store is away ({type(error).__name__})")
         remaining = sum(1 for _ in spool.pending())
-        delivered, left = delivered + pending - remaining, left + remaining
-    return delivered, left
+        delivered += pending - remaining - spool.rejected
+        left += remaining + spool.rejected
+        if spool.rejected:
+            say(f"refused for good, and kept: {spool.rejected_path}")
+        spool.close()
+    return max(0, delivered), left

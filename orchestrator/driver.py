@@ -21,10 +21,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from moe.metrics import STEP, TOKENS
+from orchestrator.errors import StudyError
 from orchestrator.launch import Launch
 from orchestrator.ledger import Assignment, Ledger
 from orchestrator.tracking import Away
-from orchestrator.trial import FINISHED_STATES
+from orchestrator.trial import FINISHED_STATES, MOE_DIGEST
 from orchestrator.worker import EVENT, FAILED, FINAL, PROGRESS, Job
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class LedgerSearcher(_NotPickled, Searcher):
         self._first: Assignment | None = first
         self._make_job = make_job
         self._may_start = may_start
+        self.failure: StudyError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._may_start():
@@ -69,6 +71,9 @@ class LedgerSearcher(_NotPickled, Searcher):
             log.warning("no new trial starts: %s", error)
             time.sleep(_AWAY_PAUSE_S)
             return None
+        except StudyError as error:
+            self.failure = error  # raised once Tune has ended its trials in order
+            return Searcher.FINISHED
         if assignment is None:
             return Searcher.FINISHED
         return {"job": asdict(self._make_job(assignment))}
@@ -140,6 +145,7 @@ class LedgerCallback(_NotPickled, Callback):
                 tokens=int(result["spent_tokens"]),
                 late=result["late"],
                 artifacts=[(routing, "routing")] if routing else [],
+                attributes={MOE_DIGEST: "+".join(result["moe_digests"])},
             )
         elif event in (FINAL, PROGRESS):
             self._ledger.pruned(number, tokens=self._tokens.get(number, 0))

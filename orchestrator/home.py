@@ -42,6 +42,10 @@ class Home:
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 
+    def run_folder(self, config_hash: str, moe_digest: str) -> Path:
+        """Checkpoints of a run: other code starts anew, rather than finish or replay this one's."""
+        return self.checkpoints / config_hash / moe_digest
+
     @property
     def spool(self) -> Path:
         return self.root / "spool"

@@ -15,7 +15,10 @@ from orchestrator.trial import MOE_DIGEST, ORIGIN
 
 RESULT_FILE = "result.json"
 ROUTING_FILE = "routing.parquet"
-_KEYS = {"config_hash", "status", "metrics", "curve", "late_metrics", "tokens", "error"}
+_KEYS = {
+    *("config_hash", "moe_digest", "status", "error"),
+    *("metrics", "curve", "late_metrics", "tokens"),
+}
 
 
 def find_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -63,9 +66,8 @@ def ingest(session: Session, results: list[tuple[Path, dict[str, Any]]]) -> int:
 
 def _record(session: Session, number: int, folder: Path, result: dict[str, Any]) -> None:
     ledger = session.ledger
-    attributes = {ORIGIN: "moe.train", MOE_DIGEST: result.get("moe_digest", "")}
     ledger.started(number)
-    ledger.annotate(number, attributes)
+    ledger.annotate(number, {ORIGIN: "moe.train", MOE_DIGEST: result["moe_digest"]})
     for entry in result["curve"]:
         ledger.progressed(number, entry)
     if result["status"] != "complete":
@@ -79,11 +81,12 @@ def _record(session: Session, number: int, folder: Path, result: dict[str, Any])
         late=result["late_metrics"],
         artifacts=[(str(routing), "routing")] if routing.exists() else [],
     )
-    kept = session.options.home.checkpoints / result["config_hash"]
+    kept = session.options.home.run_folder(result["config_hash"], result["moe_digest"])
     if not kept.exists():
         # Named whole only when it is whole: `analyze` reads the trained weights from here.
         partial = kept.with_name(kept.name + ".partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, partial, dirs_exist_ok=True)
         partial.rename(kept)
-    if result.get("moe_digest") != moe_digest():
+    if result["moe_digest"] != moe_digest():
         session.tell(f"{folder.name} was trained by other code: it gets a row of its own")

@@ -67,6 +67,7 @@ class Launch:
     corpus: Corpus | None
     base: TrialConfig
     cells: tuple[Cell, ...]
+    merged: Mapping[str, str]
     space: Space | None
     trials: int
 
@@ -182,11 +183,14 @@ def resolve(
             f"received {trials}. Leave it out."
         )
     try:
-        base = overlay(study.scales[scale], overrides)
-        cells = _cells(study, base)
+        study.require_cells_of_claims(scale)
+        # Before the cells are made: a label router's column is one that this corpus has.
+        spec = corpus_spec or study.scales[scale].data.corpus
+        start = overlay(study.scales[scale], {"data.corpus": spec})
+        base = overlay(start, overrides)
+        cells, merged = _merge_equal(study.cells_over(base), base)
         space = study.space(base) if callable(study.space) else study.space
-        _refuse_idle(study, study.scales[scale], overrides, cells, space)
-        spec = corpus_spec or base.data.corpus
+        _refuse_idle(study, start, overrides, cells, space)
         corpus = None
         try:
             corpus = open_corpus(spec)
@@ -196,12 +200,13 @@ def resolve(
         launch = Launch(
             study=study,
             scale=scale,
-            seeds=tuple(seeds if seeds is not None else study.seeds),
+            seeds=tuple(seeds if seeds is not None else study.seeds_at(scale)),
             overrides=overrides,
             corpus_spec=spec,
             corpus=corpus,
             base=base,
             cells=cells,
+            merged=merged,
             space=space,
             trials=trials or study.trials,
         )
@@ -214,8 +219,21 @@ def resolve(
     return launch
 
 
-def _cells(study: Study, base: TrialConfig) -> tuple[Cell, ...]:
-    return tuple(study.cells(base) if callable(study.cells) else study.cells or ())
+def _merge_equal(
+    cells: Sequence[Cell], base: TrialConfig
+) -> tuple[tuple[Cell, ...], dict[str, str]]:
+    """Cells that are the same run over this base (all experts chosen: dense-active is dense-total)
+    become one, under the first one's name; the others' names, with the one that stands for them."""
+    kept: dict[tuple[str, str], Cell] = {}
+    merged = {}
+    for cell in cells:
+        config = cell.config(base)
+        key = (cell_hash(config), config.data.tokenizer)
+        if key in kept:
+            merged[cell.name] = kept[key].name
+        else:
+            kept[key] = cell
+    return tuple(kept.values()), merged
 
 
 def _refuse_idle(
@@ -232,7 +250,7 @@ def _refuse_idle(
             idle = path in space.axes
         else:
             rest = overlay(base, {p: v for p, v in overrides.items() if p != path})
-            without = [cell_hash(cell.config(rest)) for cell in _cells(study, rest)]
+            without = [cell_hash(cell.config(rest)) for cell in study.cells_over(rest)]
             idle = trained == without and get(base, path) != overrides[path]
         if idle:
             raise BadInput(

@@ -31,6 +31,7 @@ from orchestrator.trial import (
     METRICS,
     MLFLOW_STATUS_OF,
     MOE_DIGEST,
+    ORIGIN,
     REUSED_FROM,
     RUN_ID,
     TrialRecord,
@@ -129,9 +130,7 @@ class Ledger:
                 self.unknown.append(record)
 
     def _add(self, point: Point, distributions: Mapping[str, BaseDistribution]) -> TrialRecord:
-        record = self._search.add_waiting(
-            point, distributions=distributions, attributes={MOE_DIGEST: moe_digest()}
-        )
+        record = self._search.add_waiting(point, distributions=distributions)
         self._points[point.config_hash] = point
         self.records[record.number] = record
         self._waiting.append(record.number)
@@ -211,7 +210,6 @@ class Ledger:
                 "study": self._launch.study.name,
                 "scale": self._launch.scale,
                 "corpus_digest": str(self._launch.corpus_digest),
-                MOE_DIGEST: moe_digest(),
                 **self._run_tags,
             },
         )
@@ -220,10 +218,17 @@ class Ledger:
     def _reuse(self, record: TrialRecord, source: Finished) -> None:
         self._search.set_state(record.trial_id, TrialState.RUNNING)
         record = self._update(
-            record, state="running", attributes={REUSED_FROM: source.run_id or source.launch}
+            record,
+            state="running",
+            attributes={REUSED_FROM: source.run_id or source.launch, MOE_DIGEST: moe_digest()},
         )
         self._tracking.set_tags(
-            record.run_id, {REUSED_FROM: source.run_id, "reused_from_launch": source.launch}
+            record.run_id,
+            {
+                REUSED_FROM: source.run_id,
+                "reused_from_launch": source.launch,
+                MOE_DIGEST: moe_digest(),
+            },
         )
         for step, value in sorted(source.curve.items()):
             self._search.report(record.trial_id, step, value)
@@ -234,11 +239,14 @@ class Ledger:
 
     def started(self, number: int) -> TrialRecord:
         record = self.records[number]
-        attempt = record.attempt + 1
+        now = {ATTEMPT: record.attempt + 1, MOE_DIGEST: moe_digest()}
+        # What a driver wrote before it was killed between an ending's attributes and its state.
+        stale = {key: None for key in (ERROR, METRICS, ORIGIN) if record.attributes.get(key)}
         self._search.set_state(record.trial_id, TrialState.RUNNING)
         self._tracking.set_status(record.run_id, "RUNNING")
-        self._tracking.set_tags(record.run_id, {ATTEMPT: attempt, **self._run_tags})
-        return self._update(record, state="running", attributes={ATTEMPT: attempt})
+        cleared = dict.fromkeys(stale.keys() - {METRICS}, "")
+        self._tracking.set_tags(record.run_id, {**cleared, **now, **self._run_tags})
+        return self._update(record, state="running", attributes={**stale, **now})
 
     def restarted(self, number: int) -> TrialRecord:
         """A lost worker's trial goes on under the same number and run, as a new attempt."""
@@ -283,7 +291,7 @@ class Ledger:
         self._tracking.log(record.run_id, [*late, metrics])
         for path, folder in artifacts:
             self._tracking.log_artifact(record.run_id, path, folder)
-        self._tracking.set_tags(record.run_id, {TOKENS_ATTRIBUTE: tokens})
+        self._tracking.set_tags(record.run_id, {TOKENS_ATTRIBUTE: tokens, **(attributes or {})})
         return self._end(
             record,
             "complete",
@@ -363,7 +371,7 @@ class Ledger:
             run_id=merged.get(RUN_ID),
             error=merged.get(ERROR),
             attempt=merged.get(ATTEMPT, 0),
-            tokens=merged.get(TOKENS_ATTRIBUTE, 0),
+            tokens=merged.get(TOKENS_ATTRIBUTE) or 0,
             **changes,
         )
         self.records[record.number] = record

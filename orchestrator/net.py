@@ -13,13 +13,13 @@ from urllib.parse import urlsplit, urlunsplit
 from orchestrator.errors import Unreachable
 
 PROBE_TIMEOUT_S = 5.0
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_CREDENTIALS = re.compile(r"(?<=://)\S*@")
 
 
 def redact(text: str) -> str:
     """`text` with user and password of every URL in it replaced, and without URL queries."""
     hidden = _CREDENTIALS.sub("***@", text)
-    parts = urlsplit(hidden) if "://" in hidden and " " not in hidden else None
+    parts = urlsplit(hidden) if "://" in hidden and not re.search(r"\s", hidden) else None
     return urlunsplit(parts._replace(query="", fragment="")) if parts else hidden
 
 

@@ -41,6 +41,7 @@ def plan(launch: Launch) -> dict[str, Any]:
         "corpus": launch.corpus_spec,
         "corpus_digest": launch.corpus_digest,
         "estimated": estimated,
+        "merged": dict(launch.merged),
     }
 
 

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from moe.metrics import STEP, TIMESTAMP_MS
 from orchestrator.search import SearchStore
 from orchestrator.tracking import RunInfo, Tracking
-from orchestrator.trial import CONFIG_HASH, FINISHED_STATES, MLFLOW_STATUS_OF, TrialRecord
+from orchestrator.trial import CONFIG_HASH, FINISHED_STATES, MLFLOW_STATUS_OF, RUN_ID, TrialRecord
 
 
 def reconcile(search: SearchStore, tracking: Tracking, *, metric: str) -> list[str]:
@@ -39,7 +39,10 @@ def reconcile(search: SearchStore, tracking: Tracking, *, metric: str) -> list[s
                 "the search does not know it; it is left alone and counted nowhere"
             )
     for record in records.values():
-        if record.run_id:
+        if record.run_id and record.run_id not in runs and record.state == "waiting":
+            search.set_attributes(record.trial_id, {RUN_ID: None})
+            said.append(f"the MLflow run of trial {record.number} is gone; it gets a new one")
+        elif record.run_id:
             said += _agree(record, runs.get(record.run_id), tracking, metric)
     return said
 

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from moe.identity import moe_digest
 from orchestrator import cluster
+from orchestrator.errors import Unreachable
 from orchestrator.ledger import Assignment
 from orchestrator.session import Session
+from orchestrator.tracking import Away
 
 
 def run(session: Session) -> None:
@@ -19,7 +22,10 @@ def run(session: Session) -> None:
     options = session.options
     try:
         with _interruptible(session):
-            first = session.ledger.next()
+            try:
+                first = session.ledger.next()
+            except Away as error:
+                raise Unreachable(f"{error}. Start it again, then run again.") from None
             if first is None:
                 return
             with cluster.connected(options.address, cpus=options.cpus):
@@ -46,23 +52,21 @@ def _tune(session: Session, first: Assignment) -> None:
             number=assignment.record.number,
             config=config.to_dict(),
             tokens=str(session.tokens.of(assignment.point)),
-            out=str(options.home.checkpoints / assignment.record.config_hash),
+            out=str(options.home.run_folder(assignment.record.config_hash, moe_digest())),
             workers=resources.workers,
             threads=resources.cpus_per_worker,
             device=resources.device,
             checkpoint_every=config.train.eval_every,
         )
 
+    searcher = LedgerSearcher(
+        session.ledger, make_job, first=first, may_start=lambda: session.tracking.reachable
+    )
     bundles = [resources.bundle for _ in range(resources.workers)]
     tune.Tuner(
         tune.with_resources(train_trial, tune.PlacementGroupFactory(bundles)),
         tune_config=TuneConfig(
-            search_alg=LedgerSearcher(
-                session.ledger,
-                make_job,
-                first=first,
-                may_start=lambda: session.tracking.reachable,
-            ),
+            search_alg=searcher,
             scheduler=make_scheduler(session.launch, session.ledger),
             num_samples=-1,
             max_concurrent_trials=options.concurrency,
@@ -74,10 +78,12 @@ def _tune(session: Session, first: Assignment) -> None:
             name="trials",
             failure_config=FailureConfig(max_failures=options.max_failures),
             callbacks=[LedgerCallback(session.ledger)],
-            stop=StopWhen(lambda: session.interrupted),
+            stop=StopWhen(lambda: session.interrupted or searcher.failure is not None),
             verbose=0,
         ),
     ).fit()
+    if searcher.failure is not None:
+        raise searcher.failure
 
 
 @contextmanager

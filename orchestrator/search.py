@@ -8,6 +8,7 @@ stock searcher leaves stopped, NaN and killed trials with untrue states.
 from __future__ import annotations
 
 import dataclasses
+import uuid
 import warnings
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -25,6 +26,7 @@ from optuna.distributions import (
 from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DatabaseError
 
 from moe.config import TrialConfig
 from orchestrator.errors import BadInput, Unreachable
@@ -46,6 +48,7 @@ from search_spaces.overlay import get
 # User attributes of an Optuna study: the identity of a launch, for those who only read.
 LAUNCH_ATTRIBUTES = ("study", "scale", "corpus", "corpus_digest", "overrides")
 STARTED_AT = "started_at"
+OWNER = "owner"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -82,7 +85,13 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
     if url.startswith("journal:"):
         return JournalStorage(JournalFileBackend(str(file)))
     if url.startswith("sqlite:///"):
-        return get_storage(url)
+        try:
+            return get_storage(url)
+        except DatabaseError as error:
+            raise BadInput(
+                f"an Optuna storage is a SQLite database that can be used; received {file} "
+                f"({error.orig}). Move it away, or name another."
+            ) from None
     if url.startswith(("postgresql://", "postgresql+psycopg://")):
         require_reachable(url, default_port=5432, option="--optuna-storage")
         try:
@@ -118,6 +127,9 @@ class SearchStore:
     @classmethod
     def open(cls, storage: BaseStorage, launch: Launch, *, now: datetime) -> SearchStore:
         """Creates the launch's study, or loads it; study attributes are brought up to date."""
+        existing = next(
+            (info.attributes for info in cls.launches(storage) if info.name == launch.name), {}
+        )
         attributes = {
             "study": launch.study.name,
             "scale": launch.scale,
@@ -125,6 +137,7 @@ class SearchStore:
             "corpus_digest": launch.corpus_digest,
             "overrides": dict(launch.overrides),
             STARTED_AT: now.isoformat(),
+            OWNER: existing.get(OWNER) or uuid.uuid4().hex[:12],
             "metric": launch.study.metric,
             "sampled": not launch.study.is_grid,
             "question": launch.study.question,
@@ -177,7 +190,6 @@ class SearchStore:
         point: Point,
         *,
         distributions: Mapping[str, BaseDistribution],
-        attributes: Mapping[str, Any],
     ) -> TrialRecord:
         """A new WAITING trial with everything that is known before it runs."""
         params = {path: get(point.config, path) for path in distributions}
@@ -194,10 +206,16 @@ class SearchStore:
                 PARAMS_TOTAL: accounting.params_total,
                 PARAMS_ACTIVE: accounting.params_active,
                 FLOPS_PER_TOKEN: accounting.flops_per_token,
-                **attributes,
             },
         )
-        trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=template)
+        try:
+            trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=template)
+        except ValueError as error:
+            raise BadInput(
+                "the choices of an axis stay the same within a launch, for the sampler's sake; "
+                f"{point.cell} has others than earlier trials ({error}). Undo the change of the "
+                "space, or run it under another study name."
+            ) from None
         return TrialRecord.of(self._storage.get_trial(trial_id))
 
     def write_trial_note(self, trial_id: int, text: str) -> None:

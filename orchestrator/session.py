@@ -5,6 +5,7 @@ Everything that can be refused is refused before anything is created.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from moe.data.prepare import prepare
 from moe.data.tokens import TokenStore
@@ -25,9 +27,10 @@ from orchestrator.launch import Launch, Point
 from orchestrator.ledger import Ledger, Listener
 from orchestrator.lock import DriverLock
 from orchestrator.reconcile import reconcile
+from orchestrator.report.judge import judge_launch, read_analysis
 from orchestrator.report.tables import Table, render, table_of
 from orchestrator.reuse import finished_elsewhere
-from orchestrator.search import SearchStore, local_store_file, open_storage
+from orchestrator.search import OWNER, SearchStore, local_store_file, open_storage
 from orchestrator.tracking import Tracking, connect, quiet
 from orchestrator.trial import TrialRecord
 
@@ -70,7 +73,8 @@ class Session:
     def exit_code(self) -> int:
         if self.interrupted:
             return 130
-        failed = any(record.state == "failed" for record in self.records)
+        healed = {r.config_hash for r in self.records if r.state in ("complete", "pruned")}
+        failed = {r.config_hash for r in self.records if r.state == "failed"} - healed
         return 1 if failed or self.undelivered else 0
 
     def table(self) -> Table:
@@ -81,7 +85,22 @@ class Session:
             self.records,
             metric=study.metric,
             best_first=not study.is_grid,
+            published=study.published,
+            judgement=judge_launch(
+                study,
+                scale=self.launch.scale,
+                records=self.records,
+                rows=self._analysis(),
+            ),
         )
+
+    def _analysis(self) -> list[dict[str, Any]]:
+        """Rows of `analyze`; a launch must end in order though their file is damaged."""
+        try:
+            return read_analysis(self.options.home, self.launch.name)
+        except BadInput as error:
+            self.tell(str(error))
+            return []
 
     def tell(self, line: str) -> None:
         self.said.append(line)
@@ -144,6 +163,8 @@ def opened(
     storage_url = options.optuna_storage or home.optuna_storage
     mlflow_uri = options.mlflow_uri or home.mlflow_uri
     quiet()
+    # Torch makes this folder in /tmp as soon as an optimiser is built; workers inherit the setting.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home.root / "torch-cache"))
     _require_stores(options)
     if start_cluster and options.address is None:
         cluster.require_fits_here(resources, options.cpus or cluster.local_cpus())
@@ -153,12 +174,16 @@ def opened(
             stack.enter_context(cluster.connected(options.address))
             cluster.require_fits(resources)
         stack.enter_context(_made(home))
-        lock_file = local_store_file(storage_url) or home.root / "driver"
-        stack.enter_context(DriverLock(lock_file, launch.name))
+        store_file = local_store_file(storage_url)
+        for lock_file in filter(None, (home.root / "driver", store_file)):
+            stack.enter_context(DriverLock(lock_file, launch.name))
         tokens = Tokens(launch, home, preparing)
         storage = open_storage(storage_url, create=True)
+        client = connect(mlflow_uri)
+        Tracking.require_usable(client, launch)
         search = SearchStore.open(storage, launch, now=datetime.now(UTC))
-        tracking = Tracking.open(connect(mlflow_uri), launch, home)
+        owner = search.info.attributes[OWNER]
+        tracking = Tracking.open(client, launch, home, owner=owner, uri=mlflow_uri)
         said = reconcile(search, tracking, metric=launch.study.metric)
         ledger = Ledger(
             launch,
@@ -178,6 +203,10 @@ def opened(
             said=[],
             say=say,
         )
+        said += [
+            f"cell {name} is the same configuration as {other}: trained once, as {other}"
+            for name, other in launch.merged.items()
+        ]
         said += [
             f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
             for record in ledger.unknown

@@ -15,13 +15,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+
+class SpoolHeld(Exception):
+    """Another process delivers this spool."""
+
 
 class Spool:
+    """Held by one process at a time, until `close`. Raises SpoolHeld where another has it."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._held = FileLock(path.with_suffix(".lock"))
+        try:
+            self._held.acquire(timeout=0)
+        except Timeout:
+            raise SpoolHeld(f"another process delivers {path.name}") from None
         self._offset_path = path.with_suffix(".offset")
         self._lock = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         self._drop_torn_line()
         self._delivered = int(self._offset_path.read_text()) if self._offset_path.exists() else 0
@@ -62,6 +75,25 @@ class Spool:
                 self._emptied += 1
             else:
                 self._write_offset(offset)
+
+    def set_aside(self, entries: list[dict[str, Any]], reason: str) -> None:
+        """Keeps what the store refuses for good: another try would not change it."""
+        with self.rejected_path.open("a") as file:
+            for entry in entries:
+                file.write(json.dumps({"refused": reason, **entry}) + "\n")
+
+    @property
+    def rejected_path(self) -> Path:
+        return self.path.with_suffix(".rejected.jsonl")
+
+    @property
+    def rejected(self) -> int:
+        if not self.rejected_path.exists():
+            return 0
+        return len(self.rejected_path.read_text().splitlines())
+
+    def close(self) -> None:
+        self._held.release()
 
     def _write_offset(self, offset: int) -> None:
         temporary = self._offset_path.with_suffix(".tmp")

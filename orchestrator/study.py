@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from moe.config import TrialConfig
+from moe.config import ConfigError, TrialConfig
 from moe.metrics import VAL_LOSS
 from orchestrator.claim_types import Claim
 from search_spaces.cells import Cell
@@ -40,6 +41,8 @@ class Study:
 
     A grid study has `cells`, a sampled study a `space` and a number of `trials` (points, each with
     all its seeds). Both may be functions of the scale's base config, so that sizes are derived.
+    `scale_seeds` are the seeds of scales that need others than `seeds`. `published` holds the
+    numbers of a paper: cell -> corpus -> perplexity.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Study:
     space: Space | Callable[[TrialConfig], Space] | None = None
     trials: int = 0
     seeds: tuple[int, ...] = (0, 1)
+    scale_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     default_scale: str = "smoke"
     metric: str = VAL_LOSS
     early_stopping: EarlyStopping | None = None
@@ -77,9 +81,37 @@ class Study:
                 f"default_scale must be one of {', '.join(self.scales)}; received "
                 f"{self.default_scale!r}."
             )
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must be distinct, at least one; received {self.seeds}.")
+        for seeds in (self.seeds, *self.scale_seeds.values()):
+            if not seeds or len(set(seeds)) != len(seeds):
+                raise ValueError(f"seeds must be distinct, at least one; received {seeds}.")
+        if unknown := set(self.scale_seeds) - set(self.scales):
+            raise ValueError(
+                f"scale_seeds names scales of the study, {', '.join(self.scales)}; received "
+                f"{', '.join(sorted(unknown))}. Correct it."
+            )
 
     @property
     def is_grid(self) -> bool:
         return self.cells is not None
+
+    def cells_over(self, base: TrialConfig) -> tuple[Cell, ...]:
+        """The cells of a grid over one base config; none of a sampled study."""
+        return tuple(self.cells(base) if callable(self.cells) else self.cells or ())
+
+    def seeds_at(self, scale: str) -> tuple[int, ...]:
+        """The replicates of a cell, unless --seeds names others."""
+        return self.scale_seeds.get(scale, self.seeds)
+
+    def require_cells_of_claims(self, scale: str) -> None:
+        """Raises ConfigError where a claim speaks of a cell that this study does not have."""
+        cells = {cell.name for cell in self.cells_over(self.scales[scale])}
+        for claim in self.claims:
+            if unknown := [name for name in claim.cells if name not in cells]:
+                near = difflib.get_close_matches(unknown[0], cells, n=2)
+                hint = (
+                    f"Did you mean {' or '.join(near)}?" if near else "Add it, or drop the claim."
+                )
+                raise ConfigError(
+                    f"a claim compares cells of its study; claim {claim.id} of {self.name} names "
+                    f"{unknown[0]!r}, which is none at scale {scale}. {hint}"
+                )

@@ -7,7 +7,6 @@ server. Whatever a reader of Optuna needs to find here is a tag.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -30,18 +29,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import STEP, TIMESTAMP_MS
-from orchestrator.courier import Courier
-from orchestrator.errors import BadInput, Unreachable
+from orchestrator.courier import Courier, fingerprint, is_permanent, spool_path
+from orchestrator.errors import BadInput, LaunchHeld, StudyError, Unreachable
 from orchestrator.home import Home
 from orchestrator.launch import Launch, Point, mlflow_params
 from orchestrator.net import redact, require_reachable
-from orchestrator.spool import Spool
+from orchestrator.spool import Spool, SpoolHeld
 
 TRIAL_NUMBER = "optuna.trial_number"
 PARENT = "moe_study.parent"
+OWNER = "moe_study.owner"
 _PARENT_RUN_ID = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _PAGE = 1000
+CLOSE_TIMEOUT_S = 30.0
 
 
 class Away(Exception):
@@ -92,23 +93,39 @@ def connect(uri: str) -> MlflowClient:
 class Tracking:
     """One launch's experiment. `close` says whether all metrics were delivered."""
 
-    def __init__(self, client: MlflowClient, courier: Courier, experiment_id: str) -> None:
+    def __init__(
+        self, client: MlflowClient, courier: Courier, experiment_id: str, owner: str
+    ) -> None:
         self._client = client
         self._courier = courier
+        self._owner = owner
+        self._half_made: dict[int, str] = {}
         self.experiment_id = experiment_id
         self.parent_run_id = ""
 
     @classmethod
-    def open(cls, client: MlflowClient, launch: Launch, home: Home) -> Tracking:
-        fingerprint = hashlib.sha256(launch.name.encode()).hexdigest()[:12]
-        spool = Spool(home.spool / f"{fingerprint}.jsonl")
-        courier = Courier(client, spool)
-        # What a dead driver left goes first: it may still hold the end of a run.
-        courier.deliver_pending()
-        tracking = cls(
-            client, courier, cls._experiment(client, launch, home.artifacts / fingerprint)
-        )
-        tracking._open_parent(launch)
+    def open(
+        cls, client: MlflowClient, launch: Launch, home: Home, *, owner: str, uri: str
+    ) -> Tracking:
+        """`owner` is the record of the search that these runs belong to: several homes may share
+        one server, and neither may touch the other's runs.
+
+        Raises Unreachable where the store goes away, LaunchHeld where its spool is being delivered.
+        """
+        try:
+            courier = Courier(client, Spool(spool_path(home.spool, launch.name, uri)))
+            # What a dead driver left goes first: it may still hold the end of a run.
+            courier.deliver_pending()
+            artifacts = home.artifacts / fingerprint(launch.name)[:12]
+            tracking = cls(client, courier, cls._experiment(client, launch, artifacts), owner)
+            tracking._open_parent(launch)
+        except SpoolHeld as error:
+            raise LaunchHeld(f"{error}. Wait for it, then run again.") from None
+        except (MlflowException, OSError) as error:
+            raise Unreachable(
+                f"the MLflow store {redact(uri)} went away ({type(error).__name__}). Start it "
+                "again, then run again."
+            ) from None
         courier.start()
         return tracking
 
@@ -128,25 +145,39 @@ class Tracking:
                     _NOTE: _description(launch),
                 },
             )
-        if experiment.lifecycle_stage == "deleted":
-            raise BadInput(
-                f"the experiment {launch.name!r} was deleted in MLflow, and its name is still "
-                "taken. Restore it there, or use another --home."
-            )
         return experiment.experiment_id
 
+    @staticmethod
+    def require_usable(client: MlflowClient, launch: Launch) -> None:
+        """Raises BadInput where the launch's experiment was deleted."""
+        experiment = client.get_experiment_by_name(launch.name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            raise BadInput(
+                f"the experiment {launch.name!r} was deleted in MLflow, and its name is still "
+                "taken. Restore it there, or use another store."
+            )
+
     def _open_parent(self, launch: Launch) -> None:
-        found = self._search(f"tags.`{PARENT}` = 'true'")
+        found = self._search(f"tags.`{PARENT}` = 'true' AND tags.`{OWNER}` = '{self._owner}'")
         if found:
             self.parent_run_id = found[0].info.run_id
         else:
             run = self._client.create_run(
                 self.experiment_id,
                 run_name=launch.study.name,
-                tags={PARENT: "true", "study": launch.study.name, _NOTE: _description(launch)},
+                tags={
+                    PARENT: "true",
+                    OWNER: self._owner,
+                    "study": launch.study.name,
+                    _NOTE: _description(launch),
+                },
             )
             self.parent_run_id = run.info.run_id
         self._client.update_run(self.parent_run_id, status="RUNNING")
+
+    @property
+    def spool(self) -> Path:
+        return self._courier.spool.path
 
     @property
     def reachable(self) -> bool:
@@ -165,7 +196,9 @@ class Tracking:
                 tags=run.data.tags,
                 metrics=run.data.metrics,
             )
-            for run in self._search(f"tags.`{TRIAL_NUMBER}` LIKE '%'")
+            for run in self._search(
+                f"tags.`{TRIAL_NUMBER}` LIKE '%' AND tags.`{OWNER}` = '{self._owner}'"
+            )
         ]
 
     def _search(self, query: str) -> list[Run]:
@@ -186,28 +219,39 @@ class Tracking:
     def create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
         """A SCHEDULED run with everything that is known before the trial starts.
 
-        Raises Away where the store does not answer.
+        Raises Away where the store does not answer, StudyError where it refuses for good.
         """
         try:
             return self._create_run(point, number=number, tags=tags)
-        except (MlflowException, OSError) as error:
-            raise Away(f"MLflow is away ({type(error).__name__})") from error
+        except MlflowException as error:
+            if is_permanent(error):
+                raise StudyError(
+                    f"MLflow refuses the run of trial {number} ({error.error_code}). Was the "
+                    "experiment deleted? The same command goes on once it is restored."
+                ) from None
+            raise Away(f"MLflow is away ({error.error_code})") from None
+        except OSError as error:
+            raise Away(f"MLflow is away ({type(error).__name__})") from None
 
     def _create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
-        run = self._client.create_run(
-            self.experiment_id,
-            run_name=f"{point.cell}-seed{point.seed}",
-            tags={
-                _PARENT_RUN_ID: self.parent_run_id,
-                TRIAL_NUMBER: str(number),
-                "cell": point.cell,
-                "seed": str(point.seed),
-                "config_hash": point.config_hash,
-                "cell_hash": point.cell_hash,
-                **tags,
-            },
-        )
-        run_id = run.info.run_id
+        # A run that was begun when the store went away is completed, not begun again.
+        run_id = self._half_made.get(number)
+        if run_id is None:
+            run = self._client.create_run(
+                self.experiment_id,
+                run_name=f"{point.cell}-seed{point.seed}",
+                tags={
+                    _PARENT_RUN_ID: self.parent_run_id,
+                    OWNER: self._owner,
+                    TRIAL_NUMBER: str(number),
+                    "cell": point.cell,
+                    "seed": str(point.seed),
+                    "config_hash": point.config_hash,
+                    "cell_hash": point.cell_hash,
+                    **tags,
+                },
+            )
+            run_id = self._half_made[number] = run.info.run_id
         accounting = point.accounting
         self._client.update_run(run_id, status="SCHEDULED")
         self._client.log_batch(
@@ -230,6 +274,7 @@ class Tracking:
         context = InputTag("mlflow.data.context", "training")
         self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, [context])])
         self._client.log_text(run_id, point.config.to_json(), "config.json")
+        del self._half_made[number]
         return run_id
 
     def discard(self, run_id: str) -> None:
@@ -263,14 +308,17 @@ class Tracking:
             {"op": "end", "run_id": run_id, "status": status, "end_time": time.time_ns() // 10**6}
         )
 
-    def close(self, parent_status: str, timeout_s: float = 30.0) -> bool:
+    def close(self, parent_status: str) -> bool:
+        """Whether all that was to be delivered is; what is not stays in the spool."""
         self.end(self.parent_run_id, parent_status)
-        return self._courier.close(timeout_s)
+        return self._courier.close(CLOSE_TIMEOUT_S)
 
 
 def quiet() -> None:
     """MLflow's own traffic and retries, set before its first use."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Its lines on stdout would stand between a script and its JSON, credentials and all.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     logging.getLogger("mlflow").setLevel(logging.WARNING)

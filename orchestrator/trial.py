@@ -68,7 +68,7 @@ class TrialRecord:
     @property
     def metrics(self) -> Mapping[str, float]:
         """Final metrics; empty unless the trial is complete."""
-        return self.attributes.get(METRICS, {})
+        return self.attributes.get(METRICS, {}) if self.state == "complete" else {}
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
@@ -83,9 +83,9 @@ class TrialRecord:
             cell_hash=attributes[CELL_HASH],
             run_id=attributes.get(RUN_ID),
             value=trial.value if trial.state == TrialState.COMPLETE else None,
-            tokens=attributes.get(TOKENS, 0),
+            tokens=attributes.get(TOKENS) or 0,
             params=trial.params,
-            error=attributes.get(ERROR),
+            error=attributes.get(ERROR) if trial.state == TrialState.FAIL else None,
             attempt=attributes.get(ATTEMPT, 0),
             attributes=attributes,
             curve=trial.intermediate_values,

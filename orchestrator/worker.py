@@ -53,7 +53,11 @@ def train_trial(trial: dict[str, Any]) -> None:
     job = Job(**trial["job"])
     try:
         with _gang(job) as rest:
-            result = _fit(job, _reporter(job.config["train"]["num_steps"]))
+            try:
+                result = _fit(job, _reporter(job.config["train"]["num_steps"]))
+            except Exception:
+                _raise_first_cause(rest)
+                raise
             ray.get(rest)
     except (DivergenceError, ValueError, MemoryError) as error:
         tune.report({EVENT: FAILED, "error": _reason(error)})
@@ -71,8 +75,21 @@ def train_trial(trial: dict[str, Any]) -> None:
             "late": result.late_metrics,
             "routing": str(result.routing) if result.routing else None,
             "spent_tokens": result.tokens,
+            "moe_digests": result.moe_digests,
         }
     )
+
+
+def _raise_first_cause(rest: list[Any]) -> None:
+    """Raises what another worker failed with: all that the first one sees of it is a lost peer."""
+    done, _ = ray.wait(rest, num_returns=len(rest), timeout=10) if rest else ([], [])
+    for task in done:
+        try:
+            ray.get(task)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if not isinstance(cause, RuntimeError) or _is_out_of_memory(cause):
+                raise cause from None
 
 
 def _reason(error: Exception) -> str:

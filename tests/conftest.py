@@ -15,10 +15,11 @@ from orchestrator import cluster, tracking
 cluster.quiet()
 tracking.quiet()
 
-_WORDS = (
-    "the router sends each token to two of four experts and weighs what they return by a gate "
-    "that is learned frozen or drawn anew while a dense layer of equal width reads every token"
-).split()
+_WORDS = [
+    *("the", "router", "sends", "each", "token", "to", "two", "of", "four", "experts", "and"),
+    *("weighs", "what", "they", "return", "by", "a", "gate", "learned", "frozen", "or", "drawn"),
+    *("anew", "while", "dense", "layer", "equal", "width", "reads", "every"),
+]
 
 
 @pytest.fixture(scope="session")

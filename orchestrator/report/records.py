@@ -1,6 +1,7 @@
 """Reading what the stores say: the newest launch of a study in a home, and its trials.
 
-Readers need the Optuna storage alone, and neither the study's corpus nor Ray.
+Readers need the Optuna storage, and for claims the study's file and what `analyze` left in the
+home; neither the study's corpus nor Ray.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from typing import Any
 
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
+from orchestrator.report.judge import Judgement, judge_launch, read_analysis
 from orchestrator.report.tables import Table, table_of
 from orchestrator.search import LaunchInfo, SearchStore, open_storage
+from orchestrator.study import Study
 from orchestrator.trial import TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchRecords:
+    home: Home
     info: LaunchInfo
     trials: list[TrialRecord]
 
@@ -25,13 +29,24 @@ class LaunchRecords:
     def metric(self) -> str:
         return self.info.attributes["metric"]
 
-    def table(self) -> Table:
+    def judgement(self, study: Study) -> Judgement:
+        """What this launch says of the study's claims, with what was analysed of it."""
+        return judge_launch(
+            study,
+            scale=self.info.attributes["scale"],
+            records=self.trials,
+            rows=read_analysis(self.home, self.info.name),
+        )
+
+    def table(self, study: Study) -> Table:
         return table_of(
             self.info.study,
             self.info.name,
             self.trials,
             metric=self.metric,
             best_first=self.info.attributes["sampled"],
+            published=study.published,
+            judgement=self.judgement(study),
         )
 
 
@@ -66,4 +81,4 @@ def read_launch(
             f"here are: {names}. Run the study, or name its --home, --scale, --corpus and --set."
         )
     store = SearchStore(storage, fitting[-1])
-    return LaunchRecords(info=fitting[-1], trials=store.records())
+    return LaunchRecords(home=home, info=fitting[-1], trials=store.records())

@@ -1,4 +1,8 @@
-"""The ablation table: a row a cell, with seeds, interval, parameters and the runs behind it."""
+"""The ablation table: a row a cell, with seeds, interval, parameters and the runs behind it.
+
+Beside ours stands what a paper published, under it how the two rank the cells alike, and the
+verdicts on the study's claims.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.errors import BadInput
-from orchestrator.report.statistics import mean_interval
+from orchestrator.report.judge import Judgement, main_digest
+from orchestrator.report.statistics import RankCorrelation, kendall_tau, mean_interval
+from orchestrator.report.verdict_text import HEADINGS as CLAIM_HEADINGS
+from orchestrator.report.verdict_text import markdown_table, remarks, verdict_rows
 from orchestrator.trial import (
     FLOPS_PER_TOKEN,
     MOE_DIGEST,
@@ -23,8 +31,13 @@ from orchestrator.trial import (
 FORMATS = ("markdown", "csv", "latex", "json")
 
 
+Published = Mapping[str, Mapping[str, float]]  # cell -> corpus -> perplexity
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
+    """`published` is the paper's perplexity of this cell, by corpus."""
+
     cell: str
     n: int
     mean: float | None
@@ -38,14 +51,23 @@ class Row:
     run_ids: list[str]
     states: dict[str, int]
     moe_digest: str
+    published: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
+    """`rank_correlation`: by published corpus, Kendall's tau of our means with its perplexities."""
+
     study: str
     launch: str
     metric: str
     rows: list[Row]
+    rank_correlation: dict[str, RankCorrelation] = field(default_factory=dict)
+    judgement: Judgement | None = None
+
+    @property
+    def published_corpora(self) -> list[str]:
+        return list(dict.fromkeys(corpus for row in self.rows for corpus in row.published))
 
 
 def table_of(
@@ -55,6 +77,8 @@ def table_of(
     *,
     metric: str = "val/loss",
     best_first: bool = False,
+    published: Published | None = None,
+    judgement: Judgement | None = None,
 ) -> Table:
     """Rows in the order in which cells were first asked for, or (a sampled study's) best first.
 
@@ -65,13 +89,32 @@ def table_of(
     for record in sorted(records, key=lambda r: r.number):
         key = (record.cell_hash, record.attributes.get(MOE_DIGEST, ""))
         groups.setdefault(key, []).append(record)
-    rows = [_row(group) for group in groups.values()]
+    rows = [_row(group, published or {}) for group in groups.values()]
     if best_first:
         rows.sort(key=lambda row: math.inf if row.mean is None else row.mean)
-    return Table(study=study, launch=launch, metric=metric, rows=rows)
+    return Table(
+        study=study,
+        launch=launch,
+        metric=metric,
+        rows=rows,
+        rank_correlation=_rank_correlation(rows, main_digest(records)),
+        judgement=judgement,
+    )
 
 
-def _row(records: list[TrialRecord]) -> Row:
+def _rank_correlation(rows: Sequence[Row], digest: str) -> dict[str, RankCorrelation]:
+    """Over the cells that both have; ours from the code that trained the most of the launch."""
+    ours = {r.cell: r.mean for r in rows if r.mean is not None and r.moe_digest == digest}
+    corpora = dict.fromkeys(corpus for row in rows for corpus in row.published)
+    return {
+        corpus: kendall_tau(
+            ours, {r.cell: r.published[corpus] for r in rows if corpus in r.published}
+        )
+        for corpus in corpora
+    }
+
+
+def _row(records: list[TrialRecord], published: Published) -> Row:
     first = records[0]
     complete = {r.seed: r for r in records if r.state == "complete"}
     estimate = mean_interval([r.value for r in complete.values()]) if complete else None
@@ -92,6 +135,7 @@ def _row(records: list[TrialRecord]) -> Row:
         run_ids=[r.run_id for _, r in sorted(complete.items()) if r.run_id],
         states=states,
         moe_digest=first.attributes.get(MOE_DIGEST, ""),
+        published=dict(published.get(first.cell, {})),
     )
 
 
@@ -103,7 +147,14 @@ def render(table: Table, form: str) -> str:
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    return asdict(table)
+    return {
+        "study": table.study,
+        "launch": table.launch,
+        "metric": table.metric,
+        "rows": [asdict(row) for row in table.rows],
+        "rank_correlation": {name: asdict(tau) for name, tau in table.rank_correlation.items()},
+        **(table.judgement.to_dict() if table.judgement else {}),
+    }
 
 
 _HEADINGS = (
@@ -150,14 +201,40 @@ def human(number: float) -> str:
 
 
 def headings(table: Table) -> list[str]:
-    """Column titles; rows of more than one code digest get a column for it."""
+    """Column titles: a column a published corpus, and one for the code where rows differ in it."""
     names = [h.format(metric=table.metric) for h in _HEADINGS]
+    names += [f"published {corpus}" for corpus in table.published_corpora]
     return [*names, "code"] if _mixed_code(table) else names
 
 
 def body(table: Table) -> list[list[str]]:
-    mixed = _mixed_code(table)
-    return [[*_cells(row), row.moe_digest[:8]] if mixed else _cells(row) for row in table.rows]
+    mixed, corpora = _mixed_code(table), table.published_corpora
+    return [
+        [
+            *_cells(row),
+            *(f"{row.published[c]:.3f}" if c in row.published else "-" for c in corpora),
+            *([row.moe_digest[:8]] if mixed else []),
+        ]
+        for row in table.rows
+    ]
+
+
+def footnotes(table: Table) -> list[str]:
+    """What stands under the rows, a sentence a line."""
+    lines = []
+    for corpus, found in table.rank_correlation.items():
+        if found.tau is None:
+            continue
+        lines.append(
+            f"Kendall's tau of our means with the published perplexity on {corpus}: "
+            f"{found.tau:.2f} over {found.n} cells (p = {found.p_value:.2g})."
+        )
+    return lines + (remarks(table.judgement) if table.judgement else [])
+
+
+def claims_body(table: Table) -> list[list[str]]:
+    """The verdicts, in the order of CLAIM_HEADINGS."""
+    return verdict_rows(table.judgement.verdicts) if table.judgement else []
 
 
 def _mixed_code(table: Table) -> bool:
@@ -165,13 +242,20 @@ def _mixed_code(table: Table) -> bool:
 
 
 def _markdown(table: Table) -> str:
-    lines = [
-        f"**{table.study}** ({table.launch})",
-        "",
-        "| " + " | ".join(headings(table)) + " |",
-        "|" + " --- |" * len(headings(table)),
-        *("| " + " | ".join(cells) + " |" for cells in body(table)),
+    """A run is linked by its seed, under MLflow's own address of it."""
+    runs = [
+        " ".join(
+            f"[{seed}](runs:/{run})" for seed, run in zip(row.seeds, row.run_ids, strict=False)
+        )
+        for row in table.rows
     ]
+    rows = [[*cells, run] for cells, run in zip(body(table), runs, strict=True)]
+    lines = [f"**{table.study}** ({table.launch})", ""]
+    lines += markdown_table([*headings(table), "runs"], rows)
+    for note in footnotes(table):
+        lines += ["", note]
+    if claims := claims_body(table):
+        lines += ["", *markdown_table(CLAIM_HEADINGS, claims)]
     return "\n".join(lines) + "\n"
 
 
@@ -181,7 +265,10 @@ def _csv(table: Table) -> str:
     for row in rows:
         row |= {key: " ".join(map(str, row[key])) for key in ("seeds", "run_ids")}
         row["states"] = " ".join(f"{state}={n}" for state, n in row["states"].items())
-    fields = list(Row.__dataclass_fields__)
+        row |= {f"published_{corpus}": x for corpus, x in row.pop("published").items()}
+        row["evidence"] = table.judgement is None or table.judgement.evidence
+    fields = [name for name in Row.__dataclass_fields__ if name != "published"]
+    fields += [*(f"published_{corpus}" for corpus in table.published_corpora), "evidence"]
     writer = csv.DictWriter(out, ["study", "launch", "metric", *fields], lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -192,23 +279,28 @@ def _csv(table: Table) -> str:
 
 
 def _latex(table: Table) -> str:
-    def escape(text: str) -> str:
-        for character in "\\&%$#_{}":
-            text = text.replace(character, "\\" + character)
-        return text
+    """Two tabulars: the rows, and the verdicts; footnotes are comments."""
+    lines = [f"% {table.study} ({table.launch})", *_tabular(headings(table), body(table), "r")]
+    lines += [f"% {note}" for note in footnotes(table)]
+    if claims := claims_body(table):
+        lines += ["", *_tabular(CLAIM_HEADINGS, claims, "l")]
+    return "\n".join(lines) + "\n"
 
-    align = "l" + "r" * (len(headings(table)) - 1)
-    lines = [
-        f"% {table.study} ({table.launch})",
-        f"\\begin{{tabular}}{{{align}}}",
+
+def _tabular(titles: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        escaped = (re.sub(r"([\\&%$#_{}])", r"\\\1", cell) for cell in cells)
+        return " & ".join(escaped) + " \\\\"
+
+    return [
+        f"\\begin{{tabular}}{{l{align * (len(titles) - 1)}}}",
         "\\toprule",
-        " & ".join(map(escape, headings(table))) + " \\\\",
+        line(titles),
         "\\midrule",
-        *(" & ".join(map(escape, cells)) + " \\\\" for cells in body(table)),
+        *map(line, rows),
         "\\bottomrule",
         "\\end{tabular}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _json(table: Table) -> str:

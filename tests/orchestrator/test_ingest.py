@@ -9,6 +9,7 @@ import textwrap
 import pytest
 from mlflow.tracking import MlflowClient
 
+from moe.identity import moe_digest
 from moe.metrics import VAL_LOSS
 from orchestrator.errors import BadInput
 from orchestrator.ingest import find_results, ingest
@@ -74,7 +75,7 @@ def test_train_alone_then_ingest_equals_run_to_the_bit(tmp_path, hold, home, gri
         run_ = client.get_run(other.run_id)
         assert run_.info.status == "FINISHED"
         assert run_.data.metrics[VAL_LOSS] == record.value
-        assert (home.checkpoints / key / "final").is_dir()
+        assert (home.run_folder(key, moe_digest()) / "final").is_dir()
         routing = client.list_artifacts(other.run_id, "routing")
         assert len(routing) == (0 if record.cell == "dense" else 1)
 

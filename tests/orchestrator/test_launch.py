@@ -62,7 +62,7 @@ def test_readers_take_the_newest_launch_and_never_two(home, hold, grid_study):
     newest = read_launch("tiny-grid", home=home)
     assert newest.info.name == second.launch.name
     assert {r.value for r in newest.trials} == {3.0}
-    assert {row.mean for row in newest.table().rows} == {3.0}
+    assert {row.mean for row in newest.table(grid_study).rows} == {3.0}
     with hold(grid_study):
         pass
     assert read_launch("tiny-grid", home=home).info.name == first.launch.name
@@ -73,7 +73,7 @@ def test_readers_take_the_newest_launch_and_never_two(home, hold, grid_study):
 def test_one_seed_has_no_interval(home, hold, grid_study):
     with hold(grid_study, seeds=(0,)) as session:
         finish_all(session, 2.0)
-    for row in read_launch("tiny-grid", home=home).table().rows:
+    for row in read_launch("tiny-grid", home=home).table(grid_study).rows:
         assert (row.n, row.ci_low, row.ci_high) == (1, None, None)
 
 
@@ -129,3 +129,15 @@ def test_a_study_says_what_is_wrong_with_it(grid_study):
         dataclasses.replace(grid_study, seeds=(1, 1))
     with pytest.raises(ConfigError, match="Rename it"):
         Cell(name="a/b", overrides={})
+
+
+def test_cells_of_one_configuration_are_one_trial_and_said(corpus):
+    from orchestrator.library import load_study
+    from orchestrator.plan import plan
+
+    launch = resolve(load_study("quickstart"), corpus_spec=corpus, overrides={"moe.num_experts": 2})
+    assert launch.merged == {"dense-total": "dense-active"}
+    planned = plan(launch)
+    hashes = {h for cell in planned["cells"] for h in cell["config_hash"].values()}
+    assert planned["trials"] == len(hashes) == 14
+    assert planned["merged"] == {"dense-total": "dense-active"}

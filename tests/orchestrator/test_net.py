@@ -16,6 +16,8 @@ from orchestrator.net import redact, require_reachable
     [
         ("postgresql://user:secret@host:5432/db", "postgresql://***@host:5432/db"),
         ("postgresql://user@host/db?password=secret", "postgresql://***@host/db"),
+        ("postgresql://u:p/w@h/db", "postgresql://***@h/db"),
+        ("http://u:p@ss@h:1/x", "http://***@h:1/x"),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
         ("cannot reach http://me:pw@host/x now", "cannot reach http://***@host/x now"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.spool import Spool
+import pytest
+
+from orchestrator.spool import Spool, SpoolHeld
 
 
 def entries(spool):
@@ -23,12 +25,15 @@ def test_a_new_driver_goes_on_where_the_dead_one_stopped(tmp_path):
     for n in range(3):
         spool.append({"n": n})
     spool.mark_delivered(next(spool.pending())[1])
+    spool.close()  # the kernel does it for a killed driver
     assert entries(Spool(tmp_path / "a.jsonl")) == [1, 2]
 
 
 def test_half_a_line_is_dropped_and_the_next_entry_is_whole(tmp_path):
     path = tmp_path / "a.jsonl"
-    Spool(path).append({"n": 0})
+    first = Spool(path)
+    first.append({"n": 0})
+    first.close()
     with path.open("ab") as file:
         file.write(b'{"n": 1, "torn')
     spool = Spool(path)
@@ -58,3 +63,18 @@ def test_entries_written_while_others_are_delivered_are_kept(tmp_path):
         spool.mark_delivered(offset)
     assert seen == [0, 1]
     assert entries(spool) == []
+
+
+def test_two_processes_never_deliver_one_spool(tmp_path):
+    spool = Spool(tmp_path / "a.jsonl")
+    with pytest.raises(SpoolHeld, match=r"delivers a\.jsonl"):
+        Spool(tmp_path / "a.jsonl")
+    spool.close()
+    Spool(tmp_path / "a.jsonl").close()
+
+
+def test_what_is_refused_for_good_is_kept(tmp_path):
+    spool = Spool(tmp_path / "a.jsonl")
+    spool.set_aside([{"n": 0}, {"n": 1}], "RESOURCE_DOES_NOT_EXIST")
+    assert spool.rejected == 2
+    assert "RESOURCE_DOES_NOT_EXIST" in spool.rejected_path.read_text()

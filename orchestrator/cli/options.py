@@ -1,0 +1,127 @@
+"""What the commands share: the app, its options, how they are read, and how things are shown."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from moe.config import ConfigError
+from orchestrator.errors import BadInput
+from orchestrator.launch import Launch, resolve
+from orchestrator.library import load_study
+from search_spaces.overlay import parse_override
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Studies of Mixture-of-Experts language models whose tables can be believed.",
+)
+errors = Console(stderr=True)
+output = Console()
+
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A name that `list` shows, or a path to a .py file.")
+]
+ScaleOption = Annotated[str | None, typer.Option(help="smoke, cpu, gpu or paper.")]
+SeedsOption = Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change what the study holds fixed."),
+]
+CorpusOption = Annotated[str | None, typer.Option(help="stdlib, files:GLOB or hub:NAME[,CONFIG].")]
+HomeOption = Annotated[
+    str | None, typer.Option(help="Folder of all local state [MOE_STUDY_HOME, or ./moe-runs].")
+]
+StorageOption = Annotated[
+    str | None, typer.Option(help="sqlite:///FILE, journal:FILE or postgresql://...")
+]
+MlflowOption = Annotated[
+    str | None, typer.Option(help="sqlite:///FILE, http://HOST:PORT or postgresql://...")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def parse_seeds(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise BadInput(
+            f"--seeds is a list of whole numbers, such as 0,1,2; received {text!r}. Correct it."
+        )
+    seeds = tuple(int(part) for part in parts)
+    if len(set(seeds)) != len(seeds):
+        raise BadInput(f"a seed counts once; received {text!r}. Name each seed once.")
+    if max(seeds) >= 2**31:
+        raise BadInput(f"a seed is below 2147483648; received {text!r}. Use smaller numbers.")
+    return seeds
+
+
+def parse_overrides(texts: list[str] | None) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    try:
+        for text in texts or []:
+            path, value = parse_override(text)
+            if path in overrides and overrides[path] != value:
+                raise BadInput(f"--set names a path once; received {path} twice. Keep one.")
+            overrides[path] = value
+    except ConfigError as error:
+        raise BadInput(str(error)) from None
+    return overrides
+
+
+def resolved(
+    study: str,
+    scale: str | None,
+    seeds: str | None,
+    overrides: list[str] | None,
+    corpus: str | None,
+    trials: int | None = None,
+    need_corpus: bool = True,
+) -> Launch:
+    if trials is not None and trials < 1:
+        raise BadInput(f"--trials is at least 1; received {trials}.")
+    return resolve(
+        load_study(study),
+        scale=scale,
+        seeds=parse_seeds(seeds),
+        overrides=parse_overrides(overrides),
+        corpus_spec=corpus,
+        trials=trials,
+        need_corpus=need_corpus,
+    )
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def study_name(study: str) -> str:
+    """What a launch recorded as its study: a path is loaded for its name, a name taken as it is."""
+    return load_study(study).name
+
+
+def print_table(result: Any) -> None:
+    from orchestrator.report.tables import body, claims_body, footnotes, headings, render
+
+    if not output.is_terminal:
+        print(render(result, "markdown"), end="")
+        return
+    shown = RichTable(*headings(result), title=result.launch, title_justify="left")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for cells in body(result):
+        shown.add_row(*cells)
+    output.print(shown)
+    for note in footnotes(result):
+        output.print(note, highlight=False, markup=False)
+    for verdict in claims_body(result):
+        name, decision, statement, reason = verdict[0], verdict[1], verdict[-2], verdict[-1]
+        because = f" ({reason})" if reason else ""
+        output.print(f"{name} {decision}: {statement}{because}", highlight=False, markup=False)

@@ -1,0 +1,112 @@
+"""Commands that run nothing: `list` and `plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table as RichTable
+
+from orchestrator.cli.options import (
+    CorpusOption,
+    JsonOption,
+    ScaleOption,
+    SeedsOption,
+    SetOption,
+    StudyArgument,
+    app,
+    errors,
+    output,
+    print_json,
+    resolved,
+)
+from orchestrator.launch import resolve
+from orchestrator.library import load_study, study_names
+
+
+@app.command("list")
+def list_studies(as_json: JsonOption = False) -> None:
+    """Studies, with their question, cells and cost."""
+    from orchestrator.plan import plan
+
+    rows = []
+    for name in study_names():
+        launch = resolve(load_study(name), need_corpus=False)
+        planned = plan(launch)
+        rows.append(
+            {
+                "study": name,
+                "question": launch.study.question,
+                "scale": launch.scale,
+                "cells": len(planned["cells"]),
+                "trials": planned["trials"],
+                "tokens_total": planned["tokens_total"],
+                "flops_total": planned["flops_total"],
+            }
+        )
+    if as_json:
+        print_json({"studies": rows})
+        return
+    table = RichTable("study", "question", "trials", "cost (smoke)")
+    for row in rows:
+        cells = f"{row['cells']} cells, " if row["cells"] else ""
+        table.add_row(
+            row["study"],
+            row["question"],
+            f"{cells}{row['trials']}",
+            f"{row['tokens_total'] / 1e6:.1f}M tokens, {row['flops_total']:.1e} FLOPs",
+        )
+    output.print(table)
+
+
+@app.command("plan")
+def plan_command(
+    study: StudyArgument,
+    scale: ScaleOption = None,
+    seeds: SeedsOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    trials: Annotated[int | None, typer.Option(help="Points of a sampled study.")] = None,
+    write_configs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each trial's resolved config there.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a launch would do and cost; nothing is run.
+
+    Example: moe-study plan quickstart --scale cpu --seeds 0,1,2,3,4
+    """
+    from orchestrator.plan import plan
+    from orchestrator.plan import write_configs as write
+
+    launch = resolved(study, scale, seeds, overrides, corpus, trials, need_corpus=False)
+    planned = plan(launch)
+    if write_configs is not None:
+        if launch.corpus is None:
+            launch = resolved(study, scale, seeds, overrides, corpus, trials)
+        paths = write(launch, write_configs)
+        errors.print(f"wrote {len(paths)} configs to {write_configs}", highlight=False)
+    if as_json:
+        print_json(planned)
+        return
+    about = "about " if planned["estimated"] else ""
+    output.print(f"[bold]{launch.study.question}[/bold]", highlight=False)
+    output.print(
+        f"{planned['trials']} trials at scale {launch.scale}, seeds {list(launch.seeds)}, corpus "
+        f"{launch.corpus_spec}: {about}{planned['tokens_total'] / 1e6:.1f}M tokens, "
+        f"{about}{planned['flops_total']:.2e} FLOPs",
+        highlight=False,
+    )
+    if planned["cells"]:
+        table = RichTable("cell", "total", "active", "FLOPs/token", "what it changes")
+        for cell in planned["cells"]:
+            changes = ", ".join(f"{p}={v}" for p, v in cell["overrides"].items()) or "nothing"
+            table.add_row(
+                cell["cell"],
+                f"{cell['params_total']:,}",
+                f"{cell['params_active']:,}",
+                f"{cell['flops_per_token']:,}",
+                changes,
+            )
+        output.print(table)

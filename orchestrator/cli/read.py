@@ -1,0 +1,216 @@
+"""Commands that read what was run: `status`, `table`, `claims` and `analyze`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table as RichTable
+
+from orchestrator.cli.options import (
+    CorpusOption,
+    HomeOption,
+    JsonOption,
+    ScaleOption,
+    SetOption,
+    StorageOption,
+    StudyArgument,
+    app,
+    errors,
+    output,
+    parse_overrides,
+    print_json,
+    print_table,
+    study_name,
+)
+from orchestrator.errors import BadInput
+from orchestrator.home import Home
+from orchestrator.library import load_study
+
+
+@app.command()
+def status(
+    study: StudyArgument,
+    scale: ScaleOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Trials of the newest launch, by state."""
+    from orchestrator.report.records import read_launch
+    from orchestrator.trial import count_states
+
+    launch = read_launch(
+        study_name(study),
+        home=Home.at(home),
+        optuna_storage=optuna_storage,
+        scale=scale,
+        corpus=corpus,
+        overrides=parse_overrides(overrides),
+    )
+    states = count_states(launch.trials)
+    if as_json:
+        print_json(
+            {
+                "study": launch.info.study,
+                "launch": launch.info.name,
+                "states": states,
+                "trials": [record.as_json() for record in launch.trials],
+            }
+        )
+        return
+    output.print(launch.info.name, highlight=False)
+    output.print(", ".join(f"{count} {state}" for state, count in states.items()), highlight=False)
+    table = RichTable("trial", "cell", "seed", "state", "val/loss", "tokens", "reason")
+    for r in launch.trials:
+        value = "" if r.value is None else f"{r.value:.4f}"
+        table.add_row(str(r.number), r.cell, str(r.seed), r.state, value, f"{r.tokens:,}", r.error)
+    output.print(table)
+
+
+@app.command()
+def table(
+    study: StudyArgument,
+    form: Annotated[
+        str | None, typer.Option("--format", help="markdown, csv, latex or json.")
+    ] = None,
+    scale: ScaleOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+) -> None:
+    """The ablation table of the newest launch: mean over seeds, 95% interval, parameters, runs.
+
+    Published values stand beside ours where the study has them, verdicts on its claims below.
+    """
+    from orchestrator.report.records import read_launch
+    from orchestrator.report.tables import FORMATS, render
+
+    if form is not None and form not in FORMATS:
+        raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")
+    loaded = load_study(study)
+    launch = read_launch(
+        loaded.name,
+        home=Home.at(home),
+        optuna_storage=optuna_storage,
+        scale=scale,
+        corpus=corpus,
+        overrides=parse_overrides(overrides),
+    )
+    result = launch.table(loaded)
+    if form is None and output.is_terminal:
+        print_table(result)
+    else:
+        print(render(result, form or "markdown"), end="")
+
+
+@app.command()
+def claims(
+    study: StudyArgument,
+    scale: ScaleOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verdicts on the study's claims in the newest launch, with intervals, and parts of compounds.
+
+    Example: moe-study claims paper_table1 --scale cpu
+    """
+    from orchestrator.report.records import read_launch
+    from orchestrator.report.verdict_text import HEADINGS, markdown_table, remarks, verdict_rows
+
+    loaded = load_study(study)
+    launch = read_launch(
+        loaded.name,
+        home=Home.at(home),
+        optuna_storage=optuna_storage,
+        scale=scale,
+        corpus=corpus,
+        overrides=parse_overrides(overrides),
+    )
+    judgement = launch.judgement(loaded)
+    if as_json:
+        named = {"study": loaded.name, "launch": launch.info.name}
+        print_json({**named, **judgement.to_dict()})
+        return
+    rows = verdict_rows(judgement.verdicts, parts=True)
+    print(f"**{loaded.name}** ({launch.info.name})", end="\n\n")
+    for remark in remarks(judgement):
+        print(remark, end="\n\n")
+    print("\n".join(markdown_table(HEADINGS, rows)) if rows else "The study states no claims.")
+
+
+@app.command()
+def analyze(
+    study: StudyArgument,
+    probe: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="conllu:GLOB, table:FILE:TEXT:LABEL or corpus:topic|domain|language|syntax.",
+        ),
+    ],
+    scale: ScaleOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    max_tokens: Annotated[
+        int, typer.Option(help="Tokens of the probe, in whole documents.")
+    ] = 100_000,
+    permutations: Annotated[int, typer.Option(help="Permutations of the null.")] = 200,
+    as_json: JsonOption = False,
+) -> None:
+    """What the experts of the newest launch specialise in: information about labels, with its null.
+
+    Example: moe-study analyze quickstart --probe corpus:syntax
+    """
+    from orchestrator.analyze import analyze_launch
+    from orchestrator.report.records import read_launch
+
+    if max_tokens < 1 or permutations < 1:
+        raise BadInput(
+            f"--max-tokens and --permutations are at least 1; received {max_tokens} and "
+            f"{permutations}. Leave them out for the defaults."
+        )
+    chosen = Home.at(home)
+    launch = read_launch(
+        study_name(study),
+        home=chosen,
+        optuna_storage=optuna_storage,
+        scale=scale,
+        corpus=corpus,
+        overrides=parse_overrides(overrides),
+    )
+    result = analyze_launch(
+        launch,
+        home=chosen,
+        probe_spec=probe,
+        max_tokens=max_tokens,
+        permutations=permutations,
+        say=lambda line: errors.print(line, highlight=False, markup=False),
+    )
+    if as_json:
+        print_json(result)
+        return
+    output.print(f"{result['launch']}, probe {probe}", highlight=False)
+    shown = RichTable("cell", "seed", "layer", "NMI", "null", "null 97.5%", "p", "purity", "random")
+    for row in result["rows"]:
+        random = row["nmi_random_router"]
+        shown.add_row(
+            row["cell"],
+            str(row["seed"]),
+            "mean" if row["layer"] is None else str(row["layer"]),
+            f"{row['nmi']:.4f}",
+            f"{row['nmi_null_mean']:.4f}",
+            f"{row['nmi_null_high']:.4f}",
+            f"{row['p_value']:.3f}",
+            f"{row['purity']:.3f}",
+            "-" if random is None else f"{random:.4f}",
+        )
+    output.print(shown)

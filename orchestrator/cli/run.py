@@ -1,0 +1,172 @@
+"""Commands that change a home: `run`, `ingest` and `deliver`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.options import (
+    CorpusOption,
+    HomeOption,
+    JsonOption,
+    MlflowOption,
+    ScaleOption,
+    SeedsOption,
+    SetOption,
+    StorageOption,
+    StudyArgument,
+    app,
+    errors,
+    print_json,
+    print_table,
+    resolved,
+)
+from orchestrator.cluster import Resources
+from orchestrator.home import Home
+from orchestrator.net import redact
+
+
+@app.command("run")
+def run_command(
+    study: StudyArgument,
+    scale: ScaleOption = None,
+    seeds: SeedsOption = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Points of a sampled study, all seeds each.")
+    ] = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    mlflow_uri: MlflowOption = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")] = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster [all].")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Trials at once [as many as fit].")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Data-parallel workers of each trial.")] = 1,
+    cpus_per_worker: Annotated[int, typer.Option(help="CPUs, and torch threads, of a worker.")] = 1,
+    gpus_per_worker: Annotated[
+        float, typer.Option(help="GPUs of a worker; fractions share one.")
+    ] = 0.0,
+    max_failures: Annotated[int, typer.Option(help="Restarts of a trial that loses a worker.")] = 2,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Repeat failed trials, as new trials.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run what is missing of a study. The same command continues an interrupted launch.
+
+    Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
+    """
+    from orchestrator.progress import RunProgress
+    from orchestrator.run import run
+    from orchestrator.session import Options, opened
+
+    launch = resolved(study, scale, seeds, overrides, corpus, trials)
+    options = Options(
+        home=Home.at(home),
+        optuna_storage=optuna_storage,
+        mlflow_uri=mlflow_uri,
+        address=address,
+        cpus=cpus,
+        concurrency=concurrency,
+        resources=Resources(
+            workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
+        ),
+        max_failures=max_failures,
+        retry_failed=retry_failed,
+    )
+    with (
+        RunProgress(errors) as progress,
+        opened(
+            launch, options, say=progress.say, listener=progress, preparing=progress.preparing
+        ) as session,
+    ):
+        progress.planned(session.ledger)
+        run(session)
+    print_session(session, as_json)
+    raise typer.Exit(session.exit_code)
+
+
+@app.command("ingest")
+def ingest_command(
+    study: StudyArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Runs of `python -m moe.train`.")],
+    scale: ScaleOption = None,
+    seeds: SeedsOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    mlflow_uri: MlflowOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Results of `python -m moe.train` runs made elsewhere become trials of the launch.
+
+    Example: moe-study ingest quickstart results/ --scale gpu
+    """
+    from orchestrator.ingest import find_results, ingest
+    from orchestrator.session import Options, opened
+
+    results = find_results(folder)
+    launch = resolved(study, scale, seeds, overrides, corpus)
+    options = Options(home=Home.at(home), optuna_storage=optuna_storage, mlflow_uri=mlflow_uri)
+    with opened(launch, options, say=errors.print, start_cluster=False) as session:
+        taken = ingest(session, results)
+    errors.print(f"ingested {taken} of {len(results)} runs", highlight=False)
+    print_session(session, as_json)
+    raise typer.Exit(session.exit_code)
+
+
+@app.command()
+def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
+    """Send spooled metrics to a tracking server that is back."""
+    from orchestrator.courier import deliver_spools
+    from orchestrator.tracking import connect, quiet
+
+    chosen = Home.at(home)
+    chosen.require_exists()
+    quiet()
+    uri = mlflow_uri or chosen.mlflow_uri
+    delivered, left = deliver_spools(
+        connect(uri),
+        uri,
+        chosen.spool,
+        say=lambda line: errors.print(line, highlight=False, soft_wrap=True),
+    )
+    errors.print(f"delivered {delivered} entries; {left} are left", highlight=False)
+    raise typer.Exit(1 if left else 0)
+
+
+def print_session(session: Any, as_json: bool) -> None:
+    from orchestrator.trial import count_states
+
+    name, launch = session.launch.study.name, session.launch.name
+    states = count_states(session.records)
+    if as_json:
+        print_json(
+            {
+                "study": name,
+                "launch": launch,
+                "states": states,
+                "trials": [record.as_json() for record in session.records],
+                "undelivered": session.undelivered,
+            }
+        )
+    else:
+        print_table(session.table())
+    counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+    errors.print(counted or "no trials", highlight=False)
+    if session.undelivered:
+        errors.print(
+            f"metrics are not yet in MLflow: {session.tracking.spool} keeps them. Once the server "
+            f"is back: moe-study deliver --home {session.options.home.root}"
+            + (f" --mlflow-uri {redact(uri)}" if (uri := session.options.mlflow_uri) else ""),
+            highlight=False,
+            soft_wrap=True,
+        )
+    if session.interrupted:
+        errors.print("interrupted; the same command continues", highlight=False)

@@ -1,0 +1,75 @@
+"""Verdicts as rows of text, the same in every table that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from orchestrator.report.claims import Verdict
+from orchestrator.report.judge import Judgement
+
+HEADINGS = (
+    "claim",
+    "verdict",
+    "estimate",
+    "interval",
+    "perplexity",
+    "n",
+    "margin",
+    "statement",
+    "why",
+)
+
+
+def verdict_rows(verdicts: Iterable[Verdict], *, parts: bool = False) -> list[list[str]]:
+    """A row a claim, in the order of HEADINGS; with `parts`, a compound's parts below it.
+
+    The estimate of a claim on the loss is in nats, beside it as a change of perplexity.
+    """
+    rows = []
+    for verdict in verdicts:
+        rows.append(_row(verdict))
+        if parts:
+            rows += verdict_rows(verdict.parts, parts=True)
+    return rows
+
+
+def remarks(judgement: Judgement) -> list[str]:
+    """What must stand beside the verdicts: that they are no evidence, and what was left out."""
+    warning = f"Not evidence: {judgement.evidence_reason}."
+    return [*([] if judgement.evidence else [warning]), *(f"{note}." for note in judgement.notes)]
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+    return [line(headings), "|" + " --- |" * len(headings), *map(line, rows)]
+
+
+def _row(verdict: Verdict) -> list[str]:
+    return [
+        verdict.id,
+        verdict.verdict,
+        _number(verdict.estimate),
+        _interval(verdict),
+        _perplexity(verdict),
+        str(verdict.n),
+        _number(verdict.margin),
+        verdict.statement,
+        verdict.reason,
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(verdict: Verdict) -> str:
+    if verdict.ci_low is None or verdict.ci_level is None:
+        return "-"
+    return f"{verdict.ci_level:.0%} [{verdict.ci_low:.4f}, {verdict.ci_high:.4f}]"
+
+
+def _perplexity(verdict: Verdict) -> str:
+    ratio = verdict.perplexity_ratio
+    return "-" if ratio is None else f"{ratio[0] - 1:+.2%}"

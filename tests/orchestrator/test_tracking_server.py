@@ -1,0 +1,107 @@
+"""A real MLflow server over HTTP: nothing is shown, and metrics outlive its absence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from moe.metrics import VAL_LOSS
+from orchestrator.courier import deliver_spools
+from orchestrator.net import answers
+from orchestrator.tracking import Away
+
+
+def entry(step, loss):
+    return {"step": step, "tokens": step * 128, "timestamp_ms": 1000 + step, VAL_LOSS: loss}
+
+
+class Server:
+    def __init__(self, folder):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.folder = folder
+        self.start()
+
+    @property
+    def uri(self):
+        return f"http://user:secretpw@127.0.0.1:{self.port}"
+
+    def start(self):
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+            *("--port", str(self.port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{self.folder}/server.db"),
+            *("--default-artifact-root", f"{self.folder}/artifacts"),
+        ]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        )
+        deadline = time.monotonic() + 90
+        while not answers("127.0.0.1", self.port, 1) and time.monotonic() < deadline:
+            time.sleep(0.3)
+
+    def stop(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    running = Server(tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.mark.slow
+def test_metrics_outlive_a_server_that_is_away_and_nothing_is_shown(
+    server, home, hold, grid_study, capfd, said, monkeypatch
+):
+    monkeypatch.setattr("orchestrator.tracking.CLOSE_TIMEOUT_S", 3.0)
+    with hold(grid_study, seeds=(0,), options={"mlflow_uri": server.uri}) as session:
+        ledger = session.ledger
+        numbers = []
+        for _ in range(2):
+            numbers.append(ledger.next().record.number)
+            ledger.started(numbers[-1])
+            ledger.progressed(numbers[-1], entry(4, 2.5))
+        ledger.completed(numbers[0], entry(8, 2.25), tokens=1)
+        server.stop()
+        ledger.progressed(numbers[1], entry(6, 2.0))
+        ledger.completed(numbers[1], entry(8, 1.75), tokens=1)
+        with pytest.raises(Away):
+            ledger.next()
+    assert session.undelivered
+    assert session.exit_code == 1
+    assert [session.ledger.records[n].state for n in numbers] == ["complete", "complete"]
+
+    server.start()
+    delivered, left = deliver_spools(
+        MlflowClient(home.mlflow_uri), home.mlflow_uri, home.spool, say=said.append
+    )
+    assert (delivered, left) == (0, 0)
+    assert any("another store" in line for line in said)
+    client = MlflowClient(server.uri)
+    delivered, left = deliver_spools(client, server.uri, home.spool, say=said.append)
+    assert delivered > 0
+    assert left == 0
+    for number, value in zip(numbers, (2.25, 1.75), strict=True):
+        run = client.get_run(session.ledger.records[number].run_id)
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics[VAL_LOSS] == value
+    history = client.get_metric_history(session.ledger.records[numbers[1]].run_id, VAL_LOSS)
+    assert [(m.step, m.timestamp) for m in history] == [(4, 1004), (6, 1006), (8, 1008)]
+    out, err = capfd.readouterr()
+    assert out == "", "a script's stdout holds its JSON and nothing else"
+    assert "secretpw" not in out + err + " ".join(said)

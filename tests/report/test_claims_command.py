@@ -1,0 +1,110 @@
+"""`moe-study claims` and `table` on a record of a search, written here without training."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+
+import pytest
+from optuna.trial import TrialState
+
+from orchestrator import cli
+from orchestrator.home import Home
+from orchestrator.launch import resolve
+from orchestrator.library import load_study
+from orchestrator.search import SearchStore, distributions_of, grid_distributions, open_storage
+from orchestrator.trial import METRICS, MOE_DIGEST
+
+LOSS = {"dense-1x": 3.30, "dense-2x": 3.20, "dense-4x": 3.15}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, corpus):
+    """Two launches of paper_table1, smoke and then cpu, with a value for every trial."""
+    home = Home(tmp_path_factory.mktemp("recorded"))
+    home.create()
+    storage = open_storage(home.optuna_storage, create=True)
+    for scale, seeds in (("smoke", (0,)), ("cpu", (0, 1, 2))):
+        launch = resolve(load_study("paper_table1"), scale=scale, seeds=seeds, corpus_spec=corpus)
+        store = SearchStore.open(storage, launch, now=datetime.now(UTC))
+        points = launch.points()
+        distributions = grid_distributions(points)
+        for number, point in enumerate(points):
+            made = store.add_waiting(
+                point,
+                distributions=distributions_of(point, distributions),
+                attributes={MOE_DIGEST: "code", METRICS: {}},
+            )
+            loss = LOSS.get(point.cell, 3.0) + 0.05 * point.seed + 0.001 * (number**2 % 7)
+            store.set_state(made.trial_id, TrialState.RUNNING)
+            store.set_state(made.trial_id, TrialState.COMPLETE, loss)
+    return home
+
+
+@pytest.fixture
+def moe_study(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["moe-study", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+def test_claims_as_json_and_as_text(home, moe_study):
+    code, out, err = moe_study("claims", "paper_table1", "--home", home.root, "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (found["study"], found["evidence"]) == ("paper_table1", True)
+    verdicts = {claim["id"]: claim for claim in found["claims"]}
+    assert list(verdicts) == ["C2", "C3", "C4", "C9"]
+    assert verdicts["C2"]["verdict"] == "supported"
+    assert verdicts["C2"]["n"] == 3
+    assert verdicts["C2"]["ci_low"] < verdicts["C2"]["estimate"] < verdicts["C2"]["ci_high"] < 0
+    assert verdicts["C4"]["verdict"] == "refuted"
+    assert verdicts["C9"]["verdict"] == "undecided"
+    assert "seeds" in verdicts["C9"]["reason"]
+
+    code, out, _ = moe_study("claims", "paper_table1", "--home", home.root)
+    assert code == 0
+    assert "Not evidence" not in out
+    assert [line.split(" | ")[0] for line in out.splitlines() if line.startswith("| C9")] == [
+        "| C9",
+        "| C9.K1",
+        "| C9.K2",
+    ]
+
+
+def test_smoke_scale_says_that_it_is_no_evidence(home, moe_study):
+    where = ("--home", home.root, "--scale", "smoke")
+    _, out, _ = moe_study("claims", "paper_table1", *where, "--json")
+    assert json.loads(out)["evidence"] is False
+    for arguments in (
+        ("claims", "paper_table1"),
+        ("table", "paper_table1", "--format", "markdown"),
+        ("table", "paper_table1", "--format", "latex"),
+    ):
+        code, out, _ = moe_study(*arguments, *where)
+        assert code == 0
+        assert "Not evidence: scale smoke" in out
+
+
+def test_table_stands_beside_the_published_one(home, moe_study):
+    _, out, _ = moe_study("table", "paper_table1", "--home", home.root, "--format", "json")
+    found = json.loads(out)
+    assert found["rank_correlation"].keys() == {"multiwiki", "openwebtext"}
+    assert found["rank_correlation"]["multiwiki"]["n"] == 9
+    assert found["rows"][0]["published"] == {"multiwiki": 9.907, "openwebtext": 22.632}
+    assert [claim["id"] for claim in found["claims"]] == ["C2", "C3", "C4", "C9"]
+
+
+def test_claims_of_a_launch_that_is_not_there(moe_study, tmp_path):
+    code, out, err = moe_study("claims", "paper_table1", "--home", tmp_path / "none")
+    assert (code, out) == (2, "")
+    assert err.count("moe-study:") == 1
