@@ -129,6 +129,6 @@ def _keep(result: dict[str, Any], home: Home) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(result['probe'].encode()).hexdigest()[:12]}.json"
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1))
+    partial.write_text(json.dumps(result["rows"], indent=1))
     partial.replace(path)
     return path
