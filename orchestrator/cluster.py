@@ -113,11 +113,11 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
     quiet()
     import ray
 
+    if address and address != "auto":
+        _require_answers(address)
     if ray.is_initialized():
         yield
         return
-    if address and address != "auto":
-        _require_answers(address)
     try:
         ray.init(
             address=address or "local",
