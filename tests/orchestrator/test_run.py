@@ -20,6 +20,7 @@ from moe.train import train
 from orchestrator.cluster import Resources
 from orchestrator.report.tables import table_of
 from orchestrator.run import run
+from orchestrator.study import EarlyStopping
 from orchestrator.trial import MLFLOW_STATUS_OF, STATE_OF, count_states
 from search_spaces.cells import Cell
 
@@ -102,11 +103,14 @@ def test_two_worker_trials_stopped_early_leave_the_cluster_free(home, hold, samp
     import ray
 
     options = {"resources": Resources(workers=2)}
-    with hold(sampled_study, options=options) as session:
+    # Of two trials at once, which reports first is chance; a harsh rule stops several all the same.
+    harsh = EarlyStopping(first_rung=0.25, reduction_factor=4)
+    study = dataclasses.replace(sampled_study, early_stopping=harsh)
+    with hold(study, trials=8, options=options) as session:
         run(session)
     states = count_states(session.records)
     assert states["pruned"] >= 2, "the study is to stop several trials early"
-    assert states["pruned"] + states["complete"] == 6
+    assert states["pruned"] + states["complete"] == 8
     stores_agree(home, session)
     free, total = wait_for_free_cluster()
     assert free == total

@@ -31,11 +31,8 @@ def home(tmp_path_factory, corpus):
         points = launch.points()
         distributions = grid_distributions(points)
         for number, point in enumerate(points):
-            made = store.add_waiting(
-                point,
-                distributions=distributions_of(point, distributions),
-                attributes={MOE_DIGEST: "code", METRICS: {}},
-            )
+            made = store.add_waiting(point, distributions=distributions_of(point, distributions))
+            store.set_attributes(made.trial_id, {MOE_DIGEST: "code", METRICS: {}})
             loss = LOSS.get(point.cell, 3.0) + 0.05 * point.seed + 0.001 * (number**2 % 7)
             store.set_state(made.trial_id, TrialState.RUNNING)
             store.set_state(made.trial_id, TrialState.COMPLETE, loss)
