@@ -17,7 +17,7 @@ from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.report.judge import analysis_folder
 from orchestrator.report.records import LaunchRecords
-from orchestrator.trial import MOE_DIGEST, TrialRecord
+from orchestrator.trial import TrialRecord
 
 DEFAULT_TOKENS = 100_000
 DEFAULT_PERMUTATIONS = 200
@@ -50,7 +50,7 @@ def analyze_launch(
     shares: dict[str, float] = {}
     try:
         for record in _with_weights(launch, home, say):
-            model = load_final(_folder(home, record))
+            model = load_final(home.run_folder(record.config_hash, record.code_digest))
             config = model.config
             if not config.moe_layers:
                 continue
@@ -99,10 +99,6 @@ def analyze_launch(
     return result
 
 
-def _folder(home: Home, record: TrialRecord) -> Path:
-    return home.run_folder(record.config_hash, record.attributes[MOE_DIGEST].split("+")[-1])
-
-
 def _with_weights(
     launch: LaunchRecords, home: Home, say: Callable[[str], None]
 ) -> list[TrialRecord]:
@@ -110,7 +106,7 @@ def _with_weights(
     for record in launch.trials:
         if record.state != "complete":
             continue
-        if (_folder(home, record) / "final").is_dir():
+        if (home.run_folder(record.config_hash, record.code_digest) / "final").is_dir():
             found.append(record)
         else:
             say(f"{record.cell} seed {record.seed} left no weights in this home")

@@ -30,7 +30,7 @@ from orchestrator.reconcile import reconcile
 from orchestrator.report.judge import judge_launch, read_analysis
 from orchestrator.report.tables import Table, render, table_of
 from orchestrator.reuse import finished_elsewhere
-from orchestrator.search import OWNER, SearchStore, local_store_file, open_storage
+from orchestrator.search import OWNER, LaunchInfo, SearchStore, local_store_file, open_storage
 from orchestrator.tracking import Tracking, connect, quiet
 from orchestrator.trial import TrialRecord
 
@@ -57,6 +57,7 @@ class Options:
 class Session:
     launch: Launch
     options: Options
+    info: LaunchInfo
     ledger: Ledger
     tracking: Tracking
     tokens: Tokens
@@ -197,6 +198,7 @@ def opened(
         session = Session(
             launch=launch,
             options=options,
+            info=search.info,
             ledger=ledger,
             tracking=tracking,
             tokens=tokens,
@@ -247,8 +249,7 @@ def _leave(session: Session) -> None:
 def _log_table(session: Session) -> None:
     """Artifacts of the parent run: its page lists only the latest children, so the table too."""
     tracking, table = session.tracking, session.table()
-    folder = session.options.home.spool / f"parent-{tracking.parent_run_id}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _parent_folder(session)
     for form, suffix in (("markdown", "md"), ("csv", "csv"), ("json", "json")):
         path = folder / f"table.{suffix}"
         path.write_text(render(table, form))
@@ -256,6 +257,30 @@ def _log_table(session: Session) -> None:
     environment = folder / "environment.txt"
     environment.write_text("".join(f"{line}\n" for line in _environment()))
     tracking.log_artifact(tracking.parent_run_id, environment)
+
+
+def log_figures(session: Session) -> None:
+    """Figures of the launch, as artifacts of the parent run. One that cannot be drawn is named."""
+    from orchestrator.report.figures import draw_launch  # matplotlib: a second to import
+    from orchestrator.report.records import LaunchRecords
+
+    home = session.options.home
+    launch = LaunchRecords(home=home, info=session.info, trials=session.records)
+    try:
+        paths = draw_launch(
+            launch, home, _parent_folder(session) / "figures", rows=session._analysis()
+        )
+    except (ValueError, OSError) as error:
+        session.tell(f"the figures could not be drawn: {error}")
+        return
+    for path in paths:
+        session.tracking.log_artifact(session.tracking.parent_run_id, path, "figures")
+
+
+def _parent_folder(session: Session) -> Path:
+    folder = session.options.home.spool / f"parent-{session.tracking.parent_run_id}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _environment() -> list[str]:

@@ -70,6 +70,11 @@ class TrialRecord:
         """Final metrics; empty unless the trial is complete."""
         return self.attributes.get(METRICS, {}) if self.state == "complete" else {}
 
+    @property
+    def code_digest(self) -> str:
+        """Digest of the code that finished the trial (the last, where it changed under the run)."""
+        return (self.attributes.get(MOE_DIGEST) or "").rpartition("+")[2]
+
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
         attributes = trial.user_attrs

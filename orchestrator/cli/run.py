@@ -63,7 +63,7 @@ def run_command(
     """
     from orchestrator.progress import RunProgress
     from orchestrator.run import run
-    from orchestrator.session import Options, opened
+    from orchestrator.session import Options, log_figures, opened
 
     launch = resolved(study, scale, seeds, overrides, corpus, trials)
     options = Options(
@@ -87,6 +87,8 @@ def run_command(
     ):
         progress.planned(session.ledger)
         run(session)
+        if not session.interrupted:
+            log_figures(session)
     print_session(session, as_json)
     raise typer.Exit(session.exit_code)
 
