@@ -1,8 +1,7 @@
 """What the experts of a launch's trained models specialise in, on a labelled probe.
 
 Reads the record of the search for which trials are complete, and their weights from the home; the
-rows are kept in the home, where `claims` and the figures find them, and as an artifact of the
-launch's parent run in MLflow.
+rows and the bars are kept in the home, where `claims` and the launch's figures find them.
 """
 
 from __future__ import annotations
@@ -48,6 +47,7 @@ def analyze_launch(
     prepared: dict[str, tuple[Any, Any]] = {}
     word_form = None
     shares: dict[str, float] = {}
+    drawn: set[str] = set()
     try:
         for record in _with_weights(launch, home, say):
             model = load_final(home.run_folder(record.config_hash, record.code_digest))
@@ -85,6 +85,9 @@ def analyze_launch(
                 word_form=word_form,
             ):
                 rows.append({"probe": probe_spec, **row.to_dict()})
+            if record.cell not in drawn:
+                drawn.add(record.cell)
+                _draw(choices, record, launch, home, probe_spec)
             say(f"analysed {record.cell} seed {record.seed}")
     except ValueError as error:
         raise BadInput(str(error)) from None
@@ -97,6 +100,37 @@ def analyze_launch(
     result |= {**shares, "rows": rows}
     _keep(result, home)
     return result
+
+
+def _draw(
+    choices: Any, record: TrialRecord, launch: LaunchRecords, home: Home, probe_spec: str
+) -> None:
+    """Bars of P(expert | label) by layer, of one seed (figures 2, 4, 5 of arXiv 2402.13089)."""
+    import numpy as np
+
+    from moe.analysis.specialization import contingency
+    from orchestrator.report.figures import draw_assignment
+
+    labelled = choices.labelled()
+    counts = [
+        contingency(
+            expert_TK,
+            labelled.label_T,
+            num_experts=labelled.num_experts,
+            num_labels=len(labelled.labels),
+        )
+        for expert_TK in labelled.expert_MTK
+    ]
+    draw_assignment(
+        np.stack(counts),
+        layers=labelled.layers,
+        labels=labelled.labels,
+        cell=record.cell,
+        seed=record.seed,
+        probe=probe_spec,
+        launch_name=launch.info.name,
+        folder=analysis_folder(home, launch.info.name) / "figures",
+    )
 
 
 def _with_weights(
