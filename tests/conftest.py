@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 
 import pytest
 
@@ -69,3 +70,22 @@ def ray_cluster():
     """One local cluster of four CPUs for all tests that need Ray."""
     with cluster.connected(None, cpus=4):
         yield
+
+
+@pytest.fixture
+def moe_study(monkeypatch, capsys):
+    """Runs `moe-study ARGUMENTS...`; returns exit code, stdout, stderr."""
+
+    from orchestrator import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["moe-study", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call

@@ -4,30 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-
-from orchestrator import cli
-
-
-@pytest.fixture
-def moe_study(monkeypatch, capsys):
-    """Runs `moe-study ARGUMENTS...`; returns exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["moe-study", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
 
 
 @pytest.fixture

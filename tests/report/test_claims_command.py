@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from datetime import UTC, datetime
 
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator import cli
 from orchestrator.home import Home
 from orchestrator.launch import resolve
 from orchestrator.library import load_study
@@ -37,21 +35,6 @@ def home(tmp_path_factory, corpus):
             store.set_state(made.trial_id, TrialState.RUNNING)
             store.set_state(made.trial_id, TrialState.COMPLETE, loss)
     return home
-
-
-@pytest.fixture
-def moe_study(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["moe-study", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
 
 
 def test_claims_as_json_and_as_text(home, moe_study):
