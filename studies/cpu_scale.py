@@ -1,9 +1,10 @@
-"""How long must a trial of the `cpu` scale be? The shortest at which dense 1x and dense 2x separate.
+"""How large must a trial of the `cpu` scale be? The smallest at which dense 1x and 2x separate.
 
 Nothing here looks at a mixture, and its seeds are used nowhere else: a scale that was chosen for
 showing effects of mixtures would be no evidence of them. Separate means by more than the margin of
 every equivalence (1% of perplexity), or two models of twice the width would pass for equivalent.
-`docs/log.md` has what came out; `studies.scales.CPU` is the answer, frozen.
+The ladder is in the order of cost; `docs/log.md` has what came out on which corpus, and
+`studies.scales.CPU` is the answer, frozen.
 """
 
 from __future__ import annotations
@@ -14,16 +15,28 @@ from search_spaces.overlay import overlay
 from studies.paper_cells import PERCENT, dense
 from studies.scales import CPU
 
-LENGTHS = (500, 1000, 1500)
+# (blocks, optimiser steps)
+LADDER = ((4, 500), (2, 1000), (4, 1000), (2, 2000), (4, 1500), (2, 3000))
 NARROW, WIDE = dense(1), dense(2)
+
+
+def _rung(num_layers: int, num_steps: int) -> dict[str, int]:
+    return {
+        "model.num_layers": num_layers,
+        "train.num_steps": num_steps,
+        "train.eval_every": num_steps // 8,
+    }
+
+
+SCALES = {f"layers{n}-steps{steps}": overlay(CPU, _rung(n, steps)) for n, steps in LADDER}
 
 STUDY = Study(
     name="cpu_scale",
-    question="How many steps until a dense model of twice the width is better by over 1%?",
+    question="How many blocks and steps until a dense model of twice the width is better by 1%?",
     baseline=NARROW.name,
-    held_fixed="all of the cpu scale but the number of steps; tokens a step, learning rate",
-    scales={f"steps-{n}": overlay(CPU, {"train.num_steps": n}) for n in LENGTHS},
-    default_scale=f"steps-{LENGTHS[0]}",
+    held_fixed="tokens a step, learning rate, d_model, vocabulary, context: those of the cpu scale",
+    scales=SCALES,
+    default_scale=next(iter(SCALES)),
     cells=[NARROW, WIDE],
     seeds=(100, 101, 102, 103, 104),
     claims=(
