@@ -2,8 +2,8 @@
 
 `smoke`: a whole study in about two minutes on two cores; it shows that things work, and is no
 evidence. `cpu`: about a minute a trial on one core; its blocks and steps are the answer of
-`studies.cpu_scale`, and stay as they are: every published result hangs on them. `gpu`: about 25M active parameters. `paper`: GPT-2
-small as in arXiv 2402.13089.
+`studies.cpu_scale`, and stay as they are: every result at that scale hangs on them. `gpu`: about
+25M active parameters. `paper`: GPT-2 small as in arXiv 2402.13089.
 """
 
 from __future__ import annotations
