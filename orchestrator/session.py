@@ -25,12 +25,13 @@ from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.launch import Launch, Point
 from orchestrator.ledger import Ledger, Listener
-from orchestrator.lock import DriverLock
+from orchestrator.lock import driver_locks
 from orchestrator.reconcile import reconcile
 from orchestrator.report.judge import judge_launch, read_analysis
 from orchestrator.report.tables import Table, render, table_of
 from orchestrator.reuse import finished_elsewhere
-from orchestrator.search import OWNER, LaunchInfo, SearchStore, local_store_file, open_storage
+from orchestrator.search import OWNER, LaunchInfo, SearchStore
+from orchestrator.storage import open_storage, require_usable, trouble_named
 from orchestrator.tracking import Tracking, connect, quiet
 from orchestrator.trial import TrialRecord
 
@@ -175,9 +176,9 @@ def opened(
             stack.enter_context(cluster.connected(options.address))
             cluster.require_fits(resources)
         stack.enter_context(_made(home))
-        store_file = local_store_file(storage_url)
-        for lock_file in filter(None, (home.root / "driver", store_file)):
-            stack.enter_context(DriverLock(lock_file, launch.name))
+        stack.enter_context(trouble_named(storage_url))
+        for lock in driver_locks(home, storage_url, launch.name):
+            stack.enter_context(lock)
         tokens = Tokens(launch, home, preparing)
         storage = open_storage(storage_url, create=True)
         client = connect(mlflow_uri)
@@ -328,7 +329,7 @@ def _require_stores(options: Options) -> None:
                     f"{folder}, or correct the path."
                 )
         elif option == "--optuna-storage":
-            open_storage(url, create=True)
+            require_usable(url)
         else:
             connect(url)
 

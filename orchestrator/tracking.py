@@ -27,8 +27,10 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy import inspect
 
 from moe.metrics import STEP, TIMESTAMP_MS
+from orchestrator import postgresql
 from orchestrator.courier import Courier, fingerprint, is_permanent, spool_path
 from orchestrator.errors import BadInput, LaunchHeld, StudyError, Unreachable
 from orchestrator.home import Home
@@ -42,6 +44,7 @@ OWNER = "moe_study.owner"
 _PARENT_RUN_ID = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _PAGE = 1000
+OPTION = "--mlflow-uri"
 CLOSE_TIMEOUT_S = 30.0
 
 
@@ -70,15 +73,30 @@ def connect(uri: str) -> MlflowClient:
     """
     if uri.startswith(("http://", "https://")):
         default_port = 443 if uri.startswith("https") else 80
-        require_reachable(uri, default_port=default_port, option="--mlflow-uri")
-    elif uri.startswith(("postgresql://", "postgresql+psycopg://")):
-        require_reachable(uri, default_port=5432, option="--mlflow-uri")
-        uri = "postgresql+psycopg://" + uri.split("://", 1)[1]
+        require_reachable(uri, default_port=default_port, option=OPTION)
+    elif postgresql.is_postgresql(uri):
+        with postgresql.connected(uri, option=OPTION) as connection:
+            _require_no_optuna(inspect(connection).get_table_names(), uri)
+            postgresql.wait_for(connection, "mlflow tables")
+            return _client(postgresql.usable(uri, option=OPTION))
     elif not uri.startswith("sqlite:///"):
         raise BadInput(
             "an MLflow URI is sqlite:///FILE, http(s)://HOST:PORT or postgresql://...; received "
             f"{redact(uri)}. (MLflow 3 no longer writes to a plain folder.)"
         )
+    return _client(uri)
+
+
+def _require_no_optuna(tables: list[str], uri: str) -> None:
+    """Both keep the version of their tables in one of the same name."""
+    if "study_directions" in tables:
+        raise BadInput(
+            f"MLflow needs a database of its own; received {redact(uri)}, which holds Optuna's "
+            f"tables. Name another with {OPTION}."
+        )
+
+
+def _client(uri: str) -> MlflowClient:
     client = MlflowClient(uri)
     try:
         client.search_experiments(max_results=1)
@@ -133,7 +151,8 @@ class Tracking:
     def _experiment(client: MlflowClient, launch: Launch, artifacts: Path) -> str:
         experiment = client.get_experiment_by_name(launch.name)
         if experiment is None:
-            local = client.tracking_uri.startswith("sqlite:")
+            # A server has artifacts of its own; beside a database they lie in the home.
+            local = not client.tracking_uri.startswith(("http://", "https://"))
             return client.create_experiment(
                 launch.name,
                 artifact_location=artifacts.as_uri() if local else None,
