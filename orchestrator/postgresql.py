@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import socket
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qs, urlsplit
@@ -112,10 +113,12 @@ def refusal(url: str, error: Exception, *, option: str) -> str:
 
 def reason(error: Exception) -> str:
     """The server's own words, without the user they name; else the kind of error."""
-    said = str(getattr(error, "orig", None) or "")
-    fatal = said.partition("FATAL:")[2] or said.partition("ERROR:")[2]
-    line = _NAMED_USER.sub(r"\1 ***", fatal).strip().splitlines()
-    return line[0] if line else type(getattr(error, "orig", None) or error).__name__
+    cause = getattr(error, "orig", None) or error
+    # With an SQL state it is a server that speaks; what a client says may hold an address.
+    by_server = getattr(cause, "sqlstate", None) or isinstance(cause, sqlite3.Error)
+    said = str(cause) if by_server else str(cause).partition("FATAL:")[2]
+    line = _NAMED_USER.sub(r"\1 ***", said).strip().splitlines()
+    return line[0] if line else type(cause).__name__
 
 
 class AdvisoryLock:
@@ -157,6 +160,11 @@ def wait_for(connection: Connection, task: str) -> None:
     Two that first touch an empty database race on its tables (measured with Optuna and MLflow).
     """
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _key(task)})
+
+
+def may_create_tables(connection: Connection) -> bool:
+    allowed = text("SELECT has_schema_privilege(current_schema(), 'CREATE')")
+    return bool(connection.execute(allowed).scalar_one())
 
 
 def _key(name: str) -> int:

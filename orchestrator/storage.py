@@ -109,7 +109,13 @@ def _server(url: str, *, create: bool) -> Iterator[str]:
         try:
             if create:
                 postgresql.wait_for(connection, "optuna tables")
-            _require_ours(inspect(connection).get_table_names(), redact(url), create=create)
+            tables = inspect(connection).get_table_names()
+            _require_ours(tables, redact(url), create=create)
+            if "studies" not in tables and not postgresql.may_create_tables(connection):
+                raise BadInput(
+                    f"the first driver makes Optuna's tables; the user of {redact(url)} may not "
+                    "create any there. Grant it CREATE on the schema, or name another."
+                )
             yield postgresql.usable(url, option=OPTION)
         except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
             raise Unreachable(

@@ -7,11 +7,16 @@ server. Whatever a reader of Optuna needs to find here is a tag.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +51,8 @@ _NOTE = "mlflow.note.content"
 _PAGE = 1000
 OPTION = "--mlflow-uri"
 CLOSE_TIMEOUT_S = 30.0
+LOOP_PATIENCE_S = 1.5  # how long Tune's loop, and with it the trials' reports, may wait for a run
+_RETRY_S = 1.0
 
 
 class Away(Exception):
@@ -117,7 +124,12 @@ class Tracking:
         self._client = client
         self._courier = courier
         self._owner = owner
-        self._half_made: dict[int, str] = {}
+        self._requests: dict[int, Future[str]] = {}
+        self._made: dict[int, str] = {}
+        self._doubtful: set[int] = set()
+        self._is_slow = False
+        self._retry_at = 0.0
+        self.patience_s: float | None = None
         self.experiment_id = experiment_id
         self.parent_run_id = ""
 
@@ -238,39 +250,43 @@ class Tracking:
     def create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
         """A SCHEDULED run with everything that is known before the trial starts.
 
-        Raises Away where the store does not answer, StudyError where it refuses for good.
+        With `patience_s` set, a slow store holds the caller up that long once, and is then asked
+        for its answer. Raises Away where it has none yet, StudyError where it refuses for good.
         """
+        request = self._requests.get(number)
+        wait = 0.0 if self._is_slow and self.patience_s is not None else self.patience_s
+        if request is None:
+            if wait == 0 and time.monotonic() < self._retry_at:
+                raise Away("MLflow is away")
+            request = _in_background(lambda: self._create_run(point, number=number, tags=tags))
+            self._requests[number] = request
+        self._is_slow = True
         try:
-            return self._create_run(point, number=number, tags=tags)
-        except MlflowException as error:
+            run_id = request.result(timeout=wait)
+        except FutureTimeout:
+            self._doubtful.add(number)
+            raise Away("MLflow has not answered yet") from None
+        except (MlflowException, OSError) as error:
+            del self._requests[number]
+            self._doubtful.add(number)
+            self._retry_at = time.monotonic() + _RETRY_S
+            if not isinstance(error, MlflowException):
+                raise Away(f"MLflow is away ({type(error).__name__})") from None
             if is_permanent(error):
                 raise StudyError(
                     f"MLflow refuses the run of trial {number} ({error.error_code}). Was the "
                     "experiment deleted? The same command goes on once it is restored."
                 ) from None
             raise Away(f"MLflow is away ({error.error_code})") from None
-        except OSError as error:
-            raise Away(f"MLflow is away ({type(error).__name__})") from None
+        self._is_slow = False
+        del self._requests[number]
+        self._made[number] = run_id
+        return run_id
 
     def _create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
-        # A run that was begun when the store went away is completed, not begun again.
-        run_id = self._half_made.get(number)
-        if run_id is None:
-            run = self._client.create_run(
-                self.experiment_id,
-                run_name=f"{point.cell}-seed{point.seed}",
-                tags={
-                    _PARENT_RUN_ID: self.parent_run_id,
-                    OWNER: self._owner,
-                    TRIAL_NUMBER: str(number),
-                    "cell": point.cell,
-                    "seed": str(point.seed),
-                    "config_hash": point.config_hash,
-                    "cell_hash": point.cell_hash,
-                    **tags,
-                },
-            )
-            run_id = self._half_made[number] = run.info.run_id
+        # A store that was away may have made the run all the same: that one is completed then.
+        begun = self._runs_of(number) if number in self._doubtful else []
+        run_id = begun[0] if begun else self._begin_run(point, number=number, tags=tags)
         accounting = point.accounting
         self._client.update_run(run_id, status="SCHEDULED")
         self._client.log_batch(
@@ -288,13 +304,41 @@ class Tracking:
             digest=data.digest[:36],
             source_type="moe-study",
             source=data.corpus,
-            profile=f'{{"tokenizer": "{data.tokenizer}", "vocab_size": {data.vocab_size}}}',
+            profile=json.dumps({"tokenizer": data.tokenizer, "vocab_size": data.vocab_size}),
         )
         context = InputTag("mlflow.data.context", "training")
         self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, [context])])
         self._client.log_text(run_id, point.config.to_json(), "config.json")
-        del self._half_made[number]
         return run_id
+
+    def _begin_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
+        run = self._client.create_run(
+            self.experiment_id,
+            run_name=f"{point.cell}-seed{point.seed}",
+            tags={
+                _PARENT_RUN_ID: self.parent_run_id,
+                OWNER: self._owner,
+                TRIAL_NUMBER: str(number),
+                "cell": point.cell,
+                "seed": str(point.seed),
+                "config_hash": point.config_hash,
+                "cell_hash": point.cell_hash,
+                **tags,
+            },
+        )
+        return run.info.run_id
+
+    def _runs_of(self, number: int) -> list[str]:
+        query = f"tags.`{TRIAL_NUMBER}` = '{number}' AND tags.`{OWNER}` = '{self._owner}'"
+        return [run.info.run_id for run in self._search(query)]
+
+    def _discard_strays(self) -> None:
+        """Runs that a store made after all, when it was no longer waited for."""
+        with suppress(MlflowException, OSError):
+            for number in self._doubtful:
+                for run_id in self._runs_of(number):
+                    if run_id != self._made.get(number):
+                        self.discard(run_id)
 
     def discard(self, run_id: str) -> None:
         self._client.set_terminated(run_id, "KILLED")
@@ -330,7 +374,10 @@ class Tracking:
     def close(self, parent_status: str) -> bool:
         """Whether all that was to be delivered is; what is not stays in the spool."""
         self.end(self.parent_run_id, parent_status)
-        return self._courier.close(CLOSE_TIMEOUT_S)
+        delivered = self._courier.close(CLOSE_TIMEOUT_S)
+        if delivered:
+            self._discard_strays()
+        return delivered
 
 
 def quiet() -> None:
@@ -338,10 +385,25 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # Its lines on stdout would stand between a script and its JSON, credentials and all.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # Its own retry would send a request whose answer was lost again, and begin a run twice.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def _in_background(work: Callable[[], str]) -> Future[str]:
+    """In a thread that nobody waits for when the process ends: it may hang for its timeout."""
+    future: Future[str] = Future()
+
+    def answer() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=answer, name="mlflow-run", daemon=True).start()
+    return future
 
 
 def _is_number(value: Any) -> bool:

@@ -1,14 +1,17 @@
-"""Studies small enough to run for real in a test, a launch of them that is held open, and the three
-kinds of Optuna storage, PostgreSQL's server among them."""
+"""Studies small enough to run for real in a test, a launch of them that is held open, and servers
+for its stores: PostgreSQL and MLflow."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pytest
 
 from moe.config import DataConfig, ModelConfig, MoEConfig, OptimConfig, TrainConfig, TrialConfig
 from orchestrator.launch import resolve
+from orchestrator.net import answers
 from orchestrator.session import Options, opened
 from orchestrator.study import EarlyStopping, Study
 from search_spaces.cells import Cell
@@ -107,9 +111,7 @@ class PostgresServer:
         self._binaries = binaries
         self._counter = itertools.count()
         self._folder = Path(tempfile.mkdtemp(prefix="moe-pg-"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = _free_port()
         password = self._folder / "password"
         password.write_text(self.PASSWORD)
         if os.getuid() == 0:
@@ -185,3 +187,55 @@ def storage_url(request, tmp_path):
         return server.url(server.new_database())
     prefix = {"sqlite": "sqlite:///", "journal": "journal:"}[request.param]
     return f"{prefix}{tmp_path / 'record of a search'}"
+
+
+class MlflowServer:
+    """A real tracking server on loopback, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = _free_port()
+        self.folder = folder
+        self.start()
+
+    @property
+    def uri(self) -> str:
+        return f"http://user:secretpw@127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+            *("--port", str(self.port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{self.folder}/server.db"),
+            *("--default-artifact-root", "mlflow-artifacts:/"),
+            *("--artifacts-destination", f"{self.folder}/artifacts"),
+        ]
+        self._process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        )
+        deadline = time.monotonic() + 150
+        while not answers("127.0.0.1", self.port, 1) and time.monotonic() < deadline:
+            time.sleep(0.3)
+
+    def stop(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory, mlflow_template):
+    """One server for the session; a test that stops it starts it again."""
+    folder = tmp_path_factory.mktemp("mlflow-server")
+    shutil.copy(mlflow_template, folder / "server.db")
+    server = MlflowServer(folder)
+    yield server
+    server.stop()
