@@ -15,7 +15,7 @@ import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -56,12 +56,12 @@ def usable(url: str, *, option: str) -> str:
 
 
 def _require_listening(url: str, option: str) -> None:
-    parts = urlsplit(url)
-    folder = parse_qs(parts.query).get("host", [""])[-1]
+    query = parse_qs(url.partition("?")[2])
+    folder = query.get("host", [""])[-1]
     if not folder.startswith("/"):
         require_reachable(url, default_port=5432, option=option)
         return
-    port = parse_qs(parts.query).get("port", ["5432"])[-1]
+    port = query.get("port", ["5432"])[-1]
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_CONNECT_TIMEOUT_S)
         try:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator import postgresql
 from orchestrator.errors import BadInput, StudyError, Unreachable
+from orchestrator.home import require_plain
 from orchestrator.net import redact
 
 OPTION = "--optuna-storage"
@@ -38,11 +39,18 @@ def local_store_file(url: str) -> Path | None:
 
 
 def require_usable(url: str) -> None:
-    """Raises BadInput on an unknown kind of URL or another program's database, Unreachable where
-    no server answers. Creates nothing."""
-    if local_store_file(url) is None:
+    """Raises BadInput on an unknown kind of URL and on what is there, but no storage of Optuna's;
+    Unreachable where no server answers. Creates nothing."""
+    file = local_store_file(url)
+    if file is None:
         with _server(url, create=True):
             pass
+        return
+    require_plain(url.partition(":")[2], f"the file of {OPTION}")
+    if file.is_dir() or not file.name:
+        raise BadInput(f"{OPTION} names a file; received {redact(url)}. Add a file's name.")
+    if file.exists() and file.stat().st_size:
+        open_storage(url, create=False)
 
 
 def open_storage(url: str, *, create: bool) -> BaseStorage:
@@ -63,7 +71,8 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
     try:
         if url.startswith(_JOURNAL):
             return _journal(file, create=create)
-        _require_sqlite(file)
+        if file.exists():
+            _require_ours(sqlite_tables(file), str(file), create=create)
         return _relational(f"{_SQLITE}{file}", create=create, connect_args={})
     except (SQLAlchemyError, StorageInternalError, RuntimeError, sqlite3.Error, OSError) as error:
         kind = "journal" if url.startswith(_JOURNAL) else "SQLite database"
@@ -141,34 +150,38 @@ def _require_ours(tables: list[str], shown: str, *, create: bool) -> None:
         )
 
 
-def _require_sqlite(file: Path) -> None:
-    """Asks for a file's tables before Optuna would make its own in it."""
-    if not file.exists() or not file.stat().st_size:
-        return
-    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
+def sqlite_tables(file: Path) -> list[str]:
+    """What a file holds, before Optuna or MLflow would make tables of their own in it."""
+    address = f"{file.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(address, uri=True)) as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        _require_ours([name for (name,) in tables], str(file), create=True)
+        return [name for (name,) in tables]
 
 
 def _journal(file: Path, *, create: bool) -> BaseStorage:
     lock = JournalFileSymlinkLock(str(file), grace_period=_JOURNAL_GRACE_S)
-    if create and file.exists():
-        _drop_torn_line(file, lock)
+    if file.exists():
+        _require_log(file, lock, mend=create)
     try:
         return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RuntimeError(f"not the log that Optuna writes: {error}") from None
 
 
-def _drop_torn_line(file: Path, lock: JournalFileSymlinkLock) -> None:
-    """A writer killed while writing leaves half a line, which the next one would go on with: from
-    then on Optuna could not read the file. What the half line said was never acted on."""
-    content = file.read_bytes()
-    if content.endswith(b"\n") or b"\n" not in content:
-        return
-    with get_lock_file(lock), file.open("r+b") as stream:
-        content = stream.read()
-        stream.truncate(content.rfind(b"\n") + 1)
+def _require_log(file: Path, lock: JournalFileSymlinkLock, *, mend: bool) -> None:
+    """Optuna itself passes over a last line that it cannot read, whatever it is.
+
+    A writer killed while writing leaves half a line, which the next one would go on with: from then
+    on the file could not be read. What the half line said was never acted on.
+    """
+    whole, newline, torn = file.read_bytes().rpartition(b"\n")
+    last = whole.rpartition(b"\n")[2]
+    begin = b'{"op_code":'
+    if (newline and not last.startswith(begin)) or not torn.startswith(begin[: len(torn)]):
+        raise RuntimeError("not the log that Optuna writes")
+    if torn and mend:
+        with get_lock_file(lock), file.open("r+b") as stream:
+            stream.truncate(stream.read().rfind(b"\n") + 1)
 
 
 def _why(error: BaseException) -> str:

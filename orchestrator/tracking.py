@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,10 +39,11 @@ from moe.metrics import STEP, TIMESTAMP_MS
 from orchestrator import postgresql
 from orchestrator.courier import Courier, fingerprint, is_permanent, spool_path
 from orchestrator.errors import BadInput, LaunchHeld, StudyError, Unreachable
-from orchestrator.home import Home
+from orchestrator.home import Home, require_plain
 from orchestrator.launch import Launch, Point, mlflow_params
 from orchestrator.net import redact, require_reachable
 from orchestrator.spool import Spool, SpoolHeld
+from orchestrator.storage import sqlite_tables
 
 TRIAL_NUMBER = "optuna.trial_number"
 PARENT = "moe_study.parent"
@@ -71,6 +73,25 @@ class RunInfo:
     @property
     def trial_number(self) -> int:
         return int(self.tags[TRIAL_NUMBER])
+
+
+def require_usable(uri: str, *, must_exist: bool = False) -> None:
+    """Raises as `connect` does, and makes no tables: what else is refused must leave nothing."""
+    if postgresql.is_postgresql(uri):
+        with postgresql.connected(uri, option=OPTION) as connection:
+            _require_no_optuna(inspect(connection).get_table_names(), uri)
+    elif uri.startswith("sqlite:///"):
+        file = Path(uri.removeprefix("sqlite:///"))
+        require_plain(str(file), f"the file of {OPTION}")
+        if file.exists():
+            try:
+                _require_no_optuna(sqlite_tables(file), uri)
+            except sqlite3.Error as error:
+                raise _unusable(uri, str(error)) from None
+        elif must_exist:
+            raise _unusable(uri, "there is no such file")
+    else:
+        connect(uri)
 
 
 def connect(uri: str) -> MlflowClient:
@@ -104,15 +125,19 @@ def _require_no_optuna(tables: list[str], uri: str) -> None:
 
 
 def _client(uri: str) -> MlflowClient:
-    client = MlflowClient(uri)
     try:
+        client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise Unreachable(
-            f"the MLflow store {redact(uri)} cannot be used: {type(error).__name__}. Check that it "
-            "is an MLflow tracking server or database, and that you may write to it."
-        ) from None
+        raise _unusable(uri, type(error).__name__) from None
     return client
+
+
+def _unusable(uri: str, why: str) -> Unreachable:
+    return Unreachable(
+        f"the MLflow store {redact(uri)} cannot be used: {why}. Check that it is an MLflow "
+        "tracking server or database, and that you may write to it."
+    )
 
 
 class Tracking:

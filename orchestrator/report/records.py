@@ -66,7 +66,7 @@ def read_launch(
     """
     if optuna_storage is None:
         home.require_exists()
-    url = optuna_storage or home.optuna_storage
+    url = home.optuna_storage if optuna_storage is None else optuna_storage
     storage = open_storage(url, create=False)
     with trouble_named(url):
         launches = SearchStore.launches(storage)

@@ -59,7 +59,7 @@ def test_what_is_wrong_is_said_without_credentials_and_nothing_is_made(postgres,
         postgres.url("absent"): (Unreachable, "absent.*does not exist"),
         postgres.url(foreign): (BadInput, "another program's tables"),
         f"{url}?host=/nowhere": (Unreachable, "nothing answers at the socket in /nowhere"),
-        url.replace(str(postgres.port), "port"): (BadInput, "a port is a number"),
+        url.replace(str(postgres.port), "port"): (BadInput, "with a port from 1 to 65535"),
         url.replace("postgresql:", "postgres:"): (BadInput, "is sqlite:///FILE, journal:FILE or"),
         url.replace("postgresql:", "postgresql+psycopg2:"): (BadInput, "Use one of these"),
     }

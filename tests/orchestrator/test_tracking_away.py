@@ -24,8 +24,8 @@ def entry(step, loss):
 
 
 class Proxy:
-    """In front of a server. `mode`: pass; 503; hang (until another mode); lose (the server is asked,
-    and its answer thrown away). Turns to 503 after it has answered a request of `after_request`."""
+    """In front of a server. `mode`: pass; 503; hang (until another mode); lose (the server is asked
+    and its answer lost). It turns to 503 after it has answered a request of `after_request`."""
 
     def __init__(self, port):
         self.mode, self.after_request = "pass", None
