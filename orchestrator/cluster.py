@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.errors import BadInput, Unreachable
-from orchestrator.net import answers
+from orchestrator.net import answers, redact
 
 _DEFAULT_PORT = 6379
 
@@ -133,6 +134,11 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
             "`ray start --head`, or leave --address out."
         ) from None
     except Exception as error:
+        if "AF_UNIX" in str(error):
+            raise BadInput(
+                "Ray keeps its sockets in the temporary folder, and their paths must stay under "
+                f"107 bytes; received {tempfile.gettempdir()}. Set TMPDIR to a shorter path."
+            ) from None
         if "auth" in str(error).lower() or "Auth" in type(error).__name__:
             raise Unreachable(
                 "the Ray cluster wants a token that this driver does not have. Set "
@@ -151,8 +157,8 @@ def _require_answers(address: str) -> None:
         host, port = port, str(_DEFAULT_PORT)
     if not port.isdigit() or not answers(host, int(port)):
         raise Unreachable(
-            f"nothing answers at {address}, which --address names. Start the cluster with "
-            "`ray start --head`, or correct the address (HOST:PORT)."
+            f"nothing answers at {redact(address).rpartition('@')[2]}, which --address names. "
+            "Start the cluster with `ray start --head`, or correct the address (HOST:PORT)."
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from requests import RequestException
 
 from orchestrator.net import redact
 from orchestrator.spool import Spool, SpoolHeld
@@ -96,7 +97,8 @@ class Courier:
                 raise
             self._set_aside(op, run_id, entries, error.error_code)
         except OSError as error:
-            if op != "artifact":
+            # What `requests` raises of an HTTP store is an OSError too: that store is away.
+            if op != "artifact" or isinstance(error, RequestException):
                 raise
             # An artifact store that cannot be written must not hold up the metrics behind it.
             self._set_aside(op, run_id, entries, type(error).__name__)

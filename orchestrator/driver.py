@@ -9,7 +9,6 @@ the report at which a trial was stopped (measured).
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -29,8 +28,6 @@ from orchestrator.trial import FINISHED_STATES, MOE_DIGEST
 from orchestrator.worker import EVENT, FAILED, FINAL, PROGRESS, Job
 
 log = logging.getLogger(__name__)
-
-_AWAY_PAUSE_S = 1.0
 
 
 def number_of(trial: Trial) -> int:
@@ -60,20 +57,25 @@ class LedgerSearcher(_NotPickled, Searcher):
         self._first: Assignment | None = first
         self._make_job = make_job
         self._may_start = may_start
+        self._is_waiting = False
         self.failure: StudyError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._may_start():
-            return None
+            # While MLflow is away nothing starts; what runs ends, and the study with the last.
+            is_over = self._first is None and self._ledger.is_all_started
+            return Searcher.FINISHED if is_over else None
         try:
             assignment, self._first = self._first or self._ledger.next(), None
         except Away as error:
-            log.warning("no new trial starts: %s", error)
-            time.sleep(_AWAY_PAUSE_S)
+            if not self._is_waiting:
+                log.warning("no new trial starts for now: %s", error)
+            self._is_waiting = True
             return None
         except StudyError as error:
             self.failure = error  # raised once Tune has ended its trials in order
             return Searcher.FINISHED
+        self._is_waiting = False
         if assignment is None:
             return Searcher.FINISHED
         return {"job": asdict(self._make_job(assignment))}

@@ -13,6 +13,15 @@ HOME_VARIABLE = "MOE_STUDY_HOME"
 DEFAULT_HOME = "moe-runs"
 
 
+def require_plain(path: str, what: str) -> None:
+    """Raises BadInput where a path would be read as another in the URL of a SQLite store."""
+    if found := sorted({c for c in path if c in "?#%{}" or not c.isprintable()}):
+        raise BadInput(
+            f"{what} holds none of ? # % {{ }} and no control characters, which mean something "
+            f"else in the URL of a store; received {path!r} with {''.join(found)!r}. Rename it."
+        )
+
+
 @dataclass(frozen=True)
 class Home:
     root: Path
@@ -20,7 +29,12 @@ class Home:
     @classmethod
     def at(cls, path: str | os.PathLike[str] | None) -> Home:
         chosen = path or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
-        return cls(Path(chosen).expanduser().absolute())
+        try:
+            root = Path(chosen).expanduser().absolute()
+        except RuntimeError as error:  # ~user, and there is no such user
+            raise BadInput(f"a home is a folder; received {chosen!r} ({error}).") from None
+        require_plain(str(root), "the path of a home folder")
+        return cls(root)
 
     @property
     def optuna_storage(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.identity import moe_digest
-from moe.metrics import STEP
+from moe.metrics import STEP, TIMESTAMP_MS
 from orchestrator.errors import BadInput
 from orchestrator.session import Session
 from orchestrator.trial import MOE_DIGEST, ORIGIN
@@ -16,9 +16,11 @@ from orchestrator.trial import MOE_DIGEST, ORIGIN
 RESULT_FILE = "result.json"
 ROUTING_FILE = "routing.parquet"
 _KEYS = {
-    *("config_hash", "moe_digest", "status", "error"),
-    *("metrics", "curve", "late_metrics", "tokens"),
+    **dict.fromkeys(("config_hash", "moe_digest", "status"), str),
+    **dict.fromkeys(("curve", "late_metrics"), list),
+    **{"metrics": dict, "tokens": int, "error": (str, type(None))},
 }
+_STAMPS = {STEP, TIMESTAMP_MS}
 
 
 def find_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -33,16 +35,28 @@ def find_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     for path in paths:
         try:
             result = json.loads(path.read_text())
-            missing = _KEYS - set(result)
-        except (OSError, ValueError):
-            missing = _KEYS
-        if missing:
+        except (OSError, ValueError, RecursionError):
+            result = None
+        if wrong := _wrong_keys(result):
             raise BadInput(
-                f"a {RESULT_FILE} is written by `python -m moe.train`; received {path}, without "
-                f"{', '.join(sorted(missing))}. Run it again, or remove the folder."
+                f"a {RESULT_FILE} is written by `python -m moe.train`; received {path}, whose "
+                f"{', '.join(wrong)} is missing or of another kind. Run it again, or remove the "
+                "folder."
             )
         results.append((path.parent, result))
     return results
+
+
+def _wrong_keys(result: Any) -> list[str]:
+    if not isinstance(result, dict):
+        return ["content"]
+    wrong = [key for key, kind in _KEYS.items() if not isinstance(result.get(key), kind)]
+    for key in {"curve", "late_metrics"} - set(wrong):
+        if not all(isinstance(entry, dict) and entry.keys() >= _STAMPS for entry in result[key]):
+            wrong.append(key)
+    if not wrong and result["status"] == "complete" and not result["curve"]:
+        wrong.append("curve")
+    return wrong
 
 
 def ingest(session: Session, results: list[tuple[Path, dict[str, Any]]]) -> int:

@@ -189,7 +189,7 @@ def resolve(
         start = overlay(study.scales[scale], {"data.corpus": spec})
         base = overlay(start, overrides)
         cells, merged = _merge_equal(study.cells_over(base), base)
-        space = study.space(base) if callable(study.space) else study.space
+        space = study.space_over(base)
         _refuse_idle(study, start, overrides, cells, space)
         corpus = None
         try:

@@ -164,6 +164,11 @@ class Ledger:
         missing = self._launch.trials - len({r.cell_hash for r in self.records.values()})
         return len(self.records) + max(0, missing) * seeds
 
+    @property
+    def is_all_started(self) -> bool:
+        """Whether no trial is left to start."""
+        return not self._waiting and self.expected == len(self.records)
+
     def next(self) -> Assignment | None:
         """The next trial to run, its MLflow run made; None if there is none.
 

@@ -48,7 +48,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(
             f"a study file must run; {path} raised {type(error).__name__}: {error}. Mend it, and "
             f"try it with `python {path}`."

@@ -14,7 +14,7 @@ from orchestrator import cluster
 from orchestrator.errors import Unreachable
 from orchestrator.ledger import Assignment
 from orchestrator.session import Session
-from orchestrator.tracking import Away
+from orchestrator.tracking import LOOP_PATIENCE_S, Away
 
 
 def run(session: Session) -> None:
@@ -59,6 +59,7 @@ def _tune(session: Session, first: Assignment) -> None:
             checkpoint_every=config.train.eval_every,
         )
 
+    session.tracking.patience_s = LOOP_PATIENCE_S
     searcher = LedgerSearcher(
         session.ledger, make_job, first=first, may_start=lambda: session.tracking.reachable
     )

@@ -12,7 +12,6 @@ import uuid
 import warnings
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,16 +21,14 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
+    check_distribution_compatibility,
 )
-from optuna.storages import BaseStorage, JournalStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DatabaseError
 
 from moe.config import TrialConfig
-from orchestrator.errors import BadInput, Unreachable
+from orchestrator.errors import BadInput
 from orchestrator.launch import Launch, Point
-from orchestrator.net import redact, require_reachable
 from orchestrator.trial import (
     CELL,
     CELL_HASH,
@@ -66,52 +63,12 @@ class LaunchInfo:
         return self.attributes["study"]
 
 
-def local_store_file(url: str) -> Path | None:
-    """The file of a storage that lives on this machine's disk; None for a server."""
-    for prefix in ("sqlite:///", "journal:"):
-        if url.startswith(prefix):
-            return Path(url.removeprefix(prefix)).absolute()
-    return None
-
-
-def open_storage(url: str, *, create: bool) -> BaseStorage:
-    """Raises BadInput on an unknown kind of URL, Unreachable where no server answers."""
-    file = local_store_file(url)
-    if file is not None and not create and not file.exists():
-        raise BadInput(
-            f"there is no record of a search yet; looked for {file}. Run a study first, or name "
-            "another --home or --optuna-storage."
-        )
-    if url.startswith("journal:"):
-        return JournalStorage(JournalFileBackend(str(file)))
-    if url.startswith("sqlite:///"):
-        try:
-            return get_storage(url)
-        except DatabaseError as error:
-            raise BadInput(
-                f"an Optuna storage is a SQLite database that can be used; received {file} "
-                f"({error.orig}). Move it away, or name another."
-            ) from None
-    if url.startswith(("postgresql://", "postgresql+psycopg://")):
-        require_reachable(url, default_port=5432, option="--optuna-storage")
-        try:
-            return get_storage("postgresql+psycopg://" + url.split("://", 1)[1])
-        except Exception as error:
-            raise Unreachable(
-                f"the Optuna storage {redact(url)} answers, but cannot be used: "
-                f"{type(error).__name__}. Check user, password and database."
-            ) from None
-    raise BadInput(
-        "an Optuna storage is sqlite:///FILE, journal:FILE or postgresql://...; received "
-        f"{redact(url)}. Use one of these."
-    )
-
-
 class SearchStore:
     """One launch's Optuna study."""
 
     def __init__(self, storage: BaseStorage, info: LaunchInfo) -> None:
         self._storage = storage
+        self._known: dict[str, BaseDistribution] | None = None
         self.info = info
 
     @staticmethod
@@ -192,6 +149,7 @@ class SearchStore:
         distributions: Mapping[str, BaseDistribution],
     ) -> TrialRecord:
         """A new WAITING trial with everything that is known before it runs."""
+        self._require_same_choices(point, distributions)
         params = {path: get(point.config, path) for path in distributions}
         accounting = point.accounting
         template = optuna.trial.create_trial(
@@ -208,15 +166,27 @@ class SearchStore:
                 FLOPS_PER_TOKEN: accounting.flops_per_token,
             },
         )
-        try:
-            trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=template)
-        except ValueError as error:
-            raise BadInput(
-                "the choices of an axis stay the same within a launch, for the sampler's sake; "
-                f"{point.cell} has others than earlier trials ({error}). Undo the change of the "
-                "space, or run it under another study name."
-            ) from None
+        trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=template)
         return TrialRecord.of(self._storage.get_trial(trial_id))
+
+    def _require_same_choices(
+        self, point: Point, distributions: Mapping[str, BaseDistribution]
+    ) -> None:
+        """Optuna looks at this in a database, and not in a journal."""
+        if self._known is None:
+            self._known = {}
+            for trial in self.all_frozen():
+                self._known = {**trial.distributions, **self._known}
+        for path, distribution in distributions.items():
+            try:
+                earlier = self._known.setdefault(path, distribution)
+                check_distribution_compatibility(earlier, distribution)
+            except ValueError as error:
+                raise BadInput(
+                    "the choices of an axis stay the same within a launch, for the sampler's sake; "
+                    f"{point.cell} has others than earlier trials ({error}). Undo the change of "
+                    "the space, or run it under another study name."
+                ) from None
 
     def write_trial_note(self, trial_id: int, text: str) -> None:
         """Markdown beside a trial in Optuna Dashboard."""

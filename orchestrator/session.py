@@ -5,6 +5,7 @@ Everything that can be refused is refused before anything is created.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -25,13 +26,15 @@ from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.launch import Launch, Point
 from orchestrator.ledger import Ledger, Listener
-from orchestrator.lock import DriverLock
+from orchestrator.lock import driver_locks
 from orchestrator.reconcile import reconcile
 from orchestrator.report.judge import judge_launch, read_analysis
 from orchestrator.report.tables import Table, render, table_of
 from orchestrator.reuse import finished_elsewhere
-from orchestrator.search import OWNER, LaunchInfo, SearchStore, local_store_file, open_storage
+from orchestrator.search import OWNER, LaunchInfo, SearchStore
+from orchestrator.storage import open_storage, require_usable, trouble_named
 from orchestrator.tracking import Tracking, connect, quiet
+from orchestrator.tracking import require_usable as require_tracking
 from orchestrator.trial import COMMIT, TrialRecord
 
 Say = Callable[[str], None]
@@ -161,12 +164,14 @@ def opened(
     _require_sane(launch, options)
     home, resources = options.home, options.resources
     home.require_writable()
-    storage_url = options.optuna_storage or home.optuna_storage
-    mlflow_uri = options.mlflow_uri or home.mlflow_uri
+    storage_url = _chosen(options.optuna_storage, home.optuna_storage)
+    mlflow_uri = _chosen(options.mlflow_uri, home.mlflow_uri)
     quiet()
     # Torch makes this folder in /tmp as soon as an optimiser is built; workers inherit the setting.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home.root / "torch-cache"))
-    _require_stores(options)
+    _require_folders(options)
+    require_usable(storage_url)
+    require_tracking(mlflow_uri)
     if start_cluster and options.address is None:
         cluster.require_fits_here(resources, options.cpus or cluster.local_cpus())
 
@@ -175,9 +180,9 @@ def opened(
             stack.enter_context(cluster.connected(options.address))
             cluster.require_fits(resources)
         stack.enter_context(_made(home))
-        store_file = local_store_file(storage_url)
-        for lock_file in filter(None, (home.root / "driver", store_file)):
-            stack.enter_context(DriverLock(lock_file, launch.name))
+        stack.enter_context(trouble_named(storage_url))
+        for lock in driver_locks(home, storage_url, launch.name):
+            stack.enter_context(lock)
         tokens = Tokens(launch, home, preparing)
         storage = open_storage(storage_url, create=True)
         client = connect(mlflow_uri)
@@ -299,8 +304,12 @@ def _require_sane(launch: Launch, options: Options) -> None:
     ):
         if value is not None and value < 1:
             raise BadInput(f"{name} is at least 1; received {value}. Raise it, or leave it out.")
-    if options.max_failures < 0 or options.resources.gpus_per_worker < 0:
-        raise BadInput("--max-failures and --gpus-per-worker are not negative. Use 0 or more.")
+    gpus = options.resources.gpus_per_worker
+    if options.max_failures < 0 or not 0 <= gpus < math.inf:
+        raise BadInput(
+            "--max-failures and --gpus-per-worker are numbers from 0 on; received "
+            f"{options.max_failures} and {gpus}. Correct them."
+        )
     train = launch.base.train
     micro_batches = train.batch_tokens // train.micro_batch_tokens
     if micro_batches % workers:
@@ -312,25 +321,23 @@ def _require_sane(launch: Launch, options: Options) -> None:
         )
 
 
-def _require_stores(options: Options) -> None:
-    """Stores that were named are reached before anything is made; a home's own need no check."""
+def _chosen(url: str | None, default: str) -> str:
+    return default if url is None else url
+
+
+def _require_folders(options: Options) -> None:
+    """A home makes its own folder; that of another store is the user's to make."""
     for url, option in (
         (options.optuna_storage, "--optuna-storage"),
         (options.mlflow_uri, "--mlflow-uri"),
     ):
-        if url is None:
-            continue
-        if url.startswith(("sqlite:///", "journal:")):
+        if url is not None and url.startswith(("sqlite:///", "journal:")):
             folder = Path(url.partition("///" if url.startswith("sqlite") else ":")[2]).parent
             if not folder.is_dir():
                 raise BadInput(
                     f"{option} names a file in a folder that exists; received {url}. Make "
                     f"{folder}, or correct the path."
                 )
-        elif option == "--optuna-storage":
-            open_storage(url, create=True)
-        else:
-            connect(url)
 
 
 def _run_tags(resources: Resources) -> dict[str, str]:

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from moe.config import ConfigError, TrialConfig
 from moe.metrics import VAL_LOSS
@@ -76,6 +77,12 @@ class Study:
             raise ValueError(
                 f"sampled study {self.name} must state how many trials. Set trials=20."
             )
+        for scale in self.scales:
+            if type(scale) is not str or not NAME.fullmatch(scale):
+                raise ValueError(
+                    "a scale's name is letters, digits, '-' and '_', at most 64 of them; received "
+                    f"{scale!r}. Rename it."
+                )
         if self.default_scale not in self.scales:
             raise ValueError(
                 f"default_scale must be one of {', '.join(self.scales)}; received "
@@ -84,6 +91,10 @@ class Study:
         for seeds in (self.seeds, *self.scale_seeds.values()):
             if not seeds or len(set(seeds)) != len(seeds):
                 raise ValueError(f"seeds must be distinct, at least one; received {seeds}.")
+            if not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
+                raise ValueError(
+                    f"a seed is a whole number from 0 to 2147483647; received {seeds}. Correct it."
+                )
         if unknown := set(self.scale_seeds) - set(self.scales):
             raise ValueError(
                 f"scale_seeds names scales of the study, {', '.join(self.scales)}; received "
@@ -95,8 +106,35 @@ class Study:
         return self.cells is not None
 
     def cells_over(self, base: TrialConfig) -> tuple[Cell, ...]:
-        """The cells of a grid over one base config; none of a sampled study."""
-        return tuple(self.cells(base) if callable(self.cells) else self.cells or ())
+        """The cells of a grid over one base config; none of a sampled study.
+
+        Raises ConfigError where the study's own function fails, or makes no list of cells.
+        """
+        if self.cells is None:
+            return ()
+        cells = tuple(_called(self.cells, base, self.name) if callable(self.cells) else self.cells)
+        if not cells or not all(isinstance(cell, Cell) for cell in cells):
+            raise ConfigError(
+                f"a grid is a list of at least one Cell; received {cells!r} of {self.name}. Write "
+                "each as Cell(name=..., overrides={...})."
+            )
+        names = [cell.name for cell in cells]
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(
+                f"a cell's name stands once in a study; received {', '.join(sorted(doubled))} "
+                f"more than once in {self.name}. Rename one."
+            )
+        return cells
+
+    def space_over(self, base: TrialConfig) -> Space | None:
+        """The space of a sampled study over one base config. Raises ConfigError as `cells_over`."""
+        space = _called(self.space, base, self.name) if callable(self.space) else self.space
+        if space is not None and not isinstance(space, Space):
+            raise ConfigError(
+                f"a sampled study's space is a Space; received {space!r} of {self.name}. Write it "
+                "as Space(axes={...})."
+            )
+        return space
 
     def seeds_at(self, scale: str) -> tuple[int, ...]:
         """The replicates of a cell, unless --seeds names others."""
@@ -115,3 +153,16 @@ class Study:
                     f"a claim compares cells of its study; claim {claim.id} of {self.name} names "
                     f"{unknown[0]!r}, which is none at scale {scale}. {hint}"
                 )
+
+
+def _called(make: Callable[[TrialConfig], Any], base: TrialConfig, study: str) -> Any:
+    """What a study file derives from its scale; its own failures are the file's, not ours."""
+    try:
+        return make(base)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"a study derives its points from the scale's config; {study} raised "
+            f"{type(error).__name__}: {error}. Mend its {getattr(make, '__name__', 'function')}."
+        ) from None

@@ -7,11 +7,17 @@ server. Whatever a reader of Optuna needs to find here is a tag.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import sqlite3
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +33,17 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy import inspect
 
 from moe.metrics import STEP, TIMESTAMP_MS
+from orchestrator import postgresql
 from orchestrator.courier import Courier, fingerprint, is_permanent, spool_path
 from orchestrator.errors import BadInput, LaunchHeld, StudyError, Unreachable
-from orchestrator.home import Home
+from orchestrator.home import Home, require_plain
 from orchestrator.launch import Launch, Point, mlflow_params
 from orchestrator.net import redact, require_reachable
 from orchestrator.spool import Spool, SpoolHeld
+from orchestrator.storage import sqlite_tables
 
 TRIAL_NUMBER = "optuna.trial_number"
 PARENT = "moe_study.parent"
@@ -42,7 +51,10 @@ OWNER = "moe_study.owner"
 _PARENT_RUN_ID = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _PAGE = 1000
+OPTION = "--mlflow-uri"
 CLOSE_TIMEOUT_S = 30.0
+LOOP_PATIENCE_S = 1.5  # how long Tune's loop, and with it the trials' reports, may wait for a run
+_RETRY_S = 1.0
 
 
 class Away(Exception):
@@ -63,6 +75,25 @@ class RunInfo:
         return int(self.tags[TRIAL_NUMBER])
 
 
+def require_usable(uri: str, *, must_exist: bool = False) -> None:
+    """Raises as `connect` does, and makes no tables: what else is refused must leave nothing."""
+    if postgresql.is_postgresql(uri):
+        with postgresql.connected(uri, option=OPTION) as connection:
+            _require_no_optuna(inspect(connection).get_table_names(), uri)
+    elif uri.startswith("sqlite:///"):
+        file = Path(uri.removeprefix("sqlite:///"))
+        require_plain(str(file), f"the file of {OPTION}")
+        if file.exists():
+            try:
+                _require_no_optuna(sqlite_tables(file), uri)
+            except sqlite3.Error as error:
+                raise _unusable(uri, str(error)) from None
+        elif must_exist:
+            raise _unusable(uri, "there is no such file")
+    else:
+        connect(uri)
+
+
 def connect(uri: str) -> MlflowClient:
     """A client whose store answers, its schema made before any worker could race for it.
 
@@ -70,24 +101,43 @@ def connect(uri: str) -> MlflowClient:
     """
     if uri.startswith(("http://", "https://")):
         default_port = 443 if uri.startswith("https") else 80
-        require_reachable(uri, default_port=default_port, option="--mlflow-uri")
-    elif uri.startswith(("postgresql://", "postgresql+psycopg://")):
-        require_reachable(uri, default_port=5432, option="--mlflow-uri")
-        uri = "postgresql+psycopg://" + uri.split("://", 1)[1]
+        require_reachable(uri, default_port=default_port, option=OPTION)
+    elif postgresql.is_postgresql(uri):
+        with postgresql.connected(uri, option=OPTION) as connection:
+            _require_no_optuna(inspect(connection).get_table_names(), uri)
+            postgresql.wait_for(connection, "mlflow tables")
+            return _client(postgresql.usable(uri, option=OPTION))
     elif not uri.startswith("sqlite:///"):
         raise BadInput(
             "an MLflow URI is sqlite:///FILE, http(s)://HOST:PORT or postgresql://...; received "
             f"{redact(uri)}. (MLflow 3 no longer writes to a plain folder.)"
         )
-    client = MlflowClient(uri)
+    return _client(uri)
+
+
+def _require_no_optuna(tables: list[str], uri: str) -> None:
+    """Both keep the version of their tables in one of the same name."""
+    if "study_directions" in tables:
+        raise BadInput(
+            f"MLflow needs a database of its own; received {redact(uri)}, which holds Optuna's "
+            f"tables. Name another with {OPTION}."
+        )
+
+
+def _client(uri: str) -> MlflowClient:
     try:
+        client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise Unreachable(
-            f"the MLflow store {redact(uri)} cannot be used: {type(error).__name__}. Check that it "
-            "is an MLflow tracking server or database, and that you may write to it."
-        ) from None
+        raise _unusable(uri, type(error).__name__) from None
     return client
+
+
+def _unusable(uri: str, why: str) -> Unreachable:
+    return Unreachable(
+        f"the MLflow store {redact(uri)} cannot be used: {why}. Check that it is an MLflow "
+        "tracking server or database, and that you may write to it."
+    )
 
 
 class Tracking:
@@ -99,7 +149,12 @@ class Tracking:
         self._client = client
         self._courier = courier
         self._owner = owner
-        self._half_made: dict[int, str] = {}
+        self._requests: dict[int, Future[str]] = {}
+        self._made: dict[int, str] = {}
+        self._doubtful: set[int] = set()
+        self._is_slow = False
+        self._retry_at = 0.0
+        self.patience_s: float | None = None
         self.experiment_id = experiment_id
         self.parent_run_id = ""
 
@@ -133,7 +188,8 @@ class Tracking:
     def _experiment(client: MlflowClient, launch: Launch, artifacts: Path) -> str:
         experiment = client.get_experiment_by_name(launch.name)
         if experiment is None:
-            local = client.tracking_uri.startswith("sqlite:")
+            # A server has artifacts of its own; beside a database they lie in the home.
+            local = not client.tracking_uri.startswith(("http://", "https://"))
             return client.create_experiment(
                 launch.name,
                 artifact_location=artifacts.as_uri() if local else None,
@@ -219,39 +275,43 @@ class Tracking:
     def create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
         """A SCHEDULED run with everything that is known before the trial starts.
 
-        Raises Away where the store does not answer, StudyError where it refuses for good.
+        With `patience_s` set, a slow store holds the caller up that long once, and is then asked
+        for its answer. Raises Away where it has none yet, StudyError where it refuses for good.
         """
+        request = self._requests.get(number)
+        wait = 0.0 if self._is_slow and self.patience_s is not None else self.patience_s
+        if request is None:
+            if wait == 0 and time.monotonic() < self._retry_at:
+                raise Away("MLflow is away")
+            request = _in_background(lambda: self._create_run(point, number=number, tags=tags))
+            self._requests[number] = request
+        self._is_slow = True
         try:
-            return self._create_run(point, number=number, tags=tags)
-        except MlflowException as error:
+            run_id = request.result(timeout=wait)
+        except FutureTimeout:
+            self._doubtful.add(number)
+            raise Away("MLflow has not answered yet") from None
+        except (MlflowException, OSError) as error:
+            del self._requests[number]
+            self._doubtful.add(number)
+            self._retry_at = time.monotonic() + _RETRY_S
+            if not isinstance(error, MlflowException):
+                raise Away(f"MLflow is away ({type(error).__name__})") from None
             if is_permanent(error):
                 raise StudyError(
                     f"MLflow refuses the run of trial {number} ({error.error_code}). Was the "
                     "experiment deleted? The same command goes on once it is restored."
                 ) from None
             raise Away(f"MLflow is away ({error.error_code})") from None
-        except OSError as error:
-            raise Away(f"MLflow is away ({type(error).__name__})") from None
+        self._is_slow = False
+        del self._requests[number]
+        self._made[number] = run_id
+        return run_id
 
     def _create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
-        # A run that was begun when the store went away is completed, not begun again.
-        run_id = self._half_made.get(number)
-        if run_id is None:
-            run = self._client.create_run(
-                self.experiment_id,
-                run_name=f"{point.cell}-seed{point.seed}",
-                tags={
-                    _PARENT_RUN_ID: self.parent_run_id,
-                    OWNER: self._owner,
-                    TRIAL_NUMBER: str(number),
-                    "cell": point.cell,
-                    "seed": str(point.seed),
-                    "config_hash": point.config_hash,
-                    "cell_hash": point.cell_hash,
-                    **tags,
-                },
-            )
-            run_id = self._half_made[number] = run.info.run_id
+        # A store that was away may have made the run all the same: that one is completed then.
+        begun = self._runs_of(number) if number in self._doubtful else []
+        run_id = begun[0] if begun else self._begin_run(point, number=number, tags=tags)
         accounting = point.accounting
         self._client.update_run(run_id, status="SCHEDULED")
         self._client.log_batch(
@@ -269,13 +329,41 @@ class Tracking:
             digest=data.digest[:36],
             source_type="moe-study",
             source=data.corpus,
-            profile=f'{{"tokenizer": "{data.tokenizer}", "vocab_size": {data.vocab_size}}}',
+            profile=json.dumps({"tokenizer": data.tokenizer, "vocab_size": data.vocab_size}),
         )
         context = InputTag("mlflow.data.context", "training")
         self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, [context])])
         self._client.log_text(run_id, point.config.to_json(), "config.json")
-        del self._half_made[number]
         return run_id
+
+    def _begin_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
+        run = self._client.create_run(
+            self.experiment_id,
+            run_name=f"{point.cell}-seed{point.seed}",
+            tags={
+                _PARENT_RUN_ID: self.parent_run_id,
+                OWNER: self._owner,
+                TRIAL_NUMBER: str(number),
+                "cell": point.cell,
+                "seed": str(point.seed),
+                "config_hash": point.config_hash,
+                "cell_hash": point.cell_hash,
+                **tags,
+            },
+        )
+        return run.info.run_id
+
+    def _runs_of(self, number: int) -> list[str]:
+        query = f"tags.`{TRIAL_NUMBER}` = '{number}' AND tags.`{OWNER}` = '{self._owner}'"
+        return [run.info.run_id for run in self._search(query)]
+
+    def _discard_strays(self) -> None:
+        """Runs that a store made after all, when it was no longer waited for."""
+        with suppress(MlflowException, OSError):
+            for number in self._doubtful:
+                for run_id in self._runs_of(number):
+                    if run_id != self._made.get(number):
+                        self.discard(run_id)
 
     def discard(self, run_id: str) -> None:
         self._client.set_terminated(run_id, "KILLED")
@@ -311,7 +399,10 @@ class Tracking:
     def close(self, parent_status: str) -> bool:
         """Whether all that was to be delivered is; what is not stays in the spool."""
         self.end(self.parent_run_id, parent_status)
-        return self._courier.close(CLOSE_TIMEOUT_S)
+        delivered = self._courier.close(CLOSE_TIMEOUT_S)
+        if delivered:
+            self._discard_strays()
+        return delivered
 
 
 def quiet() -> None:
@@ -319,10 +410,25 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # Its lines on stdout would stand between a script and its JSON, credentials and all.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # Its own retry would send a request whose answer was lost again, and begin a run twice.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def _in_background(work: Callable[[], str]) -> Future[str]:
+    """In a thread that nobody waits for when the process ends: it may hang for its timeout."""
+    future: Future[str] = Future()
+
+    def answer() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=answer, name="mlflow-run", daemon=True).start()
+    return future
 
 
 def _is_number(value: Any) -> bool:

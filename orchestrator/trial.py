@@ -78,7 +78,7 @@ class TrialRecord:
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
-        attributes = trial.user_attrs
+        attributes = dict(trial.user_attrs)  # a journal's own dicts change as it is written
         return cls(
             number=trial.number,
             trial_id=trial._trial_id,
@@ -94,7 +94,7 @@ class TrialRecord:
             error=attributes.get(ERROR) if trial.state == TrialState.FAIL else None,
             attempt=attributes.get(ATTEMPT, 0),
             attributes=attributes,
-            curve=trial.intermediate_values,
+            curve=dict(trial.intermediate_values),
             started=trial.datetime_start,
             ended=trial.datetime_complete,
         )

@@ -7,26 +7,58 @@ import sys
 import traceback
 import warnings
 
+import typer
+
 from orchestrator.cli import plan, read, run  # noqa: F401  (each adds its commands to the app)
 from orchestrator.cli.options import app, errors
-from orchestrator.errors import StudyError
-from orchestrator.net import redact
+from orchestrator.errors import BadInput, StudyError
+from orchestrator.net import DiscreetRecord, redact
+
+_UsageError = typer.BadParameter.__base__
 
 
 def main() -> None:
     """The entry point: every expected failure is one message on stderr, and an exit code."""
+    logging.setLogRecordFactory(DiscreetRecord)
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", module="ray|mlflow|optuna")
     try:
-        app()
+        _require_text(sys.argv[1:])
+        sys.exit(app(standalone_mode=False))
     except StudyError as error:
-        errors.print(
-            f"moe-study: {error}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
+        _tell(str(error))
         sys.exit(error.exit_code)
+    except _UsageError as error:
+        _tell_usage(error)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception:
         # A defect of ours: its traceback is wanted, the credentials of a URL in it are not.
         print(redact(traceback.format_exc()), file=sys.stderr)
         sys.exit(1)
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Bytes that are no UTF-8 could be kept in neither store."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise BadInput(
+                f"what is typed is text in UTF-8; received {redact(argument)!a}. Correct it, "
+                "or rename the file."
+            ) from None
+
+
+def _tell(message: str) -> None:
+    errors.print(f"moe-study: {message}", style="red", highlight=False, soft_wrap=True)
+
+
+def _tell_usage(error: Exception) -> None:
+    message = error.format_message()
+    if not message:  # nothing was asked for: the help is the answer
+        error.show()
+        return
+    command = error.ctx.command_path if error.ctx else "moe-study"
+    _tell(f"{message.rstrip('.')}. See `{command} --help`.")

@@ -22,8 +22,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Studies of Mixture-of-Experts language models whose tables can be believed.",
 )
-errors = Console(stderr=True)
-output = Console()
+# Names and messages hold what users wrote: none of it is markup.
+errors = Console(stderr=True, markup=False, emoji=False)
+output = Console(markup=False, emoji=False)
 
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A name that `list` shows, or a path to a .py file.")
@@ -57,11 +58,11 @@ def parse_seeds(text: str | None) -> tuple[int, ...] | None:
         raise BadInput(
             f"--seeds is a list of whole numbers, such as 0,1,2; received {text!r}. Correct it."
         )
+    if max(map(len, parts)) > 10 or max(map(int, parts)) >= 2**31:
+        raise BadInput(f"a seed is below 2147483648; received {text[:80]!r}. Use smaller numbers.")
     seeds = tuple(int(part) for part in parts)
     if len(set(seeds)) != len(seeds):
         raise BadInput(f"a seed counts once; received {text!r}. Name each seed once.")
-    if max(seeds) >= 2**31:
-        raise BadInput(f"a seed is below 2147483648; received {text!r}. Use smaller numbers.")
     return seeds
 
 
@@ -122,8 +123,8 @@ def print_table(result: Any) -> None:
         shown.add_row(*cells)
     output.print(shown)
     for note in footnotes(result):
-        output.print(note, highlight=False, markup=False)
+        output.print(note, highlight=False)
     for verdict in claims_body(result):
         name, decision, statement, reason = verdict[0], verdict[1], verdict[-2], verdict[-1]
         because = f" ({reason})" if reason else ""
-        output.print(f"{name} {decision}: {statement}{because}", highlight=False, markup=False)
+        output.print(f"{name} {decision}: {statement}{because}", highlight=False)

@@ -91,7 +91,7 @@ def plan_command(
         print_json(planned)
         return
     about = "about " if planned["estimated"] else ""
-    output.print(f"[bold]{launch.study.question}[/bold]", highlight=False)
+    output.print(launch.study.question, style="bold", highlight=False)
     output.print(
         f"{planned['trials']} trials at scale {launch.scale}, seeds {list(launch.seeds)}, corpus "
         f"{launch.corpus_spec}: {about}{planned['tokens_total'] / 1e6:.1f}M tokens, "

@@ -193,7 +193,7 @@ def analyze(
         probe_spec=probe,
         max_tokens=max_tokens,
         permutations=permutations,
-        say=lambda line: errors.print(line, highlight=False, markup=False),
+        say=lambda line: errors.print(line, highlight=False),
     )
     if as_json:
         print_json(result)

@@ -127,12 +127,13 @@ def ingest_command(
 def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
     """Send spooled metrics to a tracking server that is back."""
     from orchestrator.courier import deliver_spools
-    from orchestrator.tracking import connect, quiet
+    from orchestrator.tracking import connect, quiet, require_usable
 
     chosen = Home.at(home)
     chosen.require_exists()
     quiet()
-    uri = mlflow_uri or chosen.mlflow_uri
+    uri = chosen.mlflow_uri if mlflow_uri is None else mlflow_uri
+    require_usable(uri, must_exist=True)
     delivered, left = deliver_spools(
         connect(uri),
         uri,

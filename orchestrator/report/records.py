@@ -14,7 +14,8 @@ from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.report.judge import Judgement, judge_launch, read_analysis
 from orchestrator.report.tables import Table, table_of
-from orchestrator.search import LaunchInfo, SearchStore, open_storage
+from orchestrator.search import LaunchInfo, SearchStore
+from orchestrator.storage import open_storage, trouble_named
 from orchestrator.study import Study
 from orchestrator.trial import TrialRecord
 
@@ -65,8 +66,10 @@ def read_launch(
     """
     if optuna_storage is None:
         home.require_exists()
-    storage = open_storage(optuna_storage or home.optuna_storage, create=False)
-    launches = SearchStore.launches(storage)
+    url = home.optuna_storage if optuna_storage is None else optuna_storage
+    storage = open_storage(url, create=False)
+    with trouble_named(url):
+        launches = SearchStore.launches(storage)
     asked = {"scale": scale, "corpus": corpus, "overrides": dict(overrides) if overrides else None}
     fitting = [
         info
@@ -80,5 +83,6 @@ def read_launch(
             f"status and tables read a launch that was run; received {study!r}, and the launches "
             f"here are: {names}. Run the study, or name its --home, --scale, --corpus and --set."
         )
-    store = SearchStore(storage, fitting[-1])
-    return LaunchRecords(home=home, info=fitting[-1], trials=store.records())
+    with trouble_named(url):
+        trials = SearchStore(storage, fitting[-1]).records()
+    return LaunchRecords(home=home, info=fitting[-1], trials=trials)

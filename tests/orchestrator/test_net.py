@@ -38,5 +38,5 @@ def test_a_closed_port_is_said_at_once_without_credentials():
 
 
 def test_a_port_that_is_no_number_is_refused():
-    with pytest.raises(Unreachable, match="a port is a number"):
+    with pytest.raises(Unreachable, match="with a port from 1 to 65535"):
         require_reachable("http://host:99999", default_port=80, option="--mlflow-uri")

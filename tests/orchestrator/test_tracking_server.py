@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-
 import pytest
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
 from orchestrator.courier import deliver_spools
-from orchestrator.net import answers
 from orchestrator.tracking import Away
 
 
@@ -22,52 +14,11 @@ def entry(step, loss):
     return {"step": step, "tokens": step * 128, "timestamp_ms": 1000 + step, VAL_LOSS: loss}
 
 
-class Server:
-    def __init__(self, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.folder = folder
-        self.start()
-
-    @property
-    def uri(self):
-        return f"http://user:secretpw@127.0.0.1:{self.port}"
-
-    def start(self):
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
-            *("--port", str(self.port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{self.folder}/server.db"),
-            *("--default-artifact-root", f"{self.folder}/artifacts"),
-        ]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-        )
-        deadline = time.monotonic() + 90
-        while not answers("127.0.0.1", self.port, 1) and time.monotonic() < deadline:
-            time.sleep(0.3)
-
-    def stop(self):
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-@pytest.fixture
-def server(tmp_path):
-    running = Server(tmp_path)
-    yield running
-    running.stop()
-
-
 @pytest.mark.slow
 def test_metrics_outlive_a_server_that_is_away_and_nothing_is_shown(
-    server, home, hold, grid_study, capfd, said, monkeypatch
+    mlflow_server, home, hold, grid_study, capfd, said, monkeypatch
 ):
+    server = mlflow_server
     monkeypatch.setattr("orchestrator.tracking.CLOSE_TIMEOUT_S", 3.0)
     with hold(grid_study, seeds=(0,), options={"mlflow_uri": server.uri}) as session:
         ledger = session.ledger

@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from orchestrator.home import Home
 from orchestrator.launch import resolve
 from orchestrator.library import load_study
-from orchestrator.search import SearchStore, distributions_of, grid_distributions, open_storage
+from orchestrator.search import SearchStore, distributions_of, grid_distributions
+from orchestrator.storage import open_storage
 from orchestrator.trial import METRICS, MOE_DIGEST
 
 LOSS = {"dense-1x": 3.30, "dense-2x": 3.20, "dense-4x": 3.15}
