@@ -41,6 +41,7 @@ def _tune(session: Session, first: Assignment) -> None:
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig
 
+    from orchestrator import pulse
     from orchestrator.driver import LedgerCallback, LedgerSearcher, StopWhen, make_scheduler
     from orchestrator.worker import Job, train_trial
 
@@ -57,13 +58,14 @@ def _tune(session: Session, first: Assignment) -> None:
             threads=resources.cpus_per_worker,
             device=resources.device,
             checkpoint_every=config.train.eval_every,
+            pulse=pulse_name,
         )
 
     searcher = LedgerSearcher(
         session.ledger, make_job, first=first, may_start=lambda: session.tracking.reachable
     )
     bundles = [resources.bundle for _ in range(resources.workers)]
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(train_trial, tune.PlacementGroupFactory(bundles)),
         tune_config=TuneConfig(
             search_alg=searcher,
@@ -81,7 +83,9 @@ def _tune(session: Session, first: Assignment) -> None:
             stop=StopWhen(lambda: session.interrupted or searcher.failure is not None),
             verbose=0,
         ),
-    ).fit()
+    )
+    with pulse.beating() as pulse_name:
+        tuner.fit()
     if searcher.failure is not None:
         raise searcher.failure
 

@@ -25,6 +25,7 @@ ATTEMPT = "attempt"
 REUSED_FROM = "reused_from"
 MOE_DIGEST = "moe_digest"
 ORIGIN = "origin"
+DIVERGED_AT = "diverged_at_step"
 
 STATES = ("complete", "pruned", "failed", "running", "waiting")
 
