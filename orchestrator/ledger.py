@@ -27,6 +27,7 @@ from orchestrator.search import SearchStore, distributions_of, grid_distribution
 from orchestrator.tracking import Tracking
 from orchestrator.trial import (
     ATTEMPT,
+    COMMIT,
     DIVERGED_AT,
     ERROR,
     METRICS,
@@ -221,7 +222,11 @@ class Ledger:
         record = self._update(
             record,
             state="running",
-            attributes={REUSED_FROM: source.run_id or source.launch, MOE_DIGEST: moe_digest()},
+            attributes={
+                REUSED_FROM: source.run_id or source.launch,
+                MOE_DIGEST: moe_digest(),
+                COMMIT: source.commit,
+            },
         )
         self._tracking.set_tags(
             record.run_id,
@@ -229,6 +234,7 @@ class Ledger:
                 REUSED_FROM: source.run_id,
                 "reused_from_launch": source.launch,
                 MOE_DIGEST: moe_digest(),
+                COMMIT: source.commit or "",
             },
         )
         for step, value in sorted(source.curve.items()):
@@ -241,6 +247,7 @@ class Ledger:
     def started(self, number: int) -> TrialRecord:
         record = self.records[number]
         now = {ATTEMPT: record.attempt + 1, MOE_DIGEST: moe_digest()}
+        now |= {key: self._run_tags[key] for key in (COMMIT,) if key in self._run_tags}
         # What a driver wrote before it was killed between an ending's attributes and its state.
         kinds = (ERROR, DIVERGED_AT, METRICS, ORIGIN, REUSED_FROM)
         stale = {key: None for key in kinds if record.attributes.get(key)}

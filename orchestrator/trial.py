@@ -24,6 +24,7 @@ ERROR = "error"
 ATTEMPT = "attempt"
 REUSED_FROM = "reused_from"
 MOE_DIGEST = "moe_digest"
+COMMIT = "git.commit"
 ORIGIN = "origin"
 DIVERGED_AT = "diverged_at_step"
 
