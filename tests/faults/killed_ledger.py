@@ -1,16 +1,17 @@
-"""Drives one launch's ledger to its end, killed with SIGKILL after its n-th write, for every n.
+"""Drives one launch's ledger to its end, killed with SIGKILL after its n-th write.
 
-    python killed_ledger.py FOLDER CORPUS MLFLOW_TEMPLATE
+    python killed_ledger.py FOLDER CORPUS MLFLOW_TEMPLATE EVERY
 
-Every n has a home of its own. A driver is killed after n writes, the next one after some more (so
+n is 1, 1 + EVERY, 1 + 2 EVERY and so on, until a driver ends before its death. Each n has a home of its own. A driver is killed after n writes, the next one after some more (so
 that reconciling is cut short as well), the third is left alone, and both stores are then read with
 their own clients. Drivers are forks, so that everything is imported once. A write is a call that
 changes Optuna's storage, MLflow's store or the spool; an entry of the spool is also cut in half.
-Prints one JSON object: how many writes there were, and what was found wrong.
+Prints one JSON object: the deaths that were tried, and what was found wrong after each.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -199,7 +200,7 @@ def fork(function: Callable[[], None]) -> int:
 
 
 def main() -> None:
-    folder, corpus, template = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    folder, corpus, template, every = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
     tracking_module.quiet()
     launch = resolve(study("kills", *OUTCOMES), corpus_spec=corpus)
     earlier = Home(folder / "earlier")
@@ -208,7 +209,7 @@ def main() -> None:
     # In this process: the forks inherit what is imported and mapped, seconds for each otherwise.
     drive(earlier, resolve(study("earlier", "dense"), corpus_spec=corpus))
 
-    def killed_after(home: Home, writes: int) -> bool:
+    def is_killed_after(home: Home, writes: int) -> bool:
         def dying() -> None:
             die_after(writes)
             drive(home, launch)
@@ -218,23 +219,24 @@ def main() -> None:
         return status == signal.SIGKILL
 
     seen: dict[int, list[str]] = {}
-    writes = 1
-    while True:
+    for writes in itertools.count(1, every):
         home = Home(folder / f"home-{writes}")
         shutil.copytree(earlier.root, home.root)
-        killed = killed_after(home, writes)
+        report = folder / "report.json"
+
+        def finish(home: Home = home, report: Path = report) -> None:
+            drive(home, launch)
+            report.write_text(json.dumps(wrong(home, launch)))
+
+        killed = is_killed_after(home, writes)
         if killed:
-            killed_after(home, 1 + (7 * writes) % 23)
-            assert fork(lambda home=home: drive(home, launch)) == 0
-        report = folder / f"wrong-{writes}.json"
-        reading = fork(lambda h=home, r=report: r.write_text(json.dumps(wrong(h, launch))))
-        assert reading == 0
+            is_killed_after(home, 1 + writes % 23)
+        assert fork(finish) == 0
         seen[writes] = json.loads(report.read_text())
         shutil.rmtree(home.root)
         if not killed:
             break
-        writes += 1
-    print(json.dumps({"writes": writes - 1, "wrong": {n: w for n, w in seen.items() if w}}))
+    print(json.dumps({"tried": list(seen), "wrong": {n: w for n, w in seen.items() if w}}))
 
 
 main()
