@@ -2,10 +2,11 @@
 
     python killed_ledger.py FOLDER CORPUS MLFLOW_TEMPLATE EVERY
 
-n is 1, 1 + EVERY, 1 + 2 EVERY and so on, until a driver ends before its death. Each n has a home of its own. A driver is killed after n writes, the next one after some more (so
-that reconciling is cut short as well), the third is left alone, and both stores are then read with
-their own clients. Drivers are forks, so that everything is imported once. A write is a call that
-changes Optuna's storage, MLflow's store or the spool; an entry of the spool is also cut in half.
+n is 1, 1 + EVERY, 1 + 2 EVERY and so on, until a driver ends before its death. Each n has a home of
+its own. A driver is killed after n writes, the next one after some more (so that reconciling is cut
+short as well), the third is left alone, and both stores are then read with their own clients.
+Drivers are forks, so that everything is imported once. A write is a call that changes Optuna's
+storage, MLflow's store or the spool; an entry of the spool is also cut in half.
 Prints one JSON object: the deaths that were tried, and what was found wrong after each.
 """
 
