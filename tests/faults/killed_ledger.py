@@ -35,7 +35,7 @@ from orchestrator.launch import Launch, resolve
 from orchestrator.ledger import Ledger
 from orchestrator.reconcile import reconcile
 from orchestrator.reuse import finished_elsewhere
-from orchestrator.search import OWNER, SearchStore, open_storage
+from orchestrator.search import OWNER, SearchStore
 from orchestrator.spool import Spool
 from orchestrator.study import Study
 from orchestrator.tracking import PARENT, TRIAL_NUMBER, Tracking, connect
@@ -76,7 +76,7 @@ def entry(cell: str, step: int) -> dict[str, float]:
 
 def drive(home: Home, launch: Launch) -> None:
     """What a driver does, Ray left out."""
-    storage = open_storage(home.optuna_storage, create=True)
+    storage = optuna.storages.get_storage(home.optuna_storage)
     search = SearchStore.open(storage, launch, now=datetime.now(UTC))
     owner = search.info.attributes[OWNER]
     uri = home.mlflow_uri
