@@ -10,6 +10,7 @@ them. Numpy's and Python's global generators are not kept, because training neve
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -104,6 +105,16 @@ class Checkpoints:
         self.config = config
         self._hash = config_hash(config)
 
+    def claim(self) -> None:
+        """Makes this process the one writer of the folder (see `Storage.claim`).
+
+        Raises ValueError, and claims nothing, if a checkpoint there belongs to another config.
+        """
+        for name in self._names():
+            with contextlib.suppress(DamagedError):
+                self._require_same_config(name, self.storage.read_header(name))
+        self.storage.claim()
+
     def save(self, checkpoint: Checkpoint, *, keep: int) -> Path | str:
         """Writes the checkpoint, then removes all but the newest `keep` of those with a step.
 
@@ -134,8 +145,7 @@ class Checkpoints:
         Raises ValueError if a checkpoint here belongs to another config.
         """
         self.storage.delete_leftovers()
-        finals = [name for name in self.storage.names() if name == FINAL]
-        for name in finals + self._steps():
+        for name in self._names():
             try:
                 header, files = self.storage.read_folder(name)
                 self._require_same_config(name, header)
@@ -171,6 +181,10 @@ class Checkpoints:
             if (note["config_hash"], note["moe_digest"]) == (self._hash, moe_digest()):
                 entries[note["entry"]["step"]] = note["entry"]
         return entries
+
+    def _names(self) -> list[str]:
+        """Names of checkpoints: the final one, then the newest first."""
+        return [name for name in self.storage.names() if name == FINAL] + self._steps()
 
     def _steps(self) -> list[str]:
         """Names of checkpoints with a step, newest first."""

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 MANIFEST = "manifest.json"
+_CLAIM = "claim"
 _TEMPORARY = ".tmp-"
 
 Writer = Callable[[IO[bytes]], None]
@@ -27,6 +28,10 @@ Writer = Callable[[IO[bytes]], None]
 
 class DamagedError(RuntimeError):
     """A stored folder that does not hold what its manifest says."""
+
+
+class TakenOverError(RuntimeError):
+    """Another process has claimed the folder since: this one may write nothing more to it."""
 
 
 class _HashingStream:
@@ -63,6 +68,7 @@ class Storage:
         self._root = root.rstrip("/")
         self._uri = uri
         self._is_local = isinstance(filesystem, fs.LocalFileSystem)
+        self._claim: bytes | None = None
 
     @classmethod
     def at(cls, out: Path | str) -> Storage:
@@ -94,6 +100,22 @@ class Storage:
         names = (info.base_name for info in self._fs.get_file_info(selector))
         return sorted(name for name in names if not name.startswith(_TEMPORARY))
 
+    def claim(self) -> None:
+        """Makes this process the folder's one writer. What an earlier claimant still writes raises
+        TakenOverError there: the worker of a lost driver or node may outlive the news of its death.
+        """
+        self._claim = None
+        token = uuid.uuid4().hex.encode()
+        self.write(_CLAIM, token)
+        self._claim = token
+
+    def _require_claim(self) -> None:
+        if self._claim is not None and self.read(_CLAIM) != self._claim:
+            raise TakenOverError(
+                f"a run's folder belongs to the process that claimed it last; {self} was claimed "
+                "by another attempt while this one ran. This one ends; the other goes on."
+            )
+
     def read(self, name: str) -> bytes:
         with self._fs.open_input_stream(self._path(name)) as stream:
             return stream.read()
@@ -103,11 +125,13 @@ class Storage:
         path = self._path(name)
         self._fs.create_dir(os.path.dirname(path), recursive=True)
         if not self._is_local:
+            self._require_claim()
             self._stream(path, lambda stream: stream.write(data))
             return
         temporary = self._path(f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
             self._stream(temporary, lambda stream: stream.write(data))
+            self._require_claim()
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -118,6 +142,7 @@ class Storage:
         """Writes each file through its writer, then a manifest of `header`, sizes and sha256."""
         final = self._path(name)
         if not self._is_local:
+            self._require_claim()
             self.delete_folder(name)
             self._fill(final, writers, header)
             return
@@ -126,6 +151,7 @@ class Storage:
         try:
             self._fill(temporary, writers, header)
             _sync(temporary)
+            self._require_claim()
             self.delete_folder(name)
             os.rename(temporary, final)
         except BaseException:
@@ -135,13 +161,9 @@ class Storage:
 
     def read_folder(self, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Header and verified files of a folder. Raises DamagedError with what is wrong."""
-        try:
-            manifest = json.loads(self.read(f"{name}/{MANIFEST}"))
-            listed = manifest["files"].items()
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedError(f"{self}/{name} has no valid {MANIFEST}: {error}") from None
+        header, listed = self._read_manifest(name)
         files = {}
-        for file, expected in listed:
+        for file, expected in listed.items():
             try:
                 data = self.read(f"{name}/{file}")
             except FileNotFoundError:
@@ -150,7 +172,18 @@ class Storage:
             if found != expected:
                 raise DamagedError(f"{self}/{name}/{file} should be {expected}, but is {found}")
             files[file] = data
-        return manifest["header"], files
+        return header, files
+
+    def read_header(self, name: str) -> dict[str, Any]:
+        """Header of a folder, its files unread. Raises DamagedError where the manifest is."""
+        return self._read_manifest(name)[0]
+
+    def _read_manifest(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            manifest = json.loads(self.read(f"{name}/{MANIFEST}"))
+            return manifest["header"], dict(manifest["files"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{self}/{name} has no valid {MANIFEST}: {error}") from None
 
     def delete_folder(self, name: str) -> None:
         """Removes a folder if it is there. The manifest goes first: half-removed is damaged."""

@@ -127,8 +127,8 @@ def train(
     left as they were.
 
     Raises ValueError if the inputs do not go together or `out` belongs to another config,
-    DivergenceError if the loss leaves the finite numbers or passes train.max_loss, and OSError if
-    `out` cannot be written.
+    DivergenceError if the loss leaves the finite numbers or passes train.max_loss, OSError if `out`
+    cannot be written, and moe.storage.TakenOverError if another process went on with the run.
     """
     config = resolve(config, store, world)
     run = _Run(config, world, report, Storage.at(out), checkpoint_every, keep_checkpoints)
@@ -191,7 +191,8 @@ class _Run:
         return "complete"
 
     def _look(self) -> tuple[Checkpoint | None, dict[int, dict[str, float]]]:
-        """What earlier attempts left; rank 0 only. Claims the folder by writing the config."""
+        """What earlier attempts left; rank 0 only. One that still writes is refused from now on."""
+        self.checkpoints.claim()
         found = self.checkpoints.newest()
         self.storage.write(CONFIG_FILE, self.config.to_json().encode())
         return found, self.checkpoints.noted_evaluations()

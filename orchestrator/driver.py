@@ -20,6 +20,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from moe.metrics import STEP, TOKENS
+from orchestrator import lost
 from orchestrator.errors import StudyError
 from orchestrator.launch import Launch
 from orchestrator.ledger import Assignment, Ledger
@@ -114,6 +115,7 @@ class LedgerCallback(_NotPickled, Callback):
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._tokens: dict[int, int] = {}
+        self._nodes: dict[int, dict[str, Any]] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = number_of(trial)
@@ -128,6 +130,7 @@ class LedgerCallback(_NotPickled, Callback):
         number = number_of(trial)
         if result.get(EVENT) == PROGRESS:
             self._tokens[number] = int(result["entry"][TOKENS])
+            self._nodes[number] = result["node"]
             self._ledger.progressed(number, result["entry"])
 
     def on_trial_complete(
@@ -138,7 +141,9 @@ class LedgerCallback(_NotPickled, Callback):
         event = result.get(EVENT)
         if event == FAILED:
             tokens = self._tokens.get(number, 0)
-            self._ledger.failed(number, result["error"], tokens=tokens)
+            self._ledger.failed(
+                number, result["error"], tokens=tokens, diverged_at=result["diverged_at"]
+            )
         elif event == FINAL and not result["stopped"]:
             routing = result["routing"]
             self._ledger.completed(
@@ -156,18 +161,8 @@ class LedgerCallback(_NotPickled, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = number_of(trial)
-        reason = _last_line(trial)
+        reason = lost.reason(trial.get_error(), self._nodes.get(number))
         self._ledger.failed(number, reason, tokens=self._tokens.get(number, 0))
-
-
-def _last_line(trial: Trial) -> str:
-    error = trial.get_error()
-    text = f"{type(error).__name__}: {error}" if error else "the trial's process was lost"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if "OutOfMemory" in text:
-        return f"out of memory: {lines[0]}"
-    named = [line for line in lines if "Error" in line or "died" in line]
-    return (named[-1] if named else lines[0])[:1000]
 
 
 def make_scheduler(launch: Launch, ledger: Ledger) -> TrialScheduler:

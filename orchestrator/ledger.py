@@ -28,6 +28,7 @@ from orchestrator.tracking import Tracking
 from orchestrator.trial import (
     ATTEMPT,
     COMMIT,
+    DIVERGED_AT,
     ERROR,
     METRICS,
     MLFLOW_STATUS_OF,
@@ -253,7 +254,8 @@ class Ledger:
         now = {ATTEMPT: record.attempt + 1, MOE_DIGEST: moe_digest()}
         now |= {key: self._run_tags[key] for key in (COMMIT,) if key in self._run_tags}
         # What a driver wrote before it was killed between an ending's attributes and its state.
-        stale = {key: None for key in (ERROR, METRICS, ORIGIN) if record.attributes.get(key)}
+        kinds = (ERROR, DIVERGED_AT, METRICS, ORIGIN, REUSED_FROM)
+        stale = {key: None for key in kinds if record.attributes.get(key)}
         self._search.set_state(record.trial_id, TrialState.RUNNING)
         self._tracking.set_status(record.run_id, "RUNNING")
         cleared = dict.fromkeys(stale.keys() - {METRICS}, "")
@@ -294,7 +296,8 @@ class Ledger:
         record = self.records[number]
         value = metrics.get(self._launch.study.metric)
         if value is None or not math.isfinite(value):
-            return self.failed(number, f"the final {VAL_LOSS} is {value}, not a finite number")
+            reason = f"the final {VAL_LOSS} is {value}, not a finite number"
+            return self.failed(number, reason, diverged_at=metrics.get(STEP))
         final = {
             key: float(v)
             for key, v in metrics.items()
@@ -323,14 +326,20 @@ class Ledger:
             attributes={TOKENS_ATTRIBUTE: tokens},
         )
 
-    def failed(self, number: int, reason: str, *, tokens: int = 0) -> TrialRecord:
+    def failed(
+        self, number: int, reason: str, *, tokens: int = 0, diverged_at: int | None = None
+    ) -> TrialRecord:
+        """`diverged_at`: the step at which training left the finite numbers or its bound."""
         record = self.records[number]
-        self._tracking.set_tags(record.run_id, {ERROR: reason})
+        why: dict[str, Any] = {ERROR: reason}
+        if diverged_at is not None:
+            why[DIVERGED_AT] = diverged_at
+        self._tracking.set_tags(record.run_id, why)
         return self._end(
             record,
             "failed",
             TrialState.FAIL,
-            attributes={ERROR: reason, TOKENS_ATTRIBUTE: tokens},
+            attributes={**why, TOKENS_ATTRIBUTE: tokens},
         )
 
     def released(self, number: int) -> TrialRecord:

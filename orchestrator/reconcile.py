@@ -50,7 +50,8 @@ def reconcile(search: SearchStore, tracking: Tracking, *, metric: str) -> list[s
 def _never_started(run: RunInfo, records: dict[int, TrialRecord]) -> bool:
     record = records.get(run.trial_number)
     same = record is not None and record.config_hash == run.tags.get(CONFIG_HASH)
-    return same and run.status in ("RUNNING", "SCHEDULED") and not run.metrics
+    # KILLED: an earlier driver was itself killed while it removed the run.
+    return same and run.status in ("RUNNING", "SCHEDULED", "KILLED") and not run.metrics
 
 
 def _agree(record: TrialRecord, run: RunInfo | None, tracking: Tracking, metric: str) -> list[str]:

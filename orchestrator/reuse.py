@@ -36,7 +36,7 @@ def finished_elsewhere(storage: BaseStorage, own_launch: str) -> dict[str, Finis
         if info.name == own_launch:
             continue
         for record in SearchStore(storage, info).records():
-            paid_here = record.state == "complete" and REUSED_FROM not in record.attributes
+            paid_here = record.state == "complete" and not record.attributes.get(REUSED_FROM)
             if paid_here and record.attributes.get(MOE_DIGEST) == moe_digest():
                 found[record.config_hash] = Finished(
                     launch=info.name,

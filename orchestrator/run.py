@@ -41,6 +41,7 @@ def _tune(session: Session, first: Assignment) -> None:
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig
 
+    from orchestrator import pulse
     from orchestrator.driver import LedgerCallback, LedgerSearcher, StopWhen, make_scheduler
     from orchestrator.worker import Job, train_trial
 
@@ -57,6 +58,7 @@ def _tune(session: Session, first: Assignment) -> None:
             threads=resources.cpus_per_worker,
             device=resources.device,
             checkpoint_every=config.train.eval_every,
+            pulse=pulse_name,
         )
 
     session.tracking.patience_s = LOOP_PATIENCE_S
@@ -64,7 +66,7 @@ def _tune(session: Session, first: Assignment) -> None:
         session.ledger, make_job, first=first, may_start=lambda: session.tracking.reachable
     )
     bundles = [resources.bundle for _ in range(resources.workers)]
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(train_trial, tune.PlacementGroupFactory(bundles)),
         tune_config=TuneConfig(
             search_alg=searcher,
@@ -82,7 +84,9 @@ def _tune(session: Session, first: Assignment) -> None:
             stop=StopWhen(lambda: session.interrupted or searcher.failure is not None),
             verbose=0,
         ),
-    ).fit()
+    )
+    with pulse.beating() as pulse_name:
+        tuner.fit()
     if searcher.failure is not None:
         raise searcher.failure
 

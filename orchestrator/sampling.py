@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.launch import Launch, Point
+from orchestrator.trial import DIVERGED_AT
 from search_spaces.space import Infeasible
 
 HISTORY_LIMIT = 500
@@ -30,11 +31,12 @@ class SpaceExhausted(Exception):
 def bounded_history(trials: Sequence[FrozenTrial], limit: int = HISTORY_LIMIT) -> list[FrozenTrial]:
     """The best and the newest of the finished trials, half each, and all that run or wait.
 
-    TPE splits its history into good and bad; the best half keeps the good side whole. Failed trials
-    teach it nothing.
+    TPE splits its history into good and bad; the best half keeps the good side whole. A trial that
+    diverged is as bad as can be; one that failed otherwise says nothing about its point.
     """
     open_trials = [t for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
-    finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    judged = (TrialState.COMPLETE, TrialState.PRUNED)
+    finished = [t for t in trials if t.state in judged or _diverged(t)]
     if len(finished) <= limit:
         return finished + open_trials
     complete = [t for t in finished if t.state == TrialState.COMPLETE]
@@ -42,6 +44,10 @@ def bounded_history(trials: Sequence[FrozenTrial], limit: int = HISTORY_LIMIT) -
     kept = {t.number for t in best}
     newest = [t for t in finished if t.number not in kept][-(limit - len(best)) :]
     return sorted(best + newest, key=lambda t: t.number) + open_trials
+
+
+def _diverged(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and trial.user_attrs.get(DIVERGED_AT) is not None
 
 
 def _generator_seed(launch: Launch, index: int) -> int:
@@ -85,12 +91,17 @@ def propose(
 
 
 def _as_shadow(trial: FrozenTrial) -> FrozenTrial:
-    """A trial as the sampler may see it: waiting ones count as running, for the constant liar."""
-    state = TrialState.RUNNING if trial.state == TrialState.WAITING else trial.state
+    """A trial as the sampler may see it: waiting ones count as running, for the constant liar.
+
+    TPE leaves failed trials out and takes a pruned one without values for worse than all others, so
+    this is how it is told of a divergence.
+    """
+    seen_as = {TrialState.WAITING: TrialState.RUNNING, TrialState.FAIL: TrialState.PRUNED}
+    state = seen_as.get(trial.state, trial.state)
     return optuna.trial.create_trial(
         state=state,
         params=trial.params,
         distributions=trial.distributions,
         value=trial.value if state == TrialState.COMPLETE else None,
-        intermediate_values=trial.intermediate_values,
+        intermediate_values={} if _diverged(trial) else trial.intermediate_values,
     )

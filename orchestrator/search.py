@@ -11,7 +11,7 @@ import dataclasses
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,23 +77,25 @@ class SearchStore:
         found = [
             LaunchInfo(study_id=s._study_id, name=s.study_name, attributes=s.user_attrs)
             for s in storage.get_all_studies()
-            if set(LAUNCH_ATTRIBUTES) <= set(s.user_attrs)
+            if {*LAUNCH_ATTRIBUTES, STARTED_AT} <= set(s.user_attrs)
         ]
-        return sorted(found, key=lambda info: info.attributes.get(STARTED_AT, ""))
+        return sorted(found, key=lambda info: info.attributes[STARTED_AT])
 
     @classmethod
     def open(cls, storage: BaseStorage, launch: Launch, *, now: datetime) -> SearchStore:
         """Creates the launch's study, or loads it; study attributes are brought up to date."""
-        existing = next(
-            (info.attributes for info in cls.launches(storage) if info.name == launch.name), {}
-        )
+        launches = cls.launches(storage)
+        existing = next((info.attributes for info in launches if info.name == launch.name), {})
+        # The launch started last is the one that readers mean, also where a clock was set back.
+        others = (i.attributes[STARTED_AT] for i in launches if i.name != launch.name)
+        started = [now, *(datetime.fromisoformat(at) + timedelta(microseconds=1) for at in others)]
         attributes = {
             "study": launch.study.name,
             "scale": launch.scale,
             "corpus": launch.corpus_spec,
             "corpus_digest": launch.corpus_digest,
             "overrides": dict(launch.overrides),
-            STARTED_AT: now.isoformat(),
+            STARTED_AT: max(started).isoformat(),
             OWNER: existing.get(OWNER) or uuid.uuid4().hex[:12],
             "metric": launch.study.metric,
             "sampled": not launch.study.is_grid,

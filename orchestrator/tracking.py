@@ -155,6 +155,9 @@ class Tracking:
         self._is_slow = False
         self._retry_at = 0.0
         self.patience_s: float | None = None
+        # Clocks are set back, and no run may end before it began or before its last point.
+        self._clock_offset_ns = time.time_ns() - time.monotonic_ns()
+        self._latest_ms: dict[str, int] = {}
         self.experiment_id = experiment_id
         self.parent_run_id = ""
 
@@ -217,6 +220,7 @@ class Tracking:
         found = self._search(f"tags.`{PARENT}` = 'true' AND tags.`{OWNER}` = '{self._owner}'")
         if found:
             self.parent_run_id = found[0].info.run_id
+            self._saw(self.parent_run_id, found[0].info.start_time)
         else:
             run = self._client.create_run(
                 self.experiment_id,
@@ -245,6 +249,9 @@ class Tracking:
 
     def runs(self) -> list[RunInfo]:
         """All runs of trials. Seconds for thousands: for reconciling only."""
+        found = self._search(f"tags.`{TRIAL_NUMBER}` LIKE '%' AND tags.`{OWNER}` = '{self._owner}'")
+        for run in found:
+            self._saw(run.info.run_id, run.info.start_time)
         return [
             RunInfo(
                 run_id=run.info.run_id,
@@ -252,10 +259,11 @@ class Tracking:
                 tags=run.data.tags,
                 metrics=run.data.metrics,
             )
-            for run in self._search(
-                f"tags.`{TRIAL_NUMBER}` LIKE '%' AND tags.`{OWNER}` = '{self._owner}'"
-            )
+            for run in found
         ]
+
+    def _saw(self, run_id: str, timestamp_ms: int) -> None:
+        self._latest_ms[run_id] = max(timestamp_ms, self._latest_ms.get(run_id, 0))
 
     def _search(self, query: str) -> list[Run]:
         runs: list[Run] = []
@@ -384,6 +392,7 @@ class Tracking:
             if key not in (STEP, TIMESTAMP_MS) and _is_number(value)
         ]
         if points:
+            self._saw(run_id, max(timestamp_ms for _, _, timestamp_ms, _ in points))
             self._courier.send({"op": "metrics", "run_id": run_id, "points": points})
 
     def log_artifact(self, run_id: str, path: str | Path, folder: str | None = None) -> None:
@@ -392,9 +401,9 @@ class Tracking:
         )
 
     def end(self, run_id: str, status: str) -> None:
-        self._courier.send(
-            {"op": "end", "run_id": run_id, "status": status, "end_time": time.time_ns() // 10**6}
-        )
+        self._saw(run_id, (time.monotonic_ns() + self._clock_offset_ns) // 10**6)
+        end_time = self._latest_ms[run_id]
+        self._courier.send({"op": "end", "run_id": run_id, "status": status, "end_time": end_time})
 
     def close(self, parent_status: str) -> bool:
         """Whether all that was to be delivered is; what is not stays in the spool."""

@@ -26,6 +26,7 @@ REUSED_FROM = "reused_from"
 MOE_DIGEST = "moe_digest"
 COMMIT = "git.commit"
 ORIGIN = "origin"
+DIVERGED_AT = "diverged_at_step"
 
 STATES = ("complete", "pruned", "failed", "running", "waiting")
 

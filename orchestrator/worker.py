@@ -26,6 +26,7 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from moe.metrics import STEP
+from orchestrator import lost, pulse
 
 EVENT = "event"
 PROGRESS, FINAL, FAILED = "progress", "final", "failed"
@@ -44,6 +45,7 @@ class Job:
     threads: int
     device: str
     checkpoint_every: int
+    pulse: str = ""  # of the driver; see orchestrator.pulse
 
 
 def train_trial(trial: dict[str, Any]) -> None:
@@ -60,11 +62,13 @@ def train_trial(trial: dict[str, Any]) -> None:
                 raise
             ray.get(rest)
     except (DivergenceError, ValueError, MemoryError) as error:
-        tune.report({EVENT: FAILED, "error": _reason(error)})
+        diverged_at = error.step if isinstance(error, DivergenceError) else None
+        tune.report({EVENT: FAILED, "error": _reason(error), "diverged_at": diverged_at})
         return
     except Exception as error:
         if _is_out_of_memory(error):
-            tune.report({EVENT: FAILED, "error": f"out of memory: {error}"})
+            reason = f"out of memory: {error}"
+            tune.report({EVENT: FAILED, "error": reason, "diverged_at": None})
             return
         raise
     tune.report(
@@ -110,16 +114,19 @@ def _reporter(num_steps: int) -> Callable[[dict[str, float], Any], None]:
     Only what stands beside `entry` is seen by the scheduler: the last evaluation is not, since a
     trial that has come to its end is complete, whatever a rung there would say.
     """
+    node = lost.here()
 
     def report(metrics: dict[str, float], checkpoint: Any) -> None:
         judged = metrics if metrics[STEP] < num_steps else {}
-        tune.report({EVENT: PROGRESS, "entry": dict(metrics), **judged})
+        tune.report({EVENT: PROGRESS, "entry": dict(metrics), "node": node, **judged})
 
     return report
 
 
 def _fit(job: Job, report: Any) -> Any:
     """One worker's share, through Ray Train. Returns moe.train.TrainResult."""
+    if job.pulse:
+        pulse.follow(job.pulse)
     outcome = {}
 
     def loop() -> None:

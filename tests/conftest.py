@@ -73,6 +73,24 @@ def ray_cluster():
 
 
 @pytest.fixture
+def trial_processes():
+    """The processes of trials on this process's own local cluster, never on somebody else's."""
+    import contextlib
+
+    import psutil
+
+    def find():
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::ImplicitFunc"):
+                    found.append(process)
+        return found
+
+    return find
+
+
+@pytest.fixture
 def moe_study(monkeypatch, capsys):
     """Runs `moe-study ARGUMENTS...`; returns exit code, stdout, stderr."""
 

@@ -14,7 +14,7 @@ import torch
 from pyarrow import fs
 
 from moe.checkpoint import load_checkpoint
-from moe.storage import Storage
+from moe.storage import Storage, TakenOverError
 from moe.train import train
 from moe.trainer import Trainer
 
@@ -106,6 +106,28 @@ def test_run_on_an_object_store_goes_on(tmp_path, store, make_config, compare, m
     weights = [load_checkpoint(folder).model for folder in (bucket_final, local.checkpoint)]
     assert compare.weights(*weights)
     assert compare.clockless(remote.curve) == compare.clockless(local.curve)
+
+
+def _contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 0], ids=["saving", "evaluating"])
+def test_an_attempt_that_was_taken_over_writes_nothing_more(
+    tmp_path, store, make_config, checkpoint_every
+):
+    """As the worker of a dead driver that does not know it yet, while the next one goes on."""
+    config, left = make_config(), {}
+
+    def report(metrics, checkpoint):
+        if metrics["step"] == 4:
+            train(config, store, report=lambda *_: None, out=tmp_path, checkpoint_every=1)
+            left.update(_contents(tmp_path))
+
+    with pytest.raises(TakenOverError, match="claimed by another attempt"):
+        train(config, store, report=report, out=tmp_path, checkpoint_every=checkpoint_every)
+    assert _contents(tmp_path) == left
+    assert load_checkpoint(tmp_path / "final").step == 12
 
 
 def test_device_time_counts_every_attempt_and_timestamps_do_not_go_back(

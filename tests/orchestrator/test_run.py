@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import optuna
 import pytest
@@ -137,18 +135,17 @@ def test_two_workers_give_the_loss_of_one(home, hold, grid_study, tmp_path):
     assert tags["workers"] == "2"
 
 
-def test_a_killed_trial_process_goes_on_from_its_checkpoint(home, hold, grid_study):
+def test_a_killed_trial_process_goes_on_from_its_checkpoint(
+    home, hold, grid_study, trial_processes
+):
     overrides = {"train.num_steps": 400, "train.eval_every": 20}
     killed = []
 
     def kill_the_worker(record, metrics):
-        if metrics is None or killed or metrics["step"] < 100:
-            return
-        for command in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                if command.read_bytes().startswith(b"ray::ImplicitFunc"):
-                    os.kill(int(command.parent.name), signal.SIGKILL)
-                    killed.append(record.number)
+        if metrics is not None and not killed and metrics["step"] >= 100:
+            for process in trial_processes():
+                process.kill()
+                killed.append(record.number)
 
     cells = [c for c in grid_study.cells if c.name == "learned"]
     study = dataclasses.replace(grid_study, cells=cells, seeds=(0,))

@@ -1,0 +1,31 @@
+"""One short round of benchmarks/faults.py: a driver, a worker and a node are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_nothing_is_lost_doubled_or_stuck():
+    short = ("--rounds", "1", "--faults", "3", "--kinds", "driver,worker,node", "--steps", "100")
+    done = subprocess.run(
+        [sys.executable, _SCRIPT, *short],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["injected"].get("driver") == 1, done.stderr
+    zeros = ("lost", "doubled", "stuck", "disagreeing", "points_twice")
+    assert {kind: told[kind] for kind in zeros} == dict.fromkeys(zeros, 0)
+    assert told["tables_equal"] == 1

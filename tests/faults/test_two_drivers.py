@@ -1,0 +1,66 @@
+"""Two drivers, one launch: real processes, of which one dies without a word."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.cli.options import resolved
+from orchestrator.session import Options, opened
+
+_STUDY = """
+from moe.config import ModelConfig, TrainConfig, TrialConfig
+from orchestrator.study import Study
+from search_spaces.cells import Cell
+
+TINY = TrialConfig(
+    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
+    train=TrainConfig(num_steps=4, batch_tokens=128, micro_batch_tokens=128, eval_every=2,
+                      eval_tokens=256),
+)
+STUDY = Study(name="held", question="?", baseline="dense", held_fixed="all",
+              scales={"smoke": TINY}, cells=[Cell(name="dense", overrides={})], seeds=(0,))
+"""
+_HOLD = """
+import sys, time
+from orchestrator.cli.options import resolved
+from orchestrator.home import Home
+from orchestrator.session import Options, opened
+
+launch = resolved(sys.argv[1], None, None, None, sys.argv[2], None)
+with opened(launch, Options(home=Home.at(sys.argv[3])), say=lambda line: None, start_cluster=False):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_the_second_is_told_who_holds_the_launch_and_a_dead_ones_lock_is_taken_over(
+    tmp_path, home, corpus, moe_study
+):
+    study = tmp_path / "held.py"
+    study.write_text(_STUDY)
+    first = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, study, corpus, home.root],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert first.stdout.readline() == "held\n"
+        code, out, err = moe_study("run", study, "--home", home.root, "--corpus", corpus)
+        assert code == 3
+        assert f"process {first.pid}" in err.replace("\n", " ")
+        assert "Traceback" not in err
+        assert out == ""
+    finally:
+        first.kill()
+        first.wait()
+        first.stdout.close()
+    assert list(home.root.glob("*.holder.json")), "it died without tidying up"
+    launch = resolved(str(study), None, None, None, corpus, None)
+    with opened(launch, Options(home=home), say=print, start_cluster=False) as session:
+        assert [record.state for record in session.records] == ["waiting"]

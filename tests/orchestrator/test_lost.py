@@ -1,0 +1,66 @@
+"""Why a trial's process was lost: told apart, and named in both stores."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import ray
+from mlflow.tracking import MlflowClient
+
+from orchestrator import lost
+from orchestrator.run import run
+
+
+def test_a_trial_that_keeps_losing_its_process_fails_and_the_others_go_on(
+    home, hold, grid_study, ray_cluster, trial_processes
+):
+    overrides = {"train.num_steps": 400, "train.eval_every": 20}
+    options = {"max_failures": 1, "concurrency": 1}
+
+    def kill_the_frozen(record, metrics):
+        if metrics is not None and record.cell == "frozen":
+            for process in trial_processes():
+                process.kill()
+
+    cells = [c for c in grid_study.cells if c.name in ("frozen", "dense")]
+    study = dataclasses.replace(grid_study, baseline="dense", cells=cells, seeds=(0,))
+    with hold(study, overrides=overrides, options=options, listener=kill_the_frozen) as session:
+        run(session)
+    records = {record.cell: record for record in session.records}
+    failed = records["frozen"]
+    assert (records["dense"].state, failed.state, failed.attempt) == ("complete", "failed", 2)
+    assert session.exit_code == 1
+    assert failed.error.startswith("the trial's process was lost")
+    assert "memory" not in failed.error, "memory is named where it is known to be the reason"
+    mlflow_run = MlflowClient(home.mlflow_uri).get_run(failed.run_id)
+    assert mlflow_run.info.status == "FAILED"
+    assert mlflow_run.data.tags["error"] == failed.error
+
+
+def test_want_of_memory_is_named_as_such(ray_cluster, monkeypatch):
+    error = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory")
+    assert lost.reason(error, None).startswith("out of memory: ")
+
+    node = {"id": ray.get_runtime_context().get_node_id(), "oom_kills": lost.oom_kills()}
+    died = ray.exceptions.ActorDiedError()
+    assert lost.reason(died, node).startswith("the trial's process was lost: ")
+    if node["oom_kills"] is None:
+        pytest.skip("this kernel does not count what it kills for memory")
+    before = {**node, "oom_kills": node["oom_kills"] - 1}
+    assert lost.reason(died, before).startswith("out of memory: ")
+    gone = {**before, "id": "f" * len(node["id"])}
+    monkeypatch.setattr(lost, "_ASK_NODE_S", 1.0)
+    assert lost.reason(died, gone).startswith("the trial's process was lost: ")
+
+
+def test_an_error_of_its_own_is_its_last_line():
+    error = RuntimeError("a trace\n  of\nKeyError: 'x'")
+    assert lost.reason(error, None) == "KeyError: 'x'"
+    assert lost.reason(None, None) == "the trial's process was lost"
+
+
+def test_a_machine_without_the_count_says_nothing(tmp_path):
+    assert lost.oom_kills(tmp_path / "none") is None
+    (tmp_path / "vmstat").write_text("pgfault 12\noom_kill 3\n")
+    assert lost.oom_kills(tmp_path / "vmstat") == 3
