@@ -5,13 +5,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from orchestrator import nodes
 from orchestrator.errors import BadInput, Unreachable
 from orchestrator.net import answers
 
 _DEFAULT_PORT = 6379
+_IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
+# Of the driver, and of the workers: a local cluster inherits them, another is told.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +104,7 @@ def require_fits(resources: Resources) -> None:
 
 def quiet() -> None:
     """Ray's and Tune's own talk and files, set before their import."""
-    for name, value in {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_V2_ENABLED": "1",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
-        "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
-        "TUNE_WARN_THRESHOLD_S": "60",
-    }.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -119,14 +126,16 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
         yield
         return
     try:
-        ray.init(
-            address=address or "local",
-            num_cpus=None if address else (cpus or local_cpus()),
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        with _travelling_code() if address else contextlib.nullcontext() as runtime_env:
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else (cpus or local_cpus()),
+                include_dashboard=None if address else False,
+                runtime_env=runtime_env,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
     except (ConnectionError, ray.exceptions.RaySystemError) as error:
         raise Unreachable(
             f"no Ray cluster could be joined at {address}: {_first_line(error)}. Start one with "
@@ -143,6 +152,21 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _travelling_code() -> Iterator[dict[str, Any] | None]:
+    """The runtime environment of workers elsewhere; a submitted job brings its own."""
+    if _IN_JOB in os.environ:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="moe-study-code-") as folder:
+        nodes.stage_code(Path(folder))
+        yield {"working_dir": folder, "env_vars": worker_settings()}
+
+
+def worker_settings() -> dict[str, str]:
+    return {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
 
 
 def _require_answers(address: str) -> None:

@@ -27,6 +27,7 @@ from orchestrator.search import SearchStore, distributions_of, grid_distribution
 from orchestrator.tracking import Tracking
 from orchestrator.trial import (
     ATTEMPT,
+    CHECKPOINT_PLACE,
     ERROR,
     METRICS,
     MLFLOW_STATUS_OF,
@@ -217,11 +218,10 @@ class Ledger:
 
     def _reuse(self, record: TrialRecord, source: Finished) -> None:
         self._search.set_state(record.trial_id, TrialState.RUNNING)
-        record = self._update(
-            record,
-            state="running",
-            attributes={REUSED_FROM: source.run_id or source.launch, MOE_DIGEST: moe_digest()},
-        )
+        attributes = {REUSED_FROM: source.run_id or source.launch, MOE_DIGEST: moe_digest()}
+        if source.checkpoint_place:
+            attributes[CHECKPOINT_PLACE] = source.checkpoint_place
+        record = self._update(record, state="running", attributes=attributes)
         self._tracking.set_tags(
             record.run_id,
             {

@@ -19,7 +19,8 @@ from typing import Any
 
 from moe.data.prepare import prepare
 from moe.data.tokens import TokenStore
-from orchestrator import cluster
+from orchestrator import cluster, nodes
+from orchestrator.checkpoint_place import CheckpointPlace
 from orchestrator.cluster import Resources
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
@@ -45,12 +46,17 @@ class Options:
     home: Home
     optuna_storage: str | None = None
     mlflow_uri: str | None = None
+    checkpoint_uri: str | None = None
     address: str | None = None
     cpus: int | None = None
     concurrency: int | None = None
     resources: Resources = field(default_factory=Resources)
     max_failures: int = 2
     retry_failed: bool = False
+
+    @property
+    def place(self) -> CheckpointPlace:
+        return CheckpointPlace.of(self.home, self.checkpoint_uri)
 
 
 @dataclass(kw_only=True)
@@ -63,6 +69,7 @@ class Session:
     tokens: Tokens
     said: list[str]
     say: Say
+    marker: str | None
     interrupted: bool = False
     undelivered: bool = False
 
@@ -178,6 +185,7 @@ def opened(
         store_file = local_store_file(storage_url)
         for lock_file in filter(None, (home.root / "driver", store_file)):
             stack.enter_context(DriverLock(lock_file, launch.name))
+        marker = _mark_place(launch, options) if options.address else None
         tokens = Tokens(launch, home, preparing)
         storage = open_storage(storage_url, create=True)
         client = connect(mlflow_uri)
@@ -204,6 +212,7 @@ def opened(
             tokens=tokens,
             said=[],
             say=say,
+            marker=marker,
         )
         said += [
             f"cell {name} is the same configuration as {other}: trained once, as {other}"
@@ -232,6 +241,14 @@ def _made(home: Home) -> Iterator[None]:
         if not existed and not (home.root / "optuna.db").exists():
             shutil.rmtree(home.root, ignore_errors=True)
         raise
+
+
+def _mark_place(launch: Launch, options: Options) -> str:
+    """Raises BadInput where a node of the cluster does not see where trials keep checkpoints."""
+    place = options.place
+    marker = nodes.mark(place, f"{options.home.root}/{launch.name}")
+    nodes.require_place_on_nodes(place, marker)
+    return marker
 
 
 def _leave(session: Session) -> None:
@@ -314,6 +331,8 @@ def _require_sane(launch: Launch, options: Options) -> None:
 
 def _require_stores(options: Options) -> None:
     """Stores that were named are reached before anything is made; a home's own need no check."""
+    if options.checkpoint_uri is not None:
+        options.place.require_usable()
     for url, option in (
         (options.optuna_storage, "--optuna-storage"),
         (options.mlflow_uri, "--mlflow-uri"),

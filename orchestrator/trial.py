@@ -25,6 +25,7 @@ ATTEMPT = "attempt"
 REUSED_FROM = "reused_from"
 MOE_DIGEST = "moe_digest"
 ORIGIN = "origin"
+CHECKPOINT_PLACE = "checkpoint_place"  # without credentials; absent where it is the home
 
 STATES = ("complete", "pruned", "failed", "running", "waiting")
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.options import (
+    CheckpointOption,
     CorpusOption,
     HomeOption,
     JsonOption,
@@ -41,6 +42,7 @@ def run_command(
     home: HomeOption = None,
     optuna_storage: StorageOption = None,
     mlflow_uri: MlflowOption = None,
+    checkpoint_uri: CheckpointOption = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")] = None,
     cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster [all].")] = None,
     concurrency: Annotated[
@@ -70,6 +72,7 @@ def run_command(
         home=Home.at(home),
         optuna_storage=optuna_storage,
         mlflow_uri=mlflow_uri,
+        checkpoint_uri=checkpoint_uri,
         address=address,
         cpus=cpus,
         concurrency=concurrency,
