@@ -1,6 +1,6 @@
 """Where trials keep their checkpoints: in the home, or where all nodes see them.
 
-A place (`--checkpoint-uri`) is a folder or a URI that pyarrow knows. Each run has a folder there, by
+A place (`--checkpoint-uri`) is a folder or a URI that pyarrow knows. Each run has a folder in it by
 config hash and code digest: a trial that restarts elsewhere finds its own. Credentials in a URI are
 for this process and its workers: what is recorded is the place without them.
 """

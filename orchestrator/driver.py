@@ -76,7 +76,7 @@ class LedgerSearcher(_NotPickled, Searcher):
             self.failure = error  # raised once Tune has ended its trials in order
             return Searcher.FINISHED
         if assignment is None:
-            return Searcher.FINISHED
+            return None if self._ledger.may_admit_later else Searcher.FINISHED
         return {"job": asdict(self._make_job(assignment))}
 
     def on_trial_complete(

@@ -98,7 +98,9 @@ def _tune(session: Session, first: Assignment) -> None:
             name="trials",
             failure_config=FailureConfig(max_failures=options.max_failures),
             callbacks=[LedgerCallback(session.ledger, routing_file)],
-            stop=StopWhen(lambda: session.interrupted or searcher.failure is not None),
+            stop=StopWhen(
+                lambda: session.interrupted or searcher.failure is not None or session.is_spent()
+            ),
             verbose=0,
         ),
     )

@@ -5,6 +5,7 @@ Everything that can be refused is refused before anything is created.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 from moe.data.prepare import prepare
 from moe.data.tokens import TokenStore
 from orchestrator import cluster, nodes
+from orchestrator.budget import Budget, LeftOut, Limits, left_out_of
 from orchestrator.checkpoint_place import CheckpointPlace
 from orchestrator.cluster import Resources
 from orchestrator.errors import BadInput
@@ -32,7 +35,7 @@ from orchestrator.report.judge import judge_launch, read_analysis
 from orchestrator.report.tables import Table, render, table_of
 from orchestrator.reuse import finished_elsewhere
 from orchestrator.search import OWNER, LaunchInfo, SearchStore, local_store_file, open_storage
-from orchestrator.tracking import Tracking, connect, quiet
+from orchestrator.tracking import STOPPED_BY, Tracking, connect, quiet
 from orchestrator.trial import TrialRecord
 
 Say = Callable[[str], None]
@@ -51,6 +54,7 @@ class Options:
     cpus: int | None = None
     concurrency: int | None = None
     resources: Resources = field(default_factory=Resources)
+    limits: Limits = field(default_factory=Limits)
     max_failures: int = 2
     retry_failed: bool = False
 
@@ -109,6 +113,15 @@ class Session:
         except BadInput as error:
             self.tell(str(error))
             return []
+
+    def is_spent(self) -> bool:
+        """Whether running trials are to end: the launch has no device time left."""
+        return bool(self.ledger.budget and self.ledger.budget.exhausted())
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """What a budget kept from running; None where it kept nothing."""
+        return left_out_of(self.ledger)
 
     def tell(self, line: str) -> None:
         self.said.append(line)
@@ -202,6 +215,9 @@ def opened(
             run_tags=_run_tags(resources),
             retry_failed=options.retry_failed,
             listener=listener,
+            budget=partial(Budget, options.limits, workers=resources.workers, launch=launch)
+            if options.limits.any
+            else None,
         )
         session = Session(
             launch=launch,
@@ -256,6 +272,9 @@ def _leave(session: Session) -> None:
     ledger.release_running()
     if ledger.exhausted:
         session.tell(ledger.exhausted)
+    if (left_out := session.left_out) is not None and not session.interrupted:
+        session.tell(str(left_out))
+        tracking.set_tags(tracking.parent_run_id, {STOPPED_BY: str(left_out)})
     _log_table(session)
     delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
     for line in tracking.rejected:
@@ -316,6 +335,12 @@ def _require_sane(launch: Launch, options: Options) -> None:
     ):
         if value is not None and value < 1:
             raise BadInput(f"{name} is at least 1; received {value}. Raise it, or leave it out.")
+    for name, limit in (
+        ("--max-tokens", options.limits.tokens),
+        ("--max-device-hours", options.limits.device_s),
+    ):
+        if limit is not None and not 0 < limit < math.inf:
+            raise BadInput(f"{name} is a number above 0; received {limit:g}. Raise it.")
     if options.max_failures < 0 or options.resources.gpus_per_worker < 0:
         raise BadInput("--max-failures and --gpus-per-worker are not negative. Use 0 or more.")
     train = launch.base.train

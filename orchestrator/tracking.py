@@ -38,6 +38,7 @@ from orchestrator.spool import Spool, SpoolHeld
 
 TRIAL_NUMBER = "optuna.trial_number"
 PARENT = "moe_study.parent"
+STOPPED_BY = "stopped_by"
 OWNER = "moe_study.owner"
 _PARENT_RUN_ID = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
@@ -161,6 +162,8 @@ class Tracking:
         found = self._search(f"tags.`{PARENT}` = 'true' AND tags.`{OWNER}` = '{self._owner}'")
         if found:
             self.parent_run_id = found[0].info.run_id
+            if STOPPED_BY in found[0].data.tags:
+                self._client.delete_tag(self.parent_run_id, STOPPED_BY)
         else:
             run = self._client.create_run(
                 self.experiment_id,

@@ -53,6 +53,20 @@ def run_command(
     gpus_per_worker: Annotated[
         float, typer.Option(help="GPUs of a worker; fractions share one.")
     ] = 0.0,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Training tokens of the launch, earlier runs counted: a trial starts only if all "
+            "of it fits, and then ends."
+        ),
+    ] = None,
+    max_device_hours: Annotated[
+        float | None,
+        typer.Option(
+            help="Hours of all workers, earlier runs counted. Once they are spent running trials "
+            "stop at their last checkpoint; the same command with more goes on."
+        ),
+    ] = None,
     max_failures: Annotated[int, typer.Option(help="Restarts of a trial that loses a worker.")] = 2,
     retry_failed: Annotated[
         bool, typer.Option(help="Repeat failed trials, as new trials.")
@@ -63,6 +77,7 @@ def run_command(
 
     Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
     """
+    from orchestrator.budget import Limits
     from orchestrator.progress import RunProgress
     from orchestrator.run import run
     from orchestrator.session import Options, log_figures, opened
@@ -78,6 +93,10 @@ def run_command(
         concurrency=concurrency,
         resources=Resources(
             workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
+        ),
+        limits=Limits(
+            tokens=max_tokens,
+            device_s=None if max_device_hours is None else max_device_hours * 3600,
         ),
         max_failures=max_failures,
         retry_failed=retry_failed,
@@ -147,6 +166,7 @@ def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
 
 
 def print_session(session: Any, as_json: bool) -> None:
+    from orchestrator.budget import spent
     from orchestrator.trial import count_states
 
     name, launch = session.launch.study.name, session.launch.name
@@ -159,6 +179,8 @@ def print_session(session: Any, as_json: bool) -> None:
                 "states": states,
                 "trials": [record.as_json() for record in session.records],
                 "undelivered": session.undelivered,
+                "spent": spent(session.records, session.launch),
+                "left_out": session.left_out.as_json() if session.left_out else None,
             }
         )
     else:
