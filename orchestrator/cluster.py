@@ -15,6 +15,7 @@ from orchestrator import nodes
 from orchestrator.errors import BadInput, Unreachable
 from orchestrator.net import answers
 
+PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 _DEFAULT_PORT = 6379
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
 # Of the driver, and of the workers: a local cluster inherits them, another is told.
@@ -39,10 +40,12 @@ class Resources:
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
+    placement: str = "pack"
+    on_cpu: bool = False  # though it holds GPUs: to try a layout where there are none
 
     @property
     def device(self) -> str:
-        return "cuda" if self.gpus_per_worker > 0 else "cpu"
+        return "cuda" if self.gpus_per_worker > 0 and not self.on_cpu else "cpu"
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -53,7 +56,8 @@ class Resources:
 
     def __str__(self) -> str:
         gpus = f" and {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else ""
-        return f"{self.workers} workers of {self.cpus_per_worker} CPU{gpus}"
+        placed = f" under --placement {self.placement}" if self.placement != "pack" else ""
+        return f"{self.workers} workers of {self.cpus_per_worker} CPU{gpus}{placed}"
 
 
 def local_cpus() -> int:
@@ -69,6 +73,11 @@ def require_fits_here(resources: Resources, cpus: int) -> None:
             f"machine has {cpus} CPUs. Lower --workers or --cpus-per-worker, or name a "
             "cluster with --address."
         )
+    if resources.placement == "strict_spread" and resources.workers > 1:
+        raise BadInput(
+            f"a trial starts only when all its workers fit; asked for {resources}, and this "
+            "machine is one node. Choose another --placement, or name a cluster with --address."
+        )
     if resources.gpus_per_worker > 0:
         import torch
 
@@ -78,28 +87,6 @@ def require_fits_here(resources: Resources, cpus: int) -> None:
                 f"machine has {torch.cuda.device_count()} GPUs that torch can use. Lower "
                 "--gpus-per-worker, or name a cluster with --address."
             )
-
-
-def require_fits(resources: Resources) -> None:
-    """Raises BadInput where the connected cluster can never hold one trial."""
-    import ray
-
-    free = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    placed = 0
-    for node in free:
-        while placed < resources.workers and all(
-            node.get(kind, 0) >= amount for kind, amount in resources.bundle.items()
-        ):
-            for kind, amount in resources.bundle.items():
-                node[kind] -= amount
-            placed += 1
-    if placed < resources.workers:
-        total = ray.cluster_resources()
-        raise BadInput(
-            f"a trial starts only when all its workers fit; asked for {resources}, and the cluster "
-            f"has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs on {len(free)} "
-            f"nodes, which holds {placed} such workers. Lower --workers or what each is given."
-        )
 
 
 def quiet() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.identity import moe_digest
-from orchestrator import cluster
+from orchestrator import admission, cluster
 from orchestrator.checkpoint_place import run_name
 from orchestrator.errors import Unreachable
 from orchestrator.ledger import Assignment
@@ -33,7 +33,7 @@ def run(session: Session) -> None:
             if first is None:
                 return
             with cluster.connected(options.address, cpus=options.cpus):
-                cluster.require_fits(options.resources)
+                admission.require_fits(options.resources)
                 _tune(session, first)
     except KeyboardInterrupt:
         session.interrupted = True
@@ -84,7 +84,9 @@ def _tune(session: Session, first: Assignment) -> None:
     bundles = [resources.bundle for _ in range(resources.workers)]
     trainable = tune.with_parameters(train_trial, place=place)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
+        tune.with_resources(
+            trainable, tune.PlacementGroupFactory(bundles, strategy=resources.placement.upper())
+        ),
         tune_config=TuneConfig(
             search_alg=searcher,
             scheduler=make_scheduler(session.launch, session.ledger),

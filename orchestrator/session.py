@@ -21,10 +21,10 @@ from typing import Any
 
 from moe.data.prepare import prepare
 from moe.data.tokens import TokenStore
-from orchestrator import cluster, nodes
+from orchestrator import admission, cluster, nodes
 from orchestrator.budget import Budget, LeftOut, Limits, left_out_of
 from orchestrator.checkpoint_place import CheckpointPlace
-from orchestrator.cluster import Resources
+from orchestrator.cluster import PLACEMENTS, Resources
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.launch import Launch, Point
@@ -190,10 +190,11 @@ def opened(
     if start_cluster and options.address is None:
         cluster.require_fits_here(resources, options.cpus or cluster.local_cpus())
 
+    waits = None
     with ExitStack() as stack:
         if options.address:
             stack.enter_context(cluster.connected(options.address))
-            cluster.require_fits(resources)
+            waits = admission.require_fits(resources)
         stack.enter_context(_made(home))
         store_file = local_store_file(storage_url)
         for lock_file in filter(None, (home.root / "driver", store_file)):
@@ -238,7 +239,7 @@ def opened(
             f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
             for record in ledger.unknown
         ]
-        for line in said:
+        for line in [*said, *filter(None, [waits])]:
             session.tell(line)
         try:
             yield session
@@ -341,6 +342,17 @@ def _require_sane(launch: Launch, options: Options) -> None:
     ):
         if limit is not None and not 0 < limit < math.inf:
             raise BadInput(f"{name} is a number above 0; received {limit:g}. Raise it.")
+    gpus = options.resources.gpus_per_worker
+    if gpus > 1 and gpus != round(gpus):
+        raise BadInput(
+            f"--gpus-per-worker is a fraction of one GPU or a whole number; received {gpus:g}. "
+            "Round it."
+        )
+    if options.resources.placement not in PLACEMENTS:
+        raise BadInput(
+            f"--placement is one of {', '.join(PLACEMENTS)}; received "
+            f"{options.resources.placement!r}. Choose one."
+        )
     if options.max_failures < 0 or options.resources.gpus_per_worker < 0:
         raise BadInput("--max-failures and --gpus-per-worker are not negative. Use 0 or more.")
     train = launch.base.train

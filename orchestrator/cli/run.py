@@ -25,6 +25,7 @@ from orchestrator.cli.options import (
     resolved,
 )
 from orchestrator.cluster import Resources
+from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.net import redact
 
@@ -53,6 +54,12 @@ def run_command(
     gpus_per_worker: Annotated[
         float, typer.Option(help="GPUs of a worker; fractions share one.")
     ] = 0.0,
+    placement: Annotated[
+        str, typer.Option(help="Nodes of a trial's workers: pack, spread, strict_pack/_spread.")
+    ] = "pack",
+    device: Annotated[
+        str, typer.Option(help="auto (cuda where a worker has a GPU) or cpu.")
+    ] = "auto",
     max_tokens: Annotated[
         int | None,
         typer.Option(
@@ -92,7 +99,11 @@ def run_command(
         cpus=cpus,
         concurrency=concurrency,
         resources=Resources(
-            workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
+            workers=workers,
+            cpus_per_worker=cpus_per_worker,
+            gpus_per_worker=gpus_per_worker,
+            placement=placement,
+            on_cpu=_on_cpu(device),
         ),
         limits=Limits(
             tokens=max_tokens,
@@ -163,6 +174,12 @@ def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
     )
     errors.print(f"delivered {delivered} entries; {left} are left", highlight=False)
     raise typer.Exit(1 if left else 0)
+
+
+def _on_cpu(device: str) -> bool:
+    if device not in ("auto", "cpu"):
+        raise BadInput(f"--device is auto or cpu; received {device!r}. Choose one.")
+    return device == "cpu"
 
 
 def print_session(session: Any, as_json: bool) -> None:
