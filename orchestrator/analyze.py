@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moe.storage import Storage
+from orchestrator.checkpoint_place import CheckpointPlace
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.report.judge import analysis_folder
 from orchestrator.report.records import LaunchRecords
-from orchestrator.trial import TrialRecord
+from orchestrator.trial import CHECKPOINT_PLACE, TrialRecord
 
+FINAL = "final"
 DEFAULT_TOKENS = 100_000
 DEFAULT_PERMUTATIONS = 200
 
@@ -31,6 +34,7 @@ def analyze_launch(
     probe_spec: str,
     max_tokens: int = DEFAULT_TOKENS,
     permutations: int = DEFAULT_PERMUTATIONS,
+    checkpoint_uri: str | None = None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """The JSON of `moe-study analyze`, kept in the home as well.
@@ -53,8 +57,8 @@ def analyze_launch(
     covered: dict[str, float] = {}
     drawn: set[str] = set()
     try:
-        for record in _with_weights(launch, home, say):
-            model = load_final(home.run_folder(record.config_hash, record.code_digest))
+        for record, folder in _with_weights(launch, home, checkpoint_uri, say):
+            model = load_final(folder)
             config = model.config
             if not config.moe_layers:
                 continue
@@ -147,17 +151,30 @@ def _draw(
 
 
 def _with_weights(
-    launch: LaunchRecords, home: Home, say: Callable[[str], None]
-) -> list[TrialRecord]:
-    found = []
+    launch: LaunchRecords, home: Home, checkpoint_uri: str | None, say: Callable[[str], None]
+) -> Iterator[tuple[TrialRecord, str]]:
+    """Complete trials whose final weights are in the home, where the trial says, or at the URI."""
     for record in launch.trials:
         if record.state != "complete":
             continue
-        if (home.run_folder(record.config_hash, record.code_digest) / "final").is_dir():
-            found.append(record)
+        named = [checkpoint_uri, record.attributes.get(CHECKPOINT_PLACE), None]
+        places = [CheckpointPlace.of(home, uri) for uri in dict.fromkeys(named)]
+        for place in places:
+            folder = place.run_folder(record.config_hash, record.code_digest)
+            if _holds_final(place, folder, say):
+                yield record, folder
+                break
         else:
-            say(f"{record.cell} seed {record.seed} left no weights in this home")
-    return found
+            looked = " or ".join(place.name for place in places)
+            say(f"{record.cell} seed {record.seed} left no weights in {looked}")
+
+
+def _holds_final(place: CheckpointPlace, folder: str, say: Callable[[str], None]) -> bool:
+    try:
+        return FINAL in Storage.at(folder).names()
+    except (OSError, ValueError) as error:
+        say(f"{place.name} cannot be read ({place.without_secrets(error)}); see --checkpoint-uri")
+        return False
 
 
 def _columns(tokenized: Any) -> set[str]:

@@ -8,11 +8,29 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from orchestrator import nodes
 from orchestrator.errors import BadInput, Unreachable
 from orchestrator.net import answers, redact
 
+PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 _DEFAULT_PORT = 6379
+_IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
+# Of the driver, and of the workers: a local cluster inherits them, another is told.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +40,12 @@ class Resources:
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
+    placement: str = "pack"
+    on_cpu: bool = False  # though it holds GPUs: to try a layout where there are none
 
     @property
     def device(self) -> str:
-        return "cuda" if self.gpus_per_worker > 0 else "cpu"
+        return "cuda" if self.gpus_per_worker > 0 and not self.on_cpu else "cpu"
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -36,7 +56,8 @@ class Resources:
 
     def __str__(self) -> str:
         gpus = f" and {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else ""
-        return f"{self.workers} workers of {self.cpus_per_worker} CPU{gpus}"
+        placed = f" under --placement {self.placement}" if self.placement != "pack" else ""
+        return f"{self.workers} workers of {self.cpus_per_worker} CPU{gpus}{placed}"
 
 
 def local_cpus() -> int:
@@ -52,6 +73,11 @@ def require_fits_here(resources: Resources, cpus: int) -> None:
             f"machine has {cpus} CPUs. Lower --workers or --cpus-per-worker, or name a "
             "cluster with --address."
         )
+    if resources.placement == "strict_spread" and resources.workers > 1:
+        raise BadInput(
+            f"a trial starts only when all its workers fit; asked for {resources}, and this "
+            "machine is one node. Choose another --placement, or name a cluster with --address."
+        )
     if resources.gpus_per_worker > 0:
         import torch
 
@@ -63,42 +89,9 @@ def require_fits_here(resources: Resources, cpus: int) -> None:
             )
 
 
-def require_fits(resources: Resources) -> None:
-    """Raises BadInput where the connected cluster can never hold one trial."""
-    import ray
-
-    free = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    placed = 0
-    for node in free:
-        while placed < resources.workers and all(
-            node.get(kind, 0) >= amount for kind, amount in resources.bundle.items()
-        ):
-            for kind, amount in resources.bundle.items():
-                node[kind] -= amount
-            placed += 1
-    if placed < resources.workers:
-        total = ray.cluster_resources()
-        raise BadInput(
-            f"a trial starts only when all its workers fit; asked for {resources}, and the cluster "
-            f"has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs on {len(free)} "
-            f"nodes, which holds {placed} such workers. Lower --workers or what each is given."
-        )
-
-
 def quiet() -> None:
     """Ray's and Tune's own talk and files, set before their import."""
-    for name, value in {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_V2_ENABLED": "1",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
-        "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
-        "TUNE_WARN_THRESHOLD_S": "60",
-    }.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -120,14 +113,16 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
         yield
         return
     try:
-        ray.init(
-            address=address or "local",
-            num_cpus=None if address else (cpus or local_cpus()),
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        with _travelling_code() if address else contextlib.nullcontext() as runtime_env:
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else (cpus or local_cpus()),
+                include_dashboard=None if address else False,
+                runtime_env=runtime_env,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
     except (ConnectionError, ray.exceptions.RaySystemError) as error:
         raise Unreachable(
             f"no Ray cluster could be joined at {address}: {_first_line(error)}. Start one with "
@@ -149,6 +144,21 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _travelling_code() -> Iterator[dict[str, Any] | None]:
+    """The runtime environment of workers elsewhere; a submitted job brings its own."""
+    if _IN_JOB in os.environ:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="moe-study-code-") as folder:
+        nodes.stage_code(Path(folder))
+        yield {"working_dir": folder, "env_vars": worker_settings()}
+
+
+def worker_settings() -> dict[str, str]:
+    return {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
 
 
 def _require_answers(address: str) -> None:

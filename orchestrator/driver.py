@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,7 @@ from orchestrator.errors import StudyError
 from orchestrator.launch import Launch
 from orchestrator.ledger import Assignment, Ledger
 from orchestrator.tracking import Away
-from orchestrator.trial import FINISHED_STATES, MOE_DIGEST
+from orchestrator.trial import FINISHED_STATES, MOE_DIGEST, TrialRecord
 from orchestrator.worker import EVENT, FAILED, FINAL, PROGRESS, Job
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class LedgerSearcher(_NotPickled, Searcher):
             return Searcher.FINISHED
         self._is_waiting = False
         if assignment is None:
-            return Searcher.FINISHED
+            return None if self._ledger.may_admit_later else Searcher.FINISHED
         return {"job": asdict(self._make_job(assignment))}
 
     def on_trial_complete(
@@ -112,8 +113,10 @@ class StopWhen(_NotPickled, Stopper):
 class LedgerCallback(_NotPickled, Callback):
     """Tells the ledger what happened to each trial."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, routing_file: Callable[[TrialRecord], Path | None]) -> None:
+        """`routing_file`: where this driver can read a finished trial's routing arrays."""
         self._ledger = ledger
+        self._routing_file = routing_file
         self._tokens: dict[int, int] = {}
         self._nodes: dict[int, dict[str, Any]] = {}
 
@@ -145,13 +148,14 @@ class LedgerCallback(_NotPickled, Callback):
                 number, result["error"], tokens=tokens, diverged_at=result["diverged_at"]
             )
         elif event == FINAL and not result["stopped"]:
-            routing = result["routing"]
+            record = self._ledger.records[number]
+            routing = self._routing_file(record) if result["routing"] else None
             self._ledger.completed(
                 number,
                 result["metrics"],
                 tokens=int(result["spent_tokens"]),
                 late=result["late"],
-                artifacts=[(routing, "routing")] if routing else [],
+                artifacts=[(str(routing), "routing")] if routing else [],
                 attributes={MOE_DIGEST: "+".join(result["moe_digests"])},
             )
         elif event in (FINAL, PROGRESS):

@@ -9,6 +9,7 @@ tested without waiting.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from optuna.trial import TrialState
 
 from moe.config import ConfigError
 from moe.identity import moe_digest
-from moe.metrics import STEP, TIMESTAMP_MS, TOKENS, VAL_LOSS
+from moe.metrics import DEVICE_S, STEP, TIMESTAMP_MS, TOKENS, VAL_LOSS
+from orchestrator.budget import Budget
 from orchestrator.launch import Launch, Point
 from orchestrator.reuse import Finished
 from orchestrator.sampling import SpaceExhausted, propose
@@ -27,6 +29,7 @@ from orchestrator.search import SearchStore, distributions_of, grid_distribution
 from orchestrator.tracking import Tracking
 from orchestrator.trial import (
     ATTEMPT,
+    CHECKPOINT_PLACE,
     COMMIT,
     DIVERGED_AT,
     ERROR,
@@ -39,8 +42,13 @@ from orchestrator.trial import (
     TrialRecord,
 )
 from orchestrator.trial import (
+    DEVICE_S as DEVICE_S_ATTRIBUTE,
+)
+from orchestrator.trial import (
     TOKENS as TOKENS_ATTRIBUTE,
 )
+
+_DEVICE_S_EVERY_S = 60.0
 
 Listener = Callable[[TrialRecord, Mapping[str, Any] | None], None]
 
@@ -66,6 +74,8 @@ class Ledger:
         run_tags: Mapping[str, str],
         retry_failed: bool = False,
         listener: Listener | None = None,
+        budget: Callable[[Mapping[int, TrialRecord]], Budget] | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._launch = launch
         self._search = search
@@ -78,6 +88,10 @@ class Ledger:
         self._waiting: list[int] = []
         self.unknown: list[TrialRecord] = []
         self.exhausted: str | None = None
+        self.budget = budget(self.records) if budget else None
+        self._now = now
+        self._device_s: dict[int, float] = {}
+        self._device_s_written: dict[int, float] = {}
         if launch.study.is_grid:
             self._plan_grid(retry_failed)
         else:
@@ -179,16 +193,44 @@ class Ledger:
         while True:
             if not self._waiting and not self._launch.study.is_grid:
                 self._sample()
-            if not self._waiting:
+            number = self._startable()
+            if number is None:
                 return None
-            record = self.records[self._waiting[0]]
+            record = self.records[number]
             point = self._points[record.config_hash]
             record = self._ensure_run(record, point)
-            self._waiting.pop(0)
+            self._waiting.remove(number)
             source = self._elsewhere.get(record.config_hash)
             if source is None:
                 return Assignment(record=record, point=point)
             self._reuse(record, source)
+
+    def _startable(self) -> int | None:
+        """The first waiting trial if the budget holds it, else the first that costs nothing."""
+        if not self._waiting:
+            return None
+        first = self.records[self._waiting[0]]
+        free = [n for n in self._waiting if self.records[n].config_hash in self._elsewhere]
+        if self.budget is None or first.number in free:
+            return first.number
+        if self.budget.admits(first, self._points[first.config_hash], self._begun()):
+            return first.number
+        return free[0] if free else None
+
+    def _begun(self) -> list[tuple[int, Point]]:
+        """Trials that were handed out and have not ended."""
+        return [
+            (record.number, self._points[record.config_hash])
+            for record in self.records.values()
+            if record.state in ("running", "waiting")
+            and record.number not in self._waiting
+            and record.config_hash in self._points
+        ]
+
+    @property
+    def may_admit_later(self) -> bool:
+        """A trial that ends early leaves room in the budget for one that was refused."""
+        return bool(self.budget and self.budget.refused and self._begun())
 
     def take(self, config_hash: str) -> Assignment | None:
         """The waiting trial of one configuration, its MLflow run made; None if there is none."""
@@ -224,15 +266,14 @@ class Ledger:
 
     def _reuse(self, record: TrialRecord, source: Finished) -> None:
         self._search.set_state(record.trial_id, TrialState.RUNNING)
-        record = self._update(
-            record,
-            state="running",
-            attributes={
-                REUSED_FROM: source.run_id or source.launch,
-                MOE_DIGEST: moe_digest(),
-                COMMIT: source.commit,
-            },
-        )
+        attributes = {
+            REUSED_FROM: source.run_id or source.launch,
+            MOE_DIGEST: moe_digest(),
+            COMMIT: source.commit,
+        }
+        if source.checkpoint_place:
+            attributes[CHECKPOINT_PLACE] = source.checkpoint_place
+        record = self._update(record, state="running", attributes=attributes)
         self._tracking.set_tags(
             record.run_id,
             {
@@ -251,6 +292,8 @@ class Ledger:
 
     def started(self, number: int) -> TrialRecord:
         record = self.records[number]
+        if self.budget:
+            self.budget.heard(number)
         now = {ATTEMPT: record.attempt + 1, MOE_DIGEST: moe_digest()}
         now |= {key: self._run_tags[key] for key in (COMMIT,) if key in self._run_tags}
         # What a driver wrote before it was killed between an ending's attributes and its state.
@@ -275,12 +318,30 @@ class Ledger:
         if record.state != "running" or step in record.curve:
             return
         self._tracking.log(record.run_id, [entry])
+        self._note_device_s(number, entry)
+        record = self.records[number]
         value = entry.get(self._launch.study.metric)
         if value is not None:
             self._search.report(record.trial_id, step, float(value))
             record = replace(record, curve={**record.curve, step: float(value)})
         self.records[number] = record
         self._listener(record, entry)
+
+    def _note_device_s(self, number: int, entry: Mapping[str, Any]) -> None:
+        """Written now and then: the launch of a killed driver still knows what it spent."""
+        if DEVICE_S not in entry:
+            return
+        self._device_s[number] = float(entry[DEVICE_S])
+        if self.budget:
+            self.budget.heard(number, entry)
+        now = self._now()
+        if now - self._device_s_written.setdefault(number, now) >= _DEVICE_S_EVERY_S:
+            self._device_s_written[number] = now
+            self._update(self.records[number], attributes=self._spent(number))
+
+    def _spent(self, number: int) -> dict[str, float]:
+        known = self._device_s.get(number)
+        return {} if known is None else {DEVICE_S_ATTRIBUTE: known}
 
     def completed(
         self,
@@ -323,7 +384,7 @@ class Ledger:
             "pruned",
             TrialState.PRUNED,
             value=None if last is None else record.curve[last],
-            attributes={TOKENS_ATTRIBUTE: tokens},
+            attributes={TOKENS_ATTRIBUTE: tokens, **self._spent(number)},
         )
 
     def failed(
@@ -339,7 +400,7 @@ class Ledger:
             record,
             "failed",
             TrialState.FAIL,
-            attributes={**why, TOKENS_ATTRIBUTE: tokens},
+            attributes={**why, TOKENS_ATTRIBUTE: tokens, **self._spent(number)},
         )
 
     def released(self, number: int) -> TrialRecord:
@@ -347,7 +408,7 @@ class Ledger:
         record = self.records[number]
         self._tracking.set_status(record.run_id, MLFLOW_STATUS_OF["waiting"])
         self._search.set_state(record.trial_id, TrialState.WAITING)
-        return self._update(record, state="waiting")
+        return self._update(record, state="waiting", attributes=self._spent(number))
 
     def release_running(self) -> None:
         for record in list(self.records.values()):

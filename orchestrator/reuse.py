@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 
 from moe.identity import moe_digest
 from orchestrator.search import SearchStore
-from orchestrator.trial import COMMIT, MOE_DIGEST, REUSED_FROM
+from orchestrator.trial import CHECKPOINT_PLACE, COMMIT, MOE_DIGEST, REUSED_FROM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class Finished:
     curve: Mapping[int, float]
     ended_ms: int
     commit: str | None
+    checkpoint_place: str | None
 
     @property
     def last_step(self) -> int:
@@ -45,5 +46,6 @@ def finished_elsewhere(storage: BaseStorage, own_launch: str) -> dict[str, Finis
                     curve=record.curve,
                     ended_ms=int(record.ended.astimezone(UTC).timestamp() * 1000),
                     commit=record.attributes.get(COMMIT),
+                    checkpoint_place=record.attributes.get(CHECKPOINT_PLACE),
                 )
     return found

@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from moe.identity import moe_digest
-from orchestrator import cluster
+from orchestrator import admission, cluster
+from orchestrator.checkpoint_place import run_name
 from orchestrator.errors import Unreachable
 from orchestrator.ledger import Assignment
 from orchestrator.session import Session
 from orchestrator.tracking import LOOP_PATIENCE_S, Away
+from orchestrator.trial import CHECKPOINT_PLACE, TrialRecord
 
 
 def run(session: Session) -> None:
@@ -29,7 +33,7 @@ def run(session: Session) -> None:
             if first is None:
                 return
             with cluster.connected(options.address, cpus=options.cpus):
-                cluster.require_fits(options.resources)
+                admission.require_fits(options.resources)
                 _tune(session, first)
     except KeyboardInterrupt:
         session.interrupted = True
@@ -43,31 +47,49 @@ def _tune(session: Session, first: Assignment) -> None:
 
     from orchestrator import pulse
     from orchestrator.driver import LedgerCallback, LedgerSearcher, StopWhen, make_scheduler
+    from orchestrator.node_tokens import this_node, token_source
     from orchestrator.worker import Job, train_trial
 
     options, resources = session.options, session.options.resources
+    home, place = options.home, options.place
+    driver_node = this_node() if options.address else None
+    source = f"moe-study-tokens-{uuid.uuid4().hex}" if options.address else None
 
     def make_job(assignment: Assignment) -> Job:
-        config = assignment.point.config
+        config, record = assignment.point.config, assignment.record
+        if place.name != record.attributes.get(CHECKPOINT_PLACE, str(home.checkpoints)):
+            session.ledger.annotate(record.number, {CHECKPOINT_PLACE: place.name})
         return Job(
-            number=assignment.record.number,
+            number=record.number,
             config=config.to_dict(),
             tokens=str(session.tokens.of(assignment.point)),
-            out=str(options.home.run_folder(assignment.record.config_hash, moe_digest())),
+            out=run_name(record.config_hash, moe_digest()),
             workers=resources.workers,
             threads=resources.cpus_per_worker,
             device=resources.device,
             checkpoint_every=config.train.eval_every,
             pulse=pulse_name,
+            driver_node=driver_node,
+            token_source=source,
+            marker=session.marker,
         )
+
+    def routing_file(record: TrialRecord) -> Path | None:
+        folder = home.run_folder(record.config_hash, moe_digest())
+        if place.is_home:
+            return folder / "routing.parquet"
+        return place.copy_to_driver(place.run_folder(record.config_hash, moe_digest()), folder)
 
     session.tracking.patience_s = LOOP_PATIENCE_S
     searcher = LedgerSearcher(
         session.ledger, make_job, first=first, may_start=lambda: session.tracking.reachable
     )
     bundles = [resources.bundle for _ in range(resources.workers)]
+    trainable = tune.with_parameters(train_trial, place=place)
     tuner = tune.Tuner(
-        tune.with_resources(train_trial, tune.PlacementGroupFactory(bundles)),
+        tune.with_resources(
+            trainable, tune.PlacementGroupFactory(bundles, strategy=resources.placement.upper())
+        ),
         tune_config=TuneConfig(
             search_alg=searcher,
             scheduler=make_scheduler(session.launch, session.ledger),
@@ -80,12 +102,15 @@ def _tune(session: Session, first: Assignment) -> None:
             storage_path=str(options.home.tune),
             name="trials",
             failure_config=FailureConfig(max_failures=options.max_failures),
-            callbacks=[LedgerCallback(session.ledger)],
-            stop=StopWhen(lambda: session.interrupted or searcher.failure is not None),
+            callbacks=[LedgerCallback(session.ledger, routing_file)],
+            stop=StopWhen(
+                lambda: session.interrupted or searcher.failure is not None or session.is_spent()
+            ),
             verbose=0,
         ),
     )
-    with pulse.beating() as pulse_name:
+    tokens = token_source(home.tokens, source) if source else nullcontext()
+    with pulse.beating() as pulse_name, tokens:
         tuner.fit()
     if searcher.failure is not None:
         raise searcher.failure

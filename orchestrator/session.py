@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from moe.data.prepare import prepare
 from moe.data.tokens import TokenStore
-from orchestrator import cluster
-from orchestrator.cluster import Resources
+from orchestrator import admission, cluster, nodes
+from orchestrator.budget import Budget, LeftOut, Limits, left_out_of
+from orchestrator.checkpoint_place import CheckpointPlace
+from orchestrator.cluster import PLACEMENTS, Resources
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.launch import Launch, Point
@@ -33,7 +36,7 @@ from orchestrator.report.tables import Table, render, table_of
 from orchestrator.reuse import finished_elsewhere
 from orchestrator.search import OWNER, LaunchInfo, SearchStore
 from orchestrator.storage import open_storage, require_usable, trouble_named
-from orchestrator.tracking import Tracking, connect, quiet
+from orchestrator.tracking import STOPPED_BY, Tracking, connect, quiet
 from orchestrator.tracking import require_usable as require_tracking
 from orchestrator.trial import COMMIT, TrialRecord
 
@@ -48,12 +51,18 @@ class Options:
     home: Home
     optuna_storage: str | None = None
     mlflow_uri: str | None = None
+    checkpoint_uri: str | None = None
     address: str | None = None
     cpus: int | None = None
     concurrency: int | None = None
     resources: Resources = field(default_factory=Resources)
+    limits: Limits = field(default_factory=Limits)
     max_failures: int = 2
     retry_failed: bool = False
+
+    @property
+    def place(self) -> CheckpointPlace:
+        return CheckpointPlace.of(self.home, self.checkpoint_uri)
 
 
 @dataclass(kw_only=True)
@@ -66,6 +75,7 @@ class Session:
     tokens: Tokens
     said: list[str]
     say: Say
+    marker: str | None
     interrupted: bool = False
     undelivered: bool = False
 
@@ -105,6 +115,15 @@ class Session:
         except BadInput as error:
             self.tell(str(error))
             return []
+
+    def is_spent(self) -> bool:
+        """Whether running trials are to end: the launch has no device time left."""
+        return bool(self.ledger.budget and self.ledger.budget.exhausted())
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """What a budget kept from running; None where it kept nothing."""
+        return left_out_of(self.ledger)
 
     def tell(self, line: str) -> None:
         self.said.append(line)
@@ -172,17 +191,21 @@ def opened(
     _require_folders(options)
     require_usable(storage_url)
     require_tracking(mlflow_uri)
+    if options.checkpoint_uri is not None:
+        options.place.require_usable()
     if start_cluster and options.address is None:
         cluster.require_fits_here(resources, options.cpus or cluster.local_cpus())
 
+    waits = None
     with ExitStack() as stack:
         if options.address:
             stack.enter_context(cluster.connected(options.address))
-            cluster.require_fits(resources)
+            waits = admission.require_fits(resources)
         stack.enter_context(_made(home))
         stack.enter_context(trouble_named(storage_url))
         for lock in driver_locks(home, storage_url, launch.name):
             stack.enter_context(lock)
+        marker = _mark_place(launch, options) if options.address else None
         tokens = Tokens(launch, home, preparing)
         storage = open_storage(storage_url, create=True)
         client = connect(mlflow_uri)
@@ -199,6 +222,9 @@ def opened(
             run_tags=_run_tags(resources),
             retry_failed=options.retry_failed,
             listener=listener,
+            budget=partial(Budget, options.limits, workers=resources.workers, launch=launch)
+            if options.limits.any
+            else None,
         )
         session = Session(
             launch=launch,
@@ -209,6 +235,7 @@ def opened(
             tokens=tokens,
             said=[],
             say=say,
+            marker=marker,
         )
         said += [
             f"cell {name} is the same configuration as {other}: trained once, as {other}"
@@ -218,7 +245,7 @@ def opened(
             f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
             for record in ledger.unknown
         ]
-        for line in said:
+        for line in [*said, *filter(None, [waits])]:
             session.tell(line)
         try:
             yield session
@@ -239,11 +266,22 @@ def _made(home: Home) -> Iterator[None]:
         raise
 
 
+def _mark_place(launch: Launch, options: Options) -> str:
+    """Raises BadInput where a node of the cluster does not see where trials keep checkpoints."""
+    place = options.place
+    marker = nodes.mark(place, f"{options.home.root}/{launch.name}")
+    nodes.require_place_on_nodes(place, marker)
+    return marker
+
+
 def _leave(session: Session) -> None:
     ledger, tracking = session.ledger, session.tracking
     ledger.release_running()
     if ledger.exhausted:
         session.tell(ledger.exhausted)
+    if (left_out := session.left_out) is not None and not session.interrupted:
+        session.tell(str(left_out))
+        tracking.set_tags(tracking.parent_run_id, {STOPPED_BY: str(left_out)})
     _log_table(session)
     delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
     for line in tracking.rejected:
@@ -309,6 +347,22 @@ def _require_sane(launch: Launch, options: Options) -> None:
         raise BadInput(
             "--max-failures and --gpus-per-worker are numbers from 0 on; received "
             f"{options.max_failures} and {gpus}. Correct them."
+        )
+    for name, limit in (
+        ("--max-tokens", options.limits.tokens),
+        ("--max-device-hours", options.limits.device_s),
+    ):
+        if limit is not None and not 0 < limit < math.inf:
+            raise BadInput(f"{name} is a number above 0; received {limit:g}. Raise it.")
+    if gpus > 1 and gpus != round(gpus):
+        raise BadInput(
+            f"--gpus-per-worker is a fraction of one GPU or a whole number; received {gpus:g}. "
+            "Round it."
+        )
+    if options.resources.placement not in PLACEMENTS:
+        raise BadInput(
+            f"--placement is one of {', '.join(PLACEMENTS)}; received "
+            f"{options.resources.placement!r}. Choose one."
         )
     train = launch.base.train
     micro_batches = train.batch_tokens // train.micro_batch_tokens

@@ -47,6 +47,7 @@ from orchestrator.storage import sqlite_tables
 
 TRIAL_NUMBER = "optuna.trial_number"
 PARENT = "moe_study.parent"
+STOPPED_BY = "stopped_by"
 OWNER = "moe_study.owner"
 _PARENT_RUN_ID = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
@@ -221,6 +222,8 @@ class Tracking:
         if found:
             self.parent_run_id = found[0].info.run_id
             self._saw(self.parent_run_id, found[0].info.start_time)
+            if STOPPED_BY in found[0].data.tags:
+                self._client.delete_tag(self.parent_run_id, STOPPED_BY)
         else:
             run = self._client.create_run(
                 self.experiment_id,

@@ -9,6 +9,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from moe.metrics import DEVICE_S as COST
+
 # User attributes of an Optuna trial.
 CELL = "cell"
 SEED = "seed"
@@ -20,6 +22,7 @@ PARAMS_ACTIVE = "params_active"
 FLOPS_PER_TOKEN = "flops_per_token"
 METRICS = "metrics"
 TOKENS = "tokens"
+DEVICE_S = "device_s"  # of a trial that did not complete; one that did has it in its metrics
 ERROR = "error"
 ATTEMPT = "attempt"
 REUSED_FROM = "reused_from"
@@ -27,6 +30,7 @@ MOE_DIGEST = "moe_digest"
 COMMIT = "git.commit"
 ORIGIN = "origin"
 DIVERGED_AT = "diverged_at_step"
+CHECKPOINT_PLACE = "checkpoint_place"  # without credentials; absent where it is the home
 
 STATES = ("complete", "pruned", "failed", "running", "waiting")
 
@@ -73,6 +77,19 @@ class TrialRecord:
         return self.attributes.get(METRICS, {}) if self.state == "complete" else {}
 
     @property
+    def is_reused(self) -> bool:
+        """Completed from another launch's result: nothing was spent on it here."""
+        return bool(self.attributes.get(REUSED_FROM))
+
+    @property
+    def device_s(self) -> float:
+        """Seconds times workers over all attempts, as far as the record has them."""
+        if self.is_reused:
+            return 0.0
+        final = self.attributes.get(METRICS) or {}
+        return float(self.attributes.get(DEVICE_S) or final.get(COST) or 0.0)
+
+    @property
     def code_digest(self) -> str:
         """Digest of the code that finished the trial (the last, where it changed under the run)."""
         return (self.attributes.get(MOE_DIGEST) or "").rpartition("+")[2]
@@ -112,6 +129,7 @@ class TrialRecord:
             "tokens": self.tokens,
             "params": dict(self.params),
             "error": self.error,
+            "device_s": self.device_s,
             "reused_from": self.attributes.get(REUSED_FROM),
         }
 

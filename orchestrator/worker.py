@@ -14,7 +14,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from moe.metrics import STEP
 from orchestrator import lost, pulse
+from orchestrator.checkpoint_place import CheckpointPlace
+from orchestrator.node_tokens import tokens_here
+from orchestrator.nodes import require_shared
 
 EVENT = "event"
 PROGRESS, FINAL, FAILED = "progress", "final", "failed"
@@ -39,21 +42,26 @@ class Job:
 
     number: int
     config: dict[str, Any]
-    tokens: str
-    out: str
+    tokens: str  # prepared, on the driver's node
+    out: str  # within the checkpoint place, which travels apart: it may hold credentials
     workers: int
     threads: int
     device: str
     checkpoint_every: int
     pulse: str = ""  # of the driver; see orchestrator.pulse
+    driver_node: str | None = None
+    token_source: str | None = None  # name of the node_tokens.TokenSource of a driver with others
+    marker: str | None = None
 
 
-def train_trial(trial: dict[str, Any]) -> None:
+def train_trial(trial: dict[str, Any], *, place: CheckpointPlace) -> None:
     """The Tune function. Ends by reporting a final or a failed event; raises on a lost worker."""
     from moe.train import DivergenceError
 
     job = Job(**trial["job"])
+    job = replace(job, out=place.inside(job.out))
     try:
+        require_shared(place, job.marker, driver_node=job.driver_node)
         with _gang(job) as rest:
             try:
                 result = _fit(job, _reporter(job.config["train"]["num_steps"]))
@@ -77,7 +85,7 @@ def train_trial(trial: dict[str, Any]) -> None:
             "stopped": result.status == "stopped",
             "metrics": result.metrics,
             "late": result.late_metrics,
-            "routing": str(result.routing) if result.routing else None,
+            "routing": result.routing is not None,
             "spent_tokens": result.tokens,
             "moe_digests": result.moe_digests,
         }
@@ -128,6 +136,7 @@ def _fit(job: Job, report: Any) -> Any:
     if job.pulse:
         pulse.follow(job.pulse)
     outcome = {}
+    tokens = tokens_here(Path(job.tokens), driver_node=job.driver_node, source=job.token_source)
 
     def loop() -> None:
         import torch
@@ -146,9 +155,9 @@ def _fit(job: Job, report: Any) -> Any:
         )
         outcome["result"] = train(
             TrialConfig.from_dict(job.config),
-            TokenStore.open(Path(job.tokens)),
+            TokenStore.open(tokens),
             report=report,
-            out=Path(job.out),
+            out=job.out,
             world=world,
             checkpoint_every=job.checkpoint_every,
         )

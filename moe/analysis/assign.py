@@ -29,7 +29,7 @@ from moe.data.alignment import TokenizedProbe
 from moe.evaluate import autocast
 from moe.model import MoETransformer
 from moe.seeding import named_generator
-from moe.storage import DamagedError
+from moe.storage import DamagedError, Storage
 
 BATCH_TOKENS = 8192
 NUM_DRAWS = 32  # of a random router's weights
@@ -40,13 +40,13 @@ def load_final(run: Path | str) -> MoETransformer:
 
     Raises ValueError if the run has not left its final weights, or they are damaged.
     """
-    folder = f"{str(run).rstrip('/')}/{FINAL}"
+    storage = Storage.at(run)
     try:
-        checkpoint = load_checkpoint(folder)
+        checkpoint = load_checkpoint(storage.location(FINAL))
     except (DamagedError, OSError) as error:
         raise ValueError(
-            f"an analysis reads the final weights of a finished run; {folder} does not hold them: "
-            f"{error}. Finish the run, or give the folder of one that is."
+            f"an analysis reads the final weights of a finished run; {storage}/{FINAL} does not "
+            f"hold them: {error}. Finish the run, or give the folder of one that is."
         ) from None
     model = MoETransformer(checkpoint.config)
     model.load_state_dict(checkpoint.model)

@@ -47,6 +47,10 @@ StorageOption = Annotated[
 MlflowOption = Annotated[
     str | None, typer.Option(help="sqlite:///FILE, http://HOST:PORT or postgresql://...")
 ]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(help="Checkpoints where all nodes see them: a folder, s3://... [home]."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table as RichTable
 
 from orchestrator.cli.options import (
+    CheckpointOption,
     CorpusOption,
     HomeOption,
     JsonOption,
@@ -164,6 +165,7 @@ def analyze(
         int, typer.Option(help="Tokens of the probe, in whole documents.")
     ] = 100_000,
     permutations: Annotated[int, typer.Option(help="Permutations of the null.")] = 200,
+    checkpoint_uri: CheckpointOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What the experts of the newest launch specialise in: information about labels, with its null.
@@ -193,6 +195,7 @@ def analyze(
         probe_spec=probe,
         max_tokens=max_tokens,
         permutations=permutations,
+        checkpoint_uri=checkpoint_uri,
         say=lambda line: errors.print(line, highlight=False),
     )
     if as_json:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.options import (
+    CheckpointOption,
     CorpusOption,
     HomeOption,
     JsonOption,
@@ -24,6 +25,7 @@ from orchestrator.cli.options import (
     resolved,
 )
 from orchestrator.cluster import Resources
+from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.net import redact
 
@@ -41,6 +43,7 @@ def run_command(
     home: HomeOption = None,
     optuna_storage: StorageOption = None,
     mlflow_uri: MlflowOption = None,
+    checkpoint_uri: CheckpointOption = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")] = None,
     cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster [all].")] = None,
     concurrency: Annotated[
@@ -51,6 +54,26 @@ def run_command(
     gpus_per_worker: Annotated[
         float, typer.Option(help="GPUs of a worker; fractions share one.")
     ] = 0.0,
+    placement: Annotated[
+        str, typer.Option(help="Nodes of a trial's workers: pack, spread, strict_pack/_spread.")
+    ] = "pack",
+    device: Annotated[
+        str, typer.Option(help="auto (cuda where a worker has a GPU) or cpu.")
+    ] = "auto",
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Training tokens of the launch, earlier runs counted: a trial starts only if all "
+            "of it fits, and then ends."
+        ),
+    ] = None,
+    max_device_hours: Annotated[
+        float | None,
+        typer.Option(
+            help="Hours of all workers, earlier runs counted. Once they are spent running trials "
+            "stop at their last checkpoint; the same command with more goes on."
+        ),
+    ] = None,
     max_failures: Annotated[int, typer.Option(help="Restarts of a trial that loses a worker.")] = 2,
     retry_failed: Annotated[
         bool, typer.Option(help="Repeat failed trials, as new trials.")
@@ -61,6 +84,7 @@ def run_command(
 
     Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
     """
+    from orchestrator.budget import Limits
     from orchestrator.progress import RunProgress
     from orchestrator.run import run
     from orchestrator.session import Options, log_figures, opened
@@ -70,11 +94,20 @@ def run_command(
         home=Home.at(home),
         optuna_storage=optuna_storage,
         mlflow_uri=mlflow_uri,
+        checkpoint_uri=checkpoint_uri,
         address=address,
         cpus=cpus,
         concurrency=concurrency,
         resources=Resources(
-            workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
+            workers=workers,
+            cpus_per_worker=cpus_per_worker,
+            gpus_per_worker=gpus_per_worker,
+            placement=placement,
+            on_cpu=_on_cpu(device),
+        ),
+        limits=Limits(
+            tokens=max_tokens,
+            device_s=None if max_device_hours is None else max_device_hours * 3600,
         ),
         max_failures=max_failures,
         retry_failed=retry_failed,
@@ -144,7 +177,14 @@ def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
     raise typer.Exit(1 if left else 0)
 
 
+def _on_cpu(device: str) -> bool:
+    if device not in ("auto", "cpu"):
+        raise BadInput(f"--device is auto or cpu; received {device!r}. Choose one.")
+    return device == "cpu"
+
+
 def print_session(session: Any, as_json: bool) -> None:
+    from orchestrator.budget import spent
     from orchestrator.trial import count_states
 
     name, launch = session.launch.study.name, session.launch.name
@@ -157,6 +197,8 @@ def print_session(session: Any, as_json: bool) -> None:
                 "states": states,
                 "trials": [record.as_json() for record in session.records],
                 "undelivered": session.undelivered,
+                "spent": spent(session.records, session.launch),
+                "left_out": session.left_out.as_json() if session.left_out else None,
             }
         )
     else:

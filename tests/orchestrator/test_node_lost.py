@@ -1,0 +1,101 @@
+"""A node of a cluster is lost in the middle: its trials go on elsewhere, to the same bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from moe.identity import moe_digest
+from moe.metrics import VAL_LOSS
+from orchestrator.analyze import analyze_launch
+from orchestrator.home import Home
+from orchestrator.library import load_study
+from orchestrator.report.records import read_launch
+from orchestrator.report.tables import as_json
+from orchestrator.run import run
+
+STUDY = """
+from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
+from orchestrator.study import Study
+from search_spaces.cells import Cell
+
+TINY = TrialConfig(
+    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
+    moe=MoEConfig(num_experts=4, top_k=2),
+    train=TrainConfig(
+        num_steps=400, batch_tokens=128, micro_batch_tokens=128, eval_every=50, eval_tokens=256
+    ),
+)
+STUDY = Study(
+    name="lost", question="?", baseline="learned", held_fixed="all", scales={"smoke": TINY},
+    cells=[Cell(name=router, overrides={"moe.router": router}) for router in
+           ("learned", "frozen")],
+    seeds=(0, 1),
+)
+"""
+
+
+def rows(table):
+    return [{key: v for key, v in row.items() if key != "run_ids"} for row in table["rows"]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(tmp_path, corpus, hold):
+    study = tmp_path / "lost.py"
+    study.write_text(STUDY)
+    with hold(load_study(str(study))) as undisturbed:
+        run(undisturbed)
+
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    script = Path(__file__).with_name("two_nodes.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), corpus, str(study)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+
+    assert told["lost"], "a node was lost while two trials ran"
+    assert [t["state"] for t in told["trials"]] == ["complete"] * 4, told
+    assert max(t["attempt"] for t in told["trials"]) == 2, "a trial of the lost node began again"
+    assert rows(told) == rows(json.loads(json.dumps(as_json(undisturbed.table()))))
+
+    home = Home.at(folder / "home")
+    client = MlflowClient(home.mlflow_uri)
+    for trial in told["trials"]:
+        history = client.get_metric_history(trial["mlflow_run_id"], VAL_LOSS)
+        assert [m.step for m in history] == list(range(50, 401, 50)), "nothing lost or doubled"
+        assert client.get_run(trial["mlflow_run_id"]).info.status == "FINISHED"
+        kept = [a.path for a in client.list_artifacts(trial["mlflow_run_id"], "routing")]
+        assert kept == ["routing/routing.parquet"], "made on another node, kept by the driver"
+        place = folder / "shared" / trial["config_hash"] / moe_digest()
+        assert (place / "final" / "manifest.json").is_file()
+        assert not (home.run_folder(trial["config_hash"], moe_digest()) / "final").exists()
+    for node in ("kept", "lost"):
+        digests = [p.name for p in (folder / node / "cache" / "tokens").iterdir() if p.is_dir()]
+        assert digests == [p.name for p in home.tokens.iterdir() if p.is_dir()]
+
+    launch = read_launch("lost", home=home)
+    found = analyze_launch(
+        launch, home=home, probe_spec="corpus:language", permutations=19, say=lambda line: None
+    )
+    assert {(row["cell"], row["seed"]) for row in found["rows"]} == {
+        (cell, seed) for cell in ("learned", "frozen") for seed in (0, 1)
+    }, "the weights are found where the trial says they are"
+
+
+def test_weights_that_moved_are_found_where_the_option_says(tmp_path, hold, grid_study):
+    with hold(dataclasses.replace(grid_study), seeds=(0,)) as session:
+        pass
+    assert session.marker is None, "a local launch leaves nothing in its checkpoint folder"

@@ -1,0 +1,78 @@
+"""Runs a study on a cluster of a head and two worker nodes, one of which is lost in the middle.
+
+    python two_nodes.py FOLDER CORPUS STUDY.py
+
+Each node has a home and temporary folder of its own and no path to this code, or one machine would
+hide what does not travel. Prints the rows of the table and the trials, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from orchestrator import cluster as settings
+from orchestrator.home import Home
+from orchestrator.launch import resolve
+from orchestrator.library import load_study
+from orchestrator.report.tables import as_json
+from orchestrator.run import run
+from orchestrator.session import Options, opened
+
+LOST_AT_STEP = 150
+
+
+def add_node(cluster: Cluster, folder: Path) -> object:
+    folder.mkdir()
+    return cluster.add_node(
+        num_cpus=1,
+        env_vars={
+            "HOME": str(folder),
+            "TMPDIR": str(folder),
+            "PYTHONPATH": "",
+            "MOE_STUDY_NODE_CACHE": str(folder / "cache"),
+        },
+    )
+
+
+def main(folder: Path, corpus: str, study: str, temporary: str) -> None:
+    settings.quiet()
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": temporary},
+    )
+    nodes = {name: add_node(cluster, folder / name) for name in ("kept", "lost")}
+    reached: set[int] = set()
+
+    def listener(record, metrics) -> None:
+        if metrics is not None and metrics["step"] >= LOST_AT_STEP:
+            reached.add(record.number)
+        if len(reached) == 2 and "lost" in nodes:
+            cluster.remove_node(nodes.pop("lost"), allow_graceful=False)
+
+    options = Options(
+        home=Home.at(folder / "home"),
+        address=cluster.address,
+        checkpoint_uri=(folder / "shared").as_uri(),
+    )
+    launch = resolve(load_study(study), corpus_spec=corpus)
+    said: list[str] = []
+    try:
+        with opened(launch, options, say=said.append, listener=listener) as session:
+            run(session)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    trials = [{**r.as_json(), "attempt": r.attempt} for r in session.records]
+    rows = as_json(session.table())["rows"]
+    print(json.dumps({"rows": rows, "trials": trials, "lost": "lost" not in nodes, "said": said}))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="two-", dir="/tmp") as short:  # Ray's sockets: < 107
+        main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], short)
