@@ -8,6 +8,7 @@ stock searcher leaves stopped, NaN and killed trials with untrue states.
 from __future__ import annotations
 
 import dataclasses
+import math
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping
@@ -32,6 +33,7 @@ from moe.config import TrialConfig
 from orchestrator.errors import BadInput, Unreachable
 from orchestrator.launch import Launch, Point
 from orchestrator.net import redact, require_reachable
+from orchestrator.provenance import provenance
 from orchestrator.trial import (
     CELL,
     CELL_HASH,
@@ -49,6 +51,7 @@ from search_spaces.overlay import get
 LAUNCH_ATTRIBUTES = ("study", "scale", "corpus", "corpus_digest", "overrides")
 STARTED_AT = "started_at"
 OWNER = "owner"
+DRIVERS = "drivers"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -143,6 +146,7 @@ class SearchStore:
             "question": launch.study.question,
             "baseline": launch.study.baseline,
             "held_fixed": launch.study.held_fixed,
+            DRIVERS: _with_this(existing.get(DRIVERS, [])),
         }
         study = optuna.create_study(
             storage=storage,
@@ -178,6 +182,31 @@ class SearchStore:
     def records(self) -> list[TrialRecord]:
         trials = self._storage.get_all_trials(self.info.study_id, deepcopy=False)
         return [TrialRecord.of(trial) for trial in trials if CELL in trial.user_attrs]
+
+    def importances(self) -> dict[str, float]:
+        """Shares of 1 by parameter, the largest first; empty where there is too little to tell.
+
+        PED-ANOVA, as Optuna Dashboard has it. Optuna itself gives equal shares where it found none.
+        """
+        study = optuna.load_study(
+            study_name=self.info.name,
+            storage=self._storage,
+            sampler=optuna.samplers.RandomSampler(),
+        )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = optuna.importance.get_param_importances(
+                    study,
+                    evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+                    normalize=False,
+                )
+        except (ValueError, RuntimeError):
+            return {}
+        total = sum(found.values())
+        if not math.isfinite(total) or total <= 0:
+            return {}
+        return {name: value / total for name, value in found.items()}
 
     def frozen(self, trial_id: int) -> FrozenTrial:
         return self._storage.get_trial(trial_id)
@@ -241,6 +270,12 @@ class SearchStore:
     def set_state(self, trial_id: int, state: TrialState, value: float | None = None) -> None:
         values = None if value is None else [value]
         self._storage.set_trial_state_values(trial_id, state, values)
+
+
+def _with_this(drivers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The code and versions of all drivers that worked on a launch, each once."""
+    own = provenance()
+    return drivers if own in drivers else [*drivers, own]
 
 
 def moved_paths(points: Iterable[Point]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from orchestrator.home import Home
 from orchestrator.launch import Launch, Point
 from orchestrator.ledger import Ledger, Listener
 from orchestrator.lock import DriverLock
+from orchestrator.provenance import git_state
 from orchestrator.reconcile import reconcile
 from orchestrator.report.judge import judge_launch, read_analysis
 from orchestrator.report.tables import Table, render, table_of
@@ -341,22 +341,5 @@ def _run_tags(resources: Resources) -> dict[str, str]:
         "device": resources.device,
         "cpu": platform.processor() or platform.machine(),
         "python": platform.python_version(),
-        **_git_tags(),
+        **git_state(),
     }
-
-
-def _git_tags() -> dict[str, str]:
-    """Commit and dirty flag of this code; nothing where it is not a checkout."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
-        return {}
-    return {"git.commit": commit, "git.dirty": str(bool(git("status", "--porcelain"))).lower()}

@@ -24,10 +24,17 @@ class LaunchRecords:
     home: Home
     info: LaunchInfo
     trials: list[TrialRecord]
+    store: SearchStore | None = None
 
     @property
     def metric(self) -> str:
         return self.info.attributes["metric"]
+
+    def importances(self) -> dict[str, float]:
+        """Of a sampled study's parameters; empty of a grid, and where there is too little."""
+        if self.store is None or not self.info.attributes["sampled"]:
+            return {}
+        return self.store.importances()
 
     def judgement(self, study: Study) -> Judgement:
         """What this launch says of the study's claims, with what was analysed of it."""
@@ -81,4 +88,4 @@ def read_launch(
             f"here are: {names}. Run the study, or name its --home, --scale, --corpus and --set."
         )
     store = SearchStore(storage, fitting[-1])
-    return LaunchRecords(home=home, info=fitting[-1], trials=store.records())
+    return LaunchRecords(home=home, info=fitting[-1], trials=store.records(), store=store)

@@ -219,8 +219,8 @@ def body(table: Table) -> list[list[str]]:
     ]
 
 
-def footnotes(table: Table) -> list[str]:
-    """What stands under the rows, a sentence a line."""
+def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
+    """What stands under the rows, a sentence a line; `with_remarks`: also on the verdicts."""
     lines = []
     for corpus, found in table.rank_correlation.items():
         if found.tau is None:
@@ -229,7 +229,7 @@ def footnotes(table: Table) -> list[str]:
             f"Kendall's tau of our means with the published perplexity on {corpus}: "
             f"{found.tau:.2f} over {found.n} cells (p = {found.p_value:.2g})."
         )
-    return lines + (remarks(table.judgement) if table.judgement else [])
+    return lines + (remarks(table.judgement) if table.judgement and with_remarks else [])
 
 
 def claims_body(table: Table) -> list[list[str]]:
