@@ -34,6 +34,7 @@ from orchestrator.trial import (
     ORIGIN,
     REUSED_FROM,
     RUN_ID,
+    RUN_LINK,
     TrialRecord,
 )
 from orchestrator.trial import (
@@ -151,8 +152,10 @@ class Ledger:
         except SpaceExhausted as error:
             self.exhausted = str(error)
             return
+        note = note_of(point, self._launch.base_point())
         for seed in self._launch.seeds:
-            self._add(self._launch.sampled_point(point.overrides, seed), distributions)
+            record = self._add(self._launch.sampled_point(point.overrides, seed), distributions)
+            self._search.write_trial_note(record.trial_id, note)
 
     @property
     def expected(self) -> int:
@@ -213,7 +216,8 @@ class Ledger:
                 **self._run_tags,
             },
         )
-        return self._update(record, attributes={RUN_ID: run_id})
+        link = self._tracking.link(run_id)
+        return self._update(record, attributes={RUN_ID: run_id, RUN_LINK: link})
 
     def _reuse(self, record: TrialRecord, source: Finished) -> None:
         self._search.set_state(record.trial_id, TrialState.RUNNING)

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -168,15 +167,24 @@ class SearchStore:
         store._write_note(launch)
         return store
 
+    @property
+    def study(self) -> optuna.Study:
+        return optuna.load_study(
+            study_name=self.info.name,
+            storage=self._storage,
+            sampler=optuna.samplers.RandomSampler(),
+        )
+
     def _write_note(self, launch: Launch) -> None:
         from optuna_dashboard import save_note  # slow to import, and readers do without it
 
-        study = optuna.load_study(study_name=self.info.name, storage=self._storage)
         save_note(
-            study,
+            self.study,
             f"**{launch.study.question}**\n\nBaseline: {launch.study.baseline}. "
             f"Held fixed: {launch.study.held_fixed}\n\n"
-            f"Scale {launch.scale}, corpus {launch.corpus_spec} ({launch.corpus_digest}).",
+            f"Scale {launch.scale}, corpus {launch.corpus_spec} ({launch.corpus_digest}).\n\n"
+            "Loss against training FLOPs stands among the plots, and the figures and the report "
+            "among the artifacts, once the launch has come to its end.",
         )
 
     def records(self) -> list[TrialRecord]:
@@ -188,16 +196,11 @@ class SearchStore:
 
         PED-ANOVA, as Optuna Dashboard has it. Optuna itself gives equal shares where it found none.
         """
-        study = optuna.load_study(
-            study_name=self.info.name,
-            storage=self._storage,
-            sampler=optuna.samplers.RandomSampler(),
-        )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = optuna.importance.get_param_importances(
-                    study,
+                    self.study,
                     evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
                     normalize=False,
                 )
@@ -248,17 +251,14 @@ class SearchStore:
         return TrialRecord.of(self._storage.get_trial(trial_id))
 
     def write_trial_note(self, trial_id: int, text: str) -> None:
-        """Markdown beside a trial in Optuna Dashboard."""
-        from optuna_dashboard import save_note
+        """Markdown beside a new trial in Optuna Dashboard.
 
-        # `save_note` wants a live optuna.Trial, which asks a sampler when it is made; of it, only
-        # these three are read.
-        trial = SimpleNamespace(
-            storage=self._storage,
-            study=SimpleNamespace(_study_id=self.info.study_id),
-            _trial_id=trial_id,
-        )
-        save_note(trial, text)
+        As its `save_note` writes it, which reads the notes of all trials before each: quadratic.
+        """
+        from optuna_dashboard._note import note_ver_key, split_body
+
+        for key, value in {note_ver_key(trial_id): 1, **split_body(text, trial_id)}.items():
+            self._storage.set_study_system_attr(self.info.study_id, key, value)
 
     def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():

@@ -58,6 +58,7 @@ class Session:
     launch: Launch
     options: Options
     info: LaunchInfo
+    search: SearchStore
     ledger: Ledger
     tracking: Tracking
     tokens: Tokens
@@ -91,11 +92,11 @@ class Session:
                 study,
                 scale=self.launch.scale,
                 records=self.records,
-                rows=self._analysis(),
+                rows=self.analysis(),
             ),
         )
 
-    def _analysis(self) -> list[dict[str, Any]]:
+    def analysis(self) -> list[dict[str, Any]]:
         """Rows of `analyze`; a launch must end in order though their file is damaged."""
         try:
             return read_analysis(self.options.home, self.launch.name)
@@ -199,6 +200,7 @@ def opened(
             launch=launch,
             options=options,
             info=search.info,
+            search=search,
             ledger=ledger,
             tracking=tracking,
             tokens=tokens,
@@ -249,7 +251,7 @@ def _leave(session: Session) -> None:
 def _log_table(session: Session) -> None:
     """Artifacts of the parent run: its page lists only the latest children, so the table too."""
     tracking, table = session.tracking, session.table()
-    folder = _parent_folder(session)
+    folder = parent_folder(session)
     for form, suffix in (("markdown", "md"), ("csv", "csv"), ("json", "json")):
         path = folder / f"table.{suffix}"
         path.write_text(render(table, form))
@@ -259,25 +261,7 @@ def _log_table(session: Session) -> None:
     tracking.log_artifact(tracking.parent_run_id, environment)
 
 
-def log_figures(session: Session) -> None:
-    """Figures of the launch, as artifacts of the parent run. One that cannot be drawn is named."""
-    from orchestrator.report.figures import draw_launch  # matplotlib: a second to import
-    from orchestrator.report.records import LaunchRecords
-
-    home = session.options.home
-    launch = LaunchRecords(home=home, info=session.info, trials=session.records)
-    try:
-        paths = draw_launch(
-            launch, home, _parent_folder(session) / "figures", rows=session._analysis()
-        )
-    except (ValueError, OSError) as error:
-        session.tell(f"the figures could not be drawn: {error}")
-        return
-    for path in paths:
-        session.tracking.log_artifact(session.tracking.parent_run_id, path, "figures")
-
-
-def _parent_folder(session: Session) -> Path:
+def parent_folder(session: Session) -> Path:
     folder = session.options.home.spool / f"parent-{session.tracking.parent_run_id}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -42,6 +42,7 @@ OWNER = "moe_study.owner"
 _PARENT_RUN_ID = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _PAGE = 1000
+LOCAL_PAGE = "http://127.0.0.1:5000"  # the first port that `moe-study ui` takes
 CLOSE_TIMEOUT_S = 30.0
 
 
@@ -174,6 +175,16 @@ class Tracking:
             )
             self.parent_run_id = run.info.run_id
         self._client.update_run(self.parent_run_id, status="RUNNING")
+
+    @property
+    def page(self) -> str:
+        """Address of MLflow's page: its server's, or of a local store where `ui` shows it."""
+        uri = self._client.tracking_uri
+        return redact(uri).rstrip("/") if uri.startswith("http") else LOCAL_PAGE
+
+    def link(self, run_id: str) -> str:
+        """Of a run on MLflow's page."""
+        return f"{self.page}/#/experiments/{self.experiment_id}/runs/{run_id}"
 
     @property
     def spool(self) -> Path:

@@ -62,8 +62,9 @@ def run_command(
     Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
     """
     from orchestrator.progress import RunProgress
+    from orchestrator.publish import publish
     from orchestrator.run import run
-    from orchestrator.session import Options, log_figures, opened
+    from orchestrator.session import Options, opened
 
     launch = resolved(study, scale, seeds, overrides, corpus, trials)
     options = Options(
@@ -88,7 +89,7 @@ def run_command(
         progress.planned(session.ledger)
         run(session)
         if not session.interrupted:
-            log_figures(session)
+            publish(session)
     print_session(session, as_json)
     raise typer.Exit(session.exit_code)
 

@@ -65,12 +65,13 @@ def curves_chart(
         "xaxis": {"title": {"text": x_label}},
         "yaxis": {"title": {"text": y_label}, **({"type": "log"} if log_scale else {})},
         "height": 380 + 22 * len(curves),
+        "showlegend": True,
     }
     return {"data": data, "layout": layout}
 
 
 def forest_chart(rows: Sequence[Interval], *, label: str, zero: bool) -> Figure:
-    """Seeds as dots; the mean with its interval where there is one. `zero`: rows are differences."""
+    """Seeds as dots, the mean with its interval if it has one; `zero`: rows are differences."""
     names = [f"{row.cell} (n = {len(row.values)})" for row in rows]
     seeds = {
         "name": "one seed",
@@ -104,20 +105,23 @@ def forest_chart(rows: Sequence[Interval], *, label: str, zero: bool) -> Figure:
             "automargin": True,
         },
         "height": 150 + _ROW_PX * len(rows),
+        "meta": {"rows": names},
     }
     if zero:
         layout["shapes"] = [_line("--grey", x=0)]
     return {"data": [mean, seeds] if known else [seeds], "layout": layout}
 
 
-def load_chart(load: Load, at: int, ceiling: float) -> Figure:
-    """A map: a row a block, a column a rank; the share of assignments over an even one."""
-    ratio_MN = load_ratio(load)[at]
+def load_chart(load: Load, ceiling: float) -> Figure:
+    """A map at the last evaluation: a row a block, a column a rank; shares over an even one.
+
+    `ceiling` is the end of the scale of colours, the same for maps that are compared.
+    """
+    ratio_MN = load_ratio(load)[-1]
     layout = {
-        "title": {"text": f"{load.cell} (n = {len(load.load_SEMN)})"},
         "xaxis": {"title": {"text": "expert, by rank"}, "type": "category"},
         "yaxis": {"title": {"text": "layer"}, "type": "category", "autorange": "reversed"},
-        "height": 150 + max(60, _ROW_PX * len(load.layers)),
+        "height": 120 + max(60, _ROW_PX * len(load.layers)),
     }
     few = ratio_MN.shape[1] <= 8
     return {
@@ -135,8 +139,8 @@ def load_chart(load: Load, at: int, ceiling: float) -> Figure:
                     [1 / ceiling, "#f7f7f7"],
                     [1, "#b2182b"],
                 ],
-                "colorbar": {"title": {"text": "× even"}, "thickness": 10, "len": 1},
-                "hovertemplate": "layer %{y}, rank %{x}: %{z:.3f} × even<extra></extra>",
+                "colorbar": {"title": {"text": "x even"}, "thickness": 10, "len": 1},
+                "hovertemplate": "layer %{y}, rank %{x}: %{z:.3f} times even<extra></extra>",
                 **({"texttemplate": "%{z:.2f}"} if few else {}),
             }
         ],
@@ -149,8 +153,11 @@ def load_ratio(load: Load) -> np.ndarray:
     return load.load_SEMN.mean(axis=0) * load.load_SEMN.shape[3]
 
 
-def specialization_chart(panel: Specialization) -> Figure:
-    """One cell: NMI of expert and label in each layer, over its permutation null."""
+def specialization_chart(panel: Specialization, top: float) -> Figure:
+    """One cell: NMI of expert and label in each layer, over its permutation null.
+
+    `top` is the largest value of all panels, so that they share a scale.
+    """
     layers = [str(layer) for layer in panel.layers]
     data: list[Figure] = [
         {
@@ -174,12 +181,18 @@ def specialization_chart(panel: Specialization) -> Figure:
         data.append(seeds)
     data.append(_points("trained, mean", layers, panel.nmi_SM.mean(axis=0), "--c0"))
     layout = {
-        "title": {"text": f"{panel.cell} (n = {len(panel.nmi_SM)})"},
         "xaxis": {"title": {"text": "layer"}, "type": "category"},
-        "yaxis": {"title": {"text": "NMI(expert; label)"}, "rangemode": "tozero"},
-        "height": 340,
+        "yaxis": {"title": {"text": "NMI(expert; label)"}, "range": [0, 1.06 * top]},
+        "height": 250,
+        "showlegend": False,
     }
     return {"data": data, "layout": layout}
+
+
+def highest(panel: Specialization) -> float:
+    """The largest value that the panel shows."""
+    shown = [panel.nmi_SM, panel.null_high_M, *([] if panel.random_M is None else [panel.random_M])]
+    return max(float(np.max(values)) for values in shown)
 
 
 def importance_chart(shares: Mapping[str, float]) -> Figure:
@@ -200,6 +213,7 @@ def importance_chart(shares: Mapping[str, float]) -> Figure:
             "xaxis": {"title": {"text": "importance (shares of 1)"}, "rangemode": "tozero"},
             "yaxis": {"categoryorder": "array", "categoryarray": names[::-1], "automargin": True},
             "height": 130 + _ROW_PX * len(names),
+            "meta": {"rows": names},
         },
     }
 
@@ -225,12 +239,17 @@ def pareto_chart(points: Sequence[ParetoPoint], *, metric: str) -> Figure:
         )
         if shown
     ]
+    x_axis: Figure = {"title": {"text": "training FLOPs of a trial"}, "tickformat": ".3~s"}
+    least, most = points[0].flops, points[-1].flops
+    if least == most:
+        x_axis |= {"range": [0.5 * least, 1.5 * most], "nticks": 5}
     return {
         "data": data,
         "layout": {
-            "xaxis": {"title": {"text": "training FLOPs of a trial"}, "exponentformat": "power"},
+            "xaxis": x_axis,
             "yaxis": {"title": {"text": metric}},
             "height": 380,
+            "showlegend": True,
         },
     }
 

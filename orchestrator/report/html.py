@@ -18,23 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import BadInput
-from orchestrator.report import charts
 from orchestrator.report.claims import Verdict
 from orchestrator.report.cost import cost_rows
-from orchestrator.report.figure_data import (
-    MOST_SAMPLED,
-    complete_cells,
-    curve_of,
-    differences_of,
-    interval_of,
-    load_of,
-    specializations,
-    tokens_per_step,
-)
-from orchestrator.report.judge import read_analysis
-from orchestrator.report.labels import label_of, probe_name, word_form_note
-from orchestrator.report.pareto import pareto_points
 from orchestrator.report.records import LaunchRecords
+from orchestrator.report.sections import chart_sections
 from orchestrator.report.tables import Table, body, footnotes, headings
 from orchestrator.report.verdict_text import remarks
 from orchestrator.study import Study
@@ -45,7 +32,7 @@ from orchestrator.trial import (
     count_states,
 )
 
-MISSING = "–"
+MISSING = "\N{EN DASH}"
 
 
 def write_report(launch: LaunchRecords, study: Study, path: Path) -> Path:
@@ -58,7 +45,8 @@ def write_report(launch: LaunchRecords, study: Study, path: Path) -> Path:
         partial.replace(path)
     except OSError as error:
         raise BadInput(
-            f"-o names a file that can be written; received {path} ({error.strerror}). Name another."
+            f"-o names a file that can be written; received {path} ({error.strerror}). Name "
+            "another."
         ) from None
     return path
 
@@ -68,7 +56,8 @@ def render_report(launch: LaunchRecords, study: Study) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     table = launch.table(study)
-    figures, sections = _figures(launch)
+    sections = chart_sections(launch)
+    figures = {name: chart for section in sections for name, chart in section.figures.items()}
     environment = Environment(
         loader=PackageLoader("orchestrator.report", "assets"),
         autoescape=True,
@@ -89,7 +78,6 @@ def render_report(launch: LaunchRecords, study: Study) -> str:
         verdicts=[_verdict(verdict) for verdict in table.judgement.verdicts],
         table=_table(table, launch.trials),
         sections=sections,
-        importance_missing=_importance_missing(launch),
         cost=cost_rows(launch.trials),
         trials=[_trial(record) for record in sorted(launch.trials, key=lambda r: r.number)],
         reproduce=_reproduce(launch),
@@ -173,141 +161,6 @@ def _table(table: Table, records: Sequence[TrialRecord]) -> dict[str, Any]:
     }
 
 
-def _figures(launch: LaunchRecords) -> tuple[dict[str, charts.Figure], list[dict[str, Any]]]:
-    """Charts by name, and the sections that show them."""
-    cells = complete_cells(launch)
-    per_step = {cell.name: tokens_per_step(cell.trials, launch.home) for cell in cells}
-    by_tokens = bool(cells) and all(per_step.values())
-    x_of = {name: tokens if by_tokens else 1.0 for name, tokens in per_step.items()}
-    x_label = "training tokens" if by_tokens else "optimiser step"
-    figures: dict[str, charts.Figure] = {}
-    sections: list[dict[str, Any]] = []
-
-    def section(
-        title: str,
-        how: str,
-        shown: Mapping[str, charts.Figure],
-        missing: str,
-        steps: Mapping[str, Any] | None = None,
-    ) -> None:
-        figures.update(shown)
-        sections.append(
-            {"title": title, "how": how, "figures": list(shown), "missing": missing, "steps": steps}
-        )
-
-    metric, label = launch.metric, label_of(launch.metric)
-    is_loss = metric == "val/loss"
-    reference = launch.info.attributes.get("baseline")
-    curves = [c for cell in cells if (c := curve_of(cell, x_of[cell.name], is_loss))]
-    y_label = "validation perplexity" if is_loss else label
-    section(
-        "Curves",
-        "A line a cell: the mean over its seeds; the band goes from the lowest to the highest "
-        "seed. Tap a name to hide it, twice to see it alone."
-        + (f" The {MOST_SAMPLED} best cells are shown." if _is_cut(launch) else ""),
-        {
-            "curves": charts.curves_chart(
-                curves, reference, x_label=x_label, y_label=y_label, log_scale=is_loss
-            )
-        }
-        if curves
-        else {},
-        "No complete trial has a curve yet.",
-    )
-    ends = {}
-    if cells:
-        ends["means"] = charts.forest_chart([interval_of(c) for c in cells], label=label, zero=False)
-    if differences := differences_of(cells, reference):
-        ends["differences"] = charts.forest_chart(
-            differences, label=f"difference in {label} from {reference}", zero=True
-        )
-    section(
-        "Cells at the end of training",
-        "Means with their intervals; differences from the baseline are paired by seed.",
-        ends,
-        "No trial is complete yet.",
-    )
-    loads = [x for cell in cells if (x := load_of(cell, launch.home, x_of[cell.name]))]
-    ceiling = max((float(charts.load_ratio(load).max()) for load in loads), default=0.0)
-    ceiling = max(2.0, round(ceiling + 0.05, 1))
-    maps = {
-        f"load-{i}": charts.load_chart(load, len(load.x_E) - 1, ceiling)
-        for i, load in enumerate(loads)
-    }
-    section(
-        "Expert load",
-        "How much more than an even share each expert gets, by layer. Experts are ranked by their "
-        "load over the whole training, in each seed and layer, and averaged by rank: expert 0 of "
-        "one seed has nothing to do with expert 0 of another.",
-        maps,
-        "No routing arrays of complete mixtures are in this home.",
-        steps={
-            name: {
-                "at": [f"{x:,.0f} {x_label}" for x in load.x_E],
-                "z": charts.load_ratio(load).round(4).tolist(),
-            }
-            for name, load in zip(maps, loads, strict=True)
-        },
-    )
-    _specialization_sections(launch, cells, section)
-    if importances := launch.importances():
-        section(
-            "Importance",
-            "How much of reaching the best trials each parameter explains (PED-ANOVA, as Optuna "
-            "Dashboard shows it), over complete trials; a parameter counts where a trial has it.",
-            {"importance": charts.importance_chart(importances)},
-            "",
-        )
-    points = pareto_points(launch.trials, launch.home)
-    front = [point.cell for point in points if point.on_front]
-    section(
-        "Quality against compute",
-        "The Pareto front: no other cell reaches as low a value for as few training FLOPs. "
-        + (f"On it: {', '.join(front)}." if front else "")
-        + " Means over seeds; differences smaller than their intervals decide nothing.",
-        {"pareto": charts.pareto_chart(points, metric=label)} if points else {},
-        "No complete trial says how many tokens it was trained on.",
-    )
-    return figures, sections
-
-
-def _specialization_sections(launch: LaunchRecords, cells: Any, section: Any) -> None:
-    rows = read_analysis(launch.home, launch.info.name)
-    for number, probe in enumerate(dict.fromkeys(row["probe"] for row in rows)):
-        of_probe = [row for row in rows if row["probe"] == probe]
-        panels = specializations(cells, of_probe)
-        section(
-            f"What experts specialise in: {probe_name(probe)}",
-            f"Information that the chosen experts carry about the label; {word_form_note(of_probe)}.",
-            {
-                f"specialization-{number}-{i}": charts.specialization_chart(panel)
-                for i, panel in enumerate(panels)
-            },
-            "The analysed cells are none of the complete ones.",
-        )
-    if not rows:
-        section(
-            "What experts specialise in",
-            "",
-            {},
-            f"Nothing was analysed: moe-study analyze {launch.info.study} --probe corpus:syntax",
-        )
-
-
-def _is_cut(launch: LaunchRecords) -> bool:
-    complete = {r.cell_hash for r in launch.trials if r.state == "complete"}
-    return bool(launch.info.attributes.get("sampled")) and len(complete) > MOST_SAMPLED
-
-
-def _importance_missing(launch: LaunchRecords) -> str | None:
-    if not launch.info.attributes["sampled"]:
-        return (
-            "A grid asks about cells, and the claims and differences above answer; shares of "
-            "importance are for sampled studies."
-        )
-    return None if launch.importances() else "Too few complete trials to tell parameters apart."
-
-
 def _trial(record: TrialRecord) -> dict[str, Any]:
     return {
         "number": record.number,
@@ -337,7 +190,10 @@ def _reproduce(launch: LaunchRecords) -> dict[str, Any]:
         command += ["--trials", str(len({r.cell_hash for r in launch.trials}))]
     command += ["--corpus", given["corpus"]]
     for path, value in given["overrides"].items():
-        command += ["--set", f"{path}={json.dumps(value) if value is True or value is False else value}"]
+        command += [
+            "--set",
+            f"{path}={json.dumps(value) if value is True or value is False else value}",
+        ]
     return {
         "command": shlex.join(command),
         "corpus": given["corpus"],
@@ -370,5 +226,3 @@ def _packed_plotly() -> str:
 
 def _asset(name: str) -> str:
     return resources.files("orchestrator.report").joinpath("assets", name).read_text("utf-8")
-
-

@@ -28,28 +28,39 @@
     }
     return value;
   };
+  const broken = (name) => {
+    const lines = [""];
+    for (const part of name.match(/[^-. ]*[-. ]*/g)) {
+      if (lines.at(-1).length + part.length > 18) lines.push("");
+      lines[lines.length - 1] += part;
+    }
+    return lines.filter(Boolean).join("<br>");
+  };
   const layoutOf = (figure, width) => {
     const axis = { gridcolor: colour("--rule"), linecolor: colour("--grey"), zeroline: false, automargin: true };
     const own = painted(figure.layout);
-    const { title, ...rest } = own;
+    // Long names of rows would leave no room for the values on a phone: they are broken there.
+    const rows = width < 520 ? own.meta?.rows : undefined;
+    if (rows) {
+      own.height = 150 + 46 * rows.length;
+      own.yaxis = { ...own.yaxis, tickvals: rows, ticktext: rows.map(broken), tickfont: { size: 10 } };
+    }
     return {
-      ...rest,
-      ...(title ? { title: { ...title, font: { size: 13 }, x: 0, xanchor: "left", pad: { l: 4 } } } : {}),
+      ...own,
       width,
-      margin: { l: 52, r: 14, t: title ? 34 : 12, b: 44 },
+      margin: { l: 52, r: 14, t: 12, b: 44 },
       font: { family: "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif", size: 12, color: colour("--ink") },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       hoverlabel: { align: "left", namelength: -1 },
-      legend: { orientation: "h", x: 0, y: -0.18, yanchor: "top", font: { size: 11 } },
-      xaxis: { ...axis, ...own.xaxis },
-      yaxis: { ...axis, ...own.yaxis },
+      legend: { orientation: "h", x: 0, xanchor: "left", xref: "container", y: 0, yanchor: "bottom", yref: "container", font: { size: 11 } },
+      xaxis: { ...axis, ...own.xaxis, title: { standoff: 8, ...own.xaxis.title } },
+      yaxis: { ...axis, ...own.yaxis, title: { standoff: 6, ...own.yaxis?.title } },
     };
   };
   const draw = (place, width) => {
     const figure = figures[place.dataset.figure];
     const options = { displaylogo: false, displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false };
-    place.classList.add("drawn");
     return Plotly.react(place, painted(figure.data), layoutOf(figure, width ?? place.clientWidth), options);
   };
   const drawAll = () => Promise.all(places.map((place) => draw(place)));
