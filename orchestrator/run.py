@@ -57,6 +57,7 @@ def _tune(session: Session, first: Assignment) -> None:
             threads=resources.cpus_per_worker,
             device=resources.device,
             checkpoint_every=config.train.eval_every,
+            system_metrics=options.system_metrics,
         )
 
     searcher = LedgerSearcher(

@@ -51,6 +51,7 @@ class Options:
     resources: Resources = field(default_factory=Resources)
     max_failures: int = 2
     retry_failed: bool = False
+    system_metrics: bool = False
 
 
 @dataclass(kw_only=True)

@@ -41,6 +41,9 @@ PARENT = "moe_study.parent"
 OWNER = "moe_study.owner"
 _PARENT_RUN_ID = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
+# Without the two MLflow 3 opens on its pages for traces of language models, which are empty here.
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+TRAINING_VIEW = "workflowType=machine_learning"
 _PAGE = 1000
 LOCAL_PAGE = "http://127.0.0.1:5000"  # the first port that `moe-study ui` takes
 CLOSE_TIMEOUT_S = 30.0
@@ -144,8 +147,12 @@ class Tracking:
                     "corpus": launch.corpus_spec,
                     "corpus_digest": str(launch.corpus_digest),
                     _NOTE: _description(launch),
+                    **_TRAINING,
                 },
             )
+        if not _TRAINING.items() <= experiment.tags.items():
+            for key, value in _TRAINING.items():
+                client.set_experiment_tag(experiment.experiment_id, key, value)
         return experiment.experiment_id
 
     @staticmethod
@@ -184,7 +191,7 @@ class Tracking:
 
     def link(self, run_id: str) -> str:
         """Of a run on MLflow's page."""
-        return f"{self.page}/#/experiments/{self.experiment_id}/runs/{run_id}"
+        return f"{self.page}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_VIEW}"
 
     @property
     def spool(self) -> Path:

@@ -26,6 +26,7 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from moe.metrics import STEP
+from orchestrator.system_metrics import SystemMonitor, monitored
 
 EVENT = "event"
 PROGRESS, FINAL, FAILED = "progress", "final", "failed"
@@ -44,6 +45,7 @@ class Job:
     threads: int
     device: str
     checkpoint_every: int
+    system_metrics: bool = False
 
 
 def train_trial(trial: dict[str, Any]) -> None:
@@ -52,9 +54,9 @@ def train_trial(trial: dict[str, Any]) -> None:
 
     job = Job(**trial["job"])
     try:
-        with _gang(job) as rest:
+        with _gang(job) as rest, monitored(job.system_metrics) as monitor:
             try:
-                result = _fit(job, _reporter(job.config["train"]["num_steps"]))
+                result = _fit(job, _reporter(job.config["train"]["num_steps"], monitor))
             except Exception:
                 _raise_first_cause(rest)
                 raise
@@ -104,7 +106,9 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, ray.exceptions.OutOfMemoryError))
 
 
-def _reporter(num_steps: int) -> Callable[[dict[str, float], Any], None]:
+def _reporter(
+    num_steps: int, monitor: SystemMonitor | None
+) -> Callable[[dict[str, float], Any], None]:
     """Tune stops a trial by raising SystemExit from the report, in the middle of no collective.
 
     Only what stands beside `entry` is seen by the scheduler: the last evaluation is not, since a
@@ -113,7 +117,8 @@ def _reporter(num_steps: int) -> Callable[[dict[str, float], Any], None]:
 
     def report(metrics: dict[str, float], checkpoint: Any) -> None:
         judged = metrics if metrics[STEP] < num_steps else {}
-        tune.report({EVENT: PROGRESS, "entry": dict(metrics), **judged})
+        seen = monitor.take() if monitor else {}
+        tune.report({EVENT: PROGRESS, "entry": {**metrics, **seen}, **judged})
 
     return report
 

@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 
-from orchestrator.cli import plan, read, report, run  # noqa: F401  (each adds its commands to the app)
+from orchestrator.cli import plan, read, report, run, ui  # noqa: F401  (each adds its commands to the app)
 from orchestrator.cli.options import app, errors
 from orchestrator.errors import StudyError
 from orchestrator.net import redact

@@ -55,6 +55,9 @@ def run_command(
     retry_failed: Annotated[
         bool, typer.Option(help="Repeat failed trials, as new trials.")
     ] = False,
+    system_metrics: Annotated[
+        bool, typer.Option(help="CPU, memory, disk, network and GPU of the node, in MLflow.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run what is missing of a study. The same command continues an interrupted launch.
@@ -79,6 +82,7 @@ def run_command(
         ),
         max_failures=max_failures,
         retry_failed=retry_failed,
+        system_metrics=system_metrics,
     )
     with (
         RunProgress(errors) as progress,
