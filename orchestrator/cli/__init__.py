@@ -7,7 +7,15 @@ import sys
 import traceback
 import warnings
 
-from orchestrator.cli import plan, read, report, run, ui  # noqa: F401  (each adds its commands to the app)
+from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app)
+    doctor,
+    new,
+    plan,
+    read,
+    report,
+    run,
+    ui,
+)
 from orchestrator.cli.options import app, errors
 from orchestrator.errors import StudyError
 from orchestrator.net import redact
