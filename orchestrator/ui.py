@@ -73,8 +73,7 @@ def serve(
     storage, uri = optuna_storage or home.optuna_storage, mlflow_uri or home.mlflow_uri
     open_storage(storage, create=False)
     connect(uri)
-    ending = (signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, _interrupt) for number in ending}
+    previous = {number: signal.signal(number, _interrupt) for number in _ending_signals()}
     pages: list[Page] = []
     try:
         pages.append(_mlflow(uri, home, mlflow_port))
@@ -211,6 +210,12 @@ def _stop(pages: Sequence[Page]) -> None:
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+
+
+def _ending_signals() -> list[signal.Signals]:
+    """A terminal that closes ends the pages too, unless they were begun under nohup."""
+    kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if kept else [signal.SIGHUP])]
 
 
 def _interrupt(*_: object) -> None:
