@@ -49,6 +49,11 @@ class Home:
         return self.root / "mlartifacts"
 
     @property
+    def optuna_artifacts(self) -> Path:
+        """Figures and the report, for Optuna Dashboard's page of a study."""
+        return self.root / "optuna-artifacts"
+
+    @property
     def tokens(self) -> Path:
         return self.root / "tokens"
 

@@ -249,8 +249,11 @@ def _refuse_idle(
         if space is not None:
             idle = path in space.axes
         else:
-            rest = overlay(base, {p: v for p, v in overrides.items() if p != path})
-            without = [cell_hash(cell.config(rest)) for cell in study.cells_over(rest)]
+            try:
+                rest = overlay(base, {p: v for p, v in overrides.items() if p != path})
+                without = [cell_hash(cell.config(rest)) for cell in study.cells_over(rest)]
+            except ConfigError:
+                continue  # the others need this one, so it is not idle
             idle = trained == without and get(base, path) != overrides[path]
         if idle:
             raise BadInput(

@@ -39,6 +39,7 @@ from orchestrator.trial import (
     ORIGIN,
     REUSED_FROM,
     RUN_ID,
+    RUN_LINK,
     TrialRecord,
 )
 from orchestrator.trial import (
@@ -82,6 +83,8 @@ class Ledger:
         self._tracking = tracking
         self._elsewhere = finished_elsewhere
         self._run_tags = dict(run_tags)
+        differs = "-dirty" if run_tags.get("git.dirty") == "true" else ""
+        self._commit = f"{run_tags[COMMIT]}{differs}" if COMMIT in run_tags else None
         self._listener = listener or (lambda record, metrics: None)
         self.records: dict[int, TrialRecord] = {r.number: r for r in search.records()}
         self._points: dict[str, Point] = {}
@@ -167,8 +170,10 @@ class Ledger:
         except SpaceExhausted as error:
             self.exhausted = str(error)
             return
+        note = note_of(point, self._launch.base_point())
         for seed in self._launch.seeds:
-            self._add(self._launch.sampled_point(point.overrides, seed), distributions)
+            record = self._add(self._launch.sampled_point(point.overrides, seed), distributions)
+            self._search.write_trial_note(record.trial_id, note)
 
     @property
     def expected(self) -> int:
@@ -262,7 +267,8 @@ class Ledger:
                 **self._run_tags,
             },
         )
-        return self._update(record, attributes={RUN_ID: run_id})
+        link = self._tracking.link(run_id)
+        return self._update(record, attributes={RUN_ID: run_id, RUN_LINK: link})
 
     def _reuse(self, record: TrialRecord, source: Finished) -> None:
         self._search.set_state(record.trial_id, TrialState.RUNNING)
@@ -295,7 +301,7 @@ class Ledger:
         if self.budget:
             self.budget.heard(number)
         now = {ATTEMPT: record.attempt + 1, MOE_DIGEST: moe_digest()}
-        now |= {key: self._run_tags[key] for key in (COMMIT,) if key in self._run_tags}
+        now |= {COMMIT: self._commit} if self._commit else {}
         # What a driver wrote before it was killed between an ending's attributes and its state.
         kinds = (ERROR, DIVERGED_AT, METRICS, ORIGIN, REUSED_FROM)
         stale = {key: None for key in kinds if record.attributes.get(key)}

@@ -72,6 +72,7 @@ def _tune(session: Session, first: Assignment) -> None:
             driver_node=driver_node,
             token_source=source,
             marker=session.marker,
+            system_metrics=options.system_metrics,
         )
 
     def routing_file(record: TrialRecord) -> Path | None:

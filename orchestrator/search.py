@@ -8,11 +8,11 @@ stock searcher leaves stopped, NaN and killed trials with untrue states.
 from __future__ import annotations
 
 import dataclasses
+import math
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -29,6 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 from moe.config import TrialConfig
 from orchestrator.errors import BadInput
 from orchestrator.launch import Launch, Point
+from orchestrator.provenance import provenance
 from orchestrator.trial import (
     CELL,
     CELL_HASH,
@@ -46,6 +47,7 @@ from search_spaces.overlay import get
 LAUNCH_ATTRIBUTES = ("study", "scale", "corpus", "corpus_digest", "overrides")
 STARTED_AT = "started_at"
 OWNER = "owner"
+DRIVERS = "drivers"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -102,6 +104,7 @@ class SearchStore:
             "question": launch.study.question,
             "baseline": launch.study.baseline,
             "held_fixed": launch.study.held_fixed,
+            DRIVERS: _with_this(existing.get(DRIVERS, [])),
         }
         study = optuna.create_study(
             storage=storage,
@@ -123,20 +126,49 @@ class SearchStore:
         store._write_note(launch)
         return store
 
+    @property
+    def study(self) -> optuna.Study:
+        return optuna.load_study(
+            study_name=self.info.name,
+            storage=self._storage,
+            sampler=optuna.samplers.RandomSampler(),
+        )
+
     def _write_note(self, launch: Launch) -> None:
         from optuna_dashboard import save_note  # slow to import, and readers do without it
 
-        study = optuna.load_study(study_name=self.info.name, storage=self._storage)
         save_note(
-            study,
+            self.study,
             f"**{launch.study.question}**\n\nBaseline: {launch.study.baseline}. "
             f"Held fixed: {launch.study.held_fixed}\n\n"
-            f"Scale {launch.scale}, corpus {launch.corpus_spec} ({launch.corpus_digest}).",
+            f"Scale {launch.scale}, corpus {launch.corpus_spec} ({launch.corpus_digest}).\n\n"
+            "Loss against training FLOPs stands among the plots, and the figures and the report "
+            "among the artifacts, once the launch has come to its end.",
         )
 
     def records(self) -> list[TrialRecord]:
         trials = self._storage.get_all_trials(self.info.study_id, deepcopy=False)
         return [TrialRecord.of(trial) for trial in trials if CELL in trial.user_attrs]
+
+    def importances(self) -> dict[str, float]:
+        """Shares of 1 by parameter, the largest first; empty where there is too little to tell.
+
+        PED-ANOVA, as Optuna Dashboard has it. Optuna itself gives equal shares where it found none.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = optuna.importance.get_param_importances(
+                    self.study,
+                    evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+                    normalize=False,
+                )
+        except (ValueError, RuntimeError):
+            return {}
+        total = sum(found.values())
+        if not math.isfinite(total) or total <= 0:
+            return {}
+        return {name: value / total for name, value in found.items()}
 
     def frozen(self, trial_id: int) -> FrozenTrial:
         return self._storage.get_trial(trial_id)
@@ -191,17 +223,14 @@ class SearchStore:
                 ) from None
 
     def write_trial_note(self, trial_id: int, text: str) -> None:
-        """Markdown beside a trial in Optuna Dashboard."""
-        from optuna_dashboard import save_note
+        """Markdown beside a new trial in Optuna Dashboard.
 
-        # `save_note` wants a live optuna.Trial, which asks a sampler when it is made; of it, only
-        # these three are read.
-        trial = SimpleNamespace(
-            storage=self._storage,
-            study=SimpleNamespace(_study_id=self.info.study_id),
-            _trial_id=trial_id,
-        )
-        save_note(trial, text)
+        As its `save_note` writes it, which reads the notes of all trials before each: quadratic.
+        """
+        from optuna_dashboard._note import note_ver_key, split_body
+
+        for key, value in {note_ver_key(trial_id): 1, **split_body(text, trial_id)}.items():
+            self._storage.set_study_system_attr(self.info.study_id, key, value)
 
     def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():
@@ -213,6 +242,12 @@ class SearchStore:
     def set_state(self, trial_id: int, state: TrialState, value: float | None = None) -> None:
         values = None if value is None else [value]
         self._storage.set_trial_state_values(trial_id, state, values)
+
+
+def _with_this(drivers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The code and versions of all drivers that worked on a launch, each once."""
+    own = provenance()
+    return drivers if own in drivers else [*drivers, own]
 
 
 def moved_paths(points: Iterable[Point]) -> list[str]:

@@ -9,7 +9,6 @@ import math
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from orchestrator.home import Home
 from orchestrator.launch import Launch, Point
 from orchestrator.ledger import Ledger, Listener
 from orchestrator.lock import driver_locks
+from orchestrator.provenance import git_state
 from orchestrator.reconcile import reconcile
 from orchestrator.report.judge import judge_launch, read_analysis
 from orchestrator.report.tables import Table, render, table_of
@@ -38,7 +38,7 @@ from orchestrator.search import OWNER, LaunchInfo, SearchStore
 from orchestrator.storage import open_storage, require_usable, trouble_named
 from orchestrator.tracking import STOPPED_BY, Tracking, connect, quiet
 from orchestrator.tracking import require_usable as require_tracking
-from orchestrator.trial import COMMIT, TrialRecord
+from orchestrator.trial import TrialRecord
 
 Say = Callable[[str], None]
 Preparing = Callable[[int, int], None]
@@ -59,6 +59,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     max_failures: int = 2
     retry_failed: bool = False
+    system_metrics: bool = False
 
     @property
     def place(self) -> CheckpointPlace:
@@ -70,6 +71,7 @@ class Session:
     launch: Launch
     options: Options
     info: LaunchInfo
+    search: SearchStore
     ledger: Ledger
     tracking: Tracking
     tokens: Tokens
@@ -104,11 +106,11 @@ class Session:
                 study,
                 scale=self.launch.scale,
                 records=self.records,
-                rows=self._analysis(),
+                rows=self.analysis(),
             ),
         )
 
-    def _analysis(self) -> list[dict[str, Any]]:
+    def analysis(self) -> list[dict[str, Any]]:
         """Rows of `analyze`; a launch must end in order though their file is damaged."""
         try:
             return read_analysis(self.options.home, self.launch.name)
@@ -230,6 +232,7 @@ def opened(
             launch=launch,
             options=options,
             info=search.info,
+            search=search,
             ledger=ledger,
             tracking=tracking,
             tokens=tokens,
@@ -292,7 +295,7 @@ def _leave(session: Session) -> None:
 def _log_table(session: Session) -> None:
     """Artifacts of the parent run: its page lists only the latest children, so the table too."""
     tracking, table = session.tracking, session.table()
-    folder = _parent_folder(session)
+    folder = parent_folder(session)
     for form, suffix in (("markdown", "md"), ("csv", "csv"), ("json", "json")):
         path = folder / f"table.{suffix}"
         path.write_text(render(table, form))
@@ -302,25 +305,7 @@ def _log_table(session: Session) -> None:
     tracking.log_artifact(tracking.parent_run_id, environment)
 
 
-def log_figures(session: Session) -> None:
-    """Figures of the launch, as artifacts of the parent run. One that cannot be drawn is named."""
-    from orchestrator.report.figures import draw_launch  # matplotlib: a second to import
-    from orchestrator.report.records import LaunchRecords
-
-    home = session.options.home
-    launch = LaunchRecords(home=home, info=session.info, trials=session.records)
-    try:
-        paths = draw_launch(
-            launch, home, _parent_folder(session) / "figures", rows=session._analysis()
-        )
-    except (ValueError, OSError) as error:
-        session.tell(f"the figures could not be drawn: {error}")
-        return
-    for path in paths:
-        session.tracking.log_artifact(session.tracking.parent_run_id, path, "figures")
-
-
-def _parent_folder(session: Session) -> Path:
+def parent_folder(session: Session) -> Path:
     folder = session.options.home.spool / f"parent-{session.tracking.parent_run_id}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -402,23 +387,5 @@ def _run_tags(resources: Resources) -> dict[str, str]:
         "device": resources.device,
         "cpu": platform.processor() or platform.machine(),
         "python": platform.python_version(),
-        **_git_tags(),
+        **git_state(),
     }
-
-
-def _git_tags() -> dict[str, str]:
-    """Commit of this code, marked where files differ from it; nothing where it is no checkout."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
-        return {}
-    dirty = bool(git("status", "--porcelain"))
-    return {COMMIT: f"{commit}-dirty" if dirty else commit, "git.dirty": str(dirty).lower()}

@@ -51,8 +51,12 @@ STOPPED_BY = "stopped_by"
 OWNER = "moe_study.owner"
 _PARENT_RUN_ID = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
+# Without the two MLflow 3 opens on its pages for traces of language models, which are empty here.
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+TRAINING_VIEW = "workflowType=machine_learning"
 _PAGE = 1000
 OPTION = "--mlflow-uri"
+LOCAL_PAGE = "http://127.0.0.1:5000"  # the first port that `moe-study ui` takes
 CLOSE_TIMEOUT_S = 30.0
 LOOP_PATIENCE_S = 1.5  # how long Tune's loop, and with it the trials' reports, may wait for a run
 _RETRY_S = 1.0
@@ -203,8 +207,12 @@ class Tracking:
                     "corpus": launch.corpus_spec,
                     "corpus_digest": str(launch.corpus_digest),
                     _NOTE: _description(launch),
+                    **_TRAINING,
                 },
             )
+        if not _TRAINING.items() <= experiment.tags.items():
+            for key, value in _TRAINING.items():
+                client.set_experiment_tag(experiment.experiment_id, key, value)
         return experiment.experiment_id
 
     @staticmethod
@@ -237,6 +245,16 @@ class Tracking:
             )
             self.parent_run_id = run.info.run_id
         self._client.update_run(self.parent_run_id, status="RUNNING")
+
+    @property
+    def page(self) -> str:
+        """Address of MLflow's page: its server's, or of a local store where `ui` shows it."""
+        uri = self._client.tracking_uri
+        return redact(uri).rstrip("/") if uri.startswith("http") else LOCAL_PAGE
+
+    def link(self, run_id: str) -> str:
+        """Of a run on MLflow's page."""
+        return f"{self.page}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_VIEW}"
 
     @property
     def spool(self) -> Path:

@@ -30,6 +30,7 @@ from orchestrator import lost, pulse
 from orchestrator.checkpoint_place import CheckpointPlace
 from orchestrator.node_tokens import tokens_here
 from orchestrator.nodes import require_shared
+from orchestrator.system_metrics import SystemMonitor, monitored
 
 EVENT = "event"
 PROGRESS, FINAL, FAILED = "progress", "final", "failed"
@@ -52,6 +53,7 @@ class Job:
     driver_node: str | None = None
     token_source: str | None = None  # name of the node_tokens.TokenSource of a driver with others
     marker: str | None = None
+    system_metrics: bool = False
 
 
 def train_trial(trial: dict[str, Any], *, place: CheckpointPlace) -> None:
@@ -62,9 +64,9 @@ def train_trial(trial: dict[str, Any], *, place: CheckpointPlace) -> None:
     job = replace(job, out=place.inside(job.out))
     try:
         require_shared(place, job.marker, driver_node=job.driver_node)
-        with _gang(job) as rest:
+        with _gang(job) as rest, monitored(job.system_metrics) as monitor:
             try:
-                result = _fit(job, _reporter(job.config["train"]["num_steps"]))
+                result = _fit(job, _reporter(job.config["train"]["num_steps"], monitor))
             except Exception:
                 _raise_first_cause(rest)
                 raise
@@ -116,7 +118,9 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, ray.exceptions.OutOfMemoryError))
 
 
-def _reporter(num_steps: int) -> Callable[[dict[str, float], Any], None]:
+def _reporter(
+    num_steps: int, monitor: SystemMonitor | None
+) -> Callable[[dict[str, float], Any], None]:
     """Tune stops a trial by raising SystemExit from the report, in the middle of no collective.
 
     Only what stands beside `entry` is seen by the scheduler: the last evaluation is not, since a
@@ -126,7 +130,8 @@ def _reporter(num_steps: int) -> Callable[[dict[str, float], Any], None]:
 
     def report(metrics: dict[str, float], checkpoint: Any) -> None:
         judged = metrics if metrics[STEP] < num_steps else {}
-        tune.report({EVENT: PROGRESS, "entry": dict(metrics), "node": node, **judged})
+        seen = monitor.take() if monitor else {}
+        tune.report({EVENT: PROGRESS, "entry": {**metrics, **seen}, "node": node, **judged})
 
     return report
 

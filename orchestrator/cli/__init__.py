@@ -9,7 +9,16 @@ import warnings
 
 import typer
 
-from orchestrator.cli import plan, read, run, submit  # noqa: F401  (each adds its commands to the app)
+from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app)
+    doctor,
+    new,
+    plan,
+    read,
+    report,
+    run,
+    submit,
+    ui,
+)
 from orchestrator.cli.options import app, errors
 from orchestrator.errors import BadInput, StudyError
 from orchestrator.net import DiscreetRecord, redact

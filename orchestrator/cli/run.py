@@ -78,6 +78,9 @@ def run_command(
     retry_failed: Annotated[
         bool, typer.Option(help="Repeat failed trials, as new trials.")
     ] = False,
+    system_metrics: Annotated[
+        bool, typer.Option(help="CPU, memory, disk, network and GPU of the node, in MLflow.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run what is missing of a study. The same command continues an interrupted launch.
@@ -86,8 +89,9 @@ def run_command(
     """
     from orchestrator.budget import Limits
     from orchestrator.progress import RunProgress
+    from orchestrator.publish import publish
     from orchestrator.run import run
-    from orchestrator.session import Options, log_figures, opened
+    from orchestrator.session import Options, opened
 
     launch = resolved(study, scale, seeds, overrides, corpus, trials)
     options = Options(
@@ -111,6 +115,7 @@ def run_command(
         ),
         max_failures=max_failures,
         retry_failed=retry_failed,
+        system_metrics=system_metrics,
     )
     with (
         RunProgress(errors) as progress,
@@ -121,7 +126,7 @@ def run_command(
         progress.planned(session.ledger)
         run(session)
         if not session.interrupted:
-            log_figures(session)
+            publish(session)
     print_session(session, as_json)
     raise typer.Exit(session.exit_code)
 

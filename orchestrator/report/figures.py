@@ -13,12 +13,12 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe.metrics import METRICS, VAL_LOSS
+from moe.metrics import VAL_LOSS
 from orchestrator.home import Home
 from orchestrator.report.figure_data import (
     MOST_SAMPLED,
@@ -35,6 +35,7 @@ from orchestrator.report.figure_data import (
     tokens_per_step,
 )
 from orchestrator.report.judge import NO_EVIDENCE, main_digest
+from orchestrator.report.labels import label_of, probe_name, word_form_note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +92,7 @@ def _quality_figures(
 
     metric = launch.info.attributes["metric"]
     reference = launch.info.attributes.get("baseline")
-    label, is_loss = _label_of(metric), metric == VAL_LOSS
+    label, is_loss = label_of(metric), metric == VAL_LOSS
     y_label = "validation perplexity" if is_loss else label
     curves = {c.name: curve for c in cells if (curve := curve_of(c, x.per_step[c.name], is_loss))}
     if curves:
@@ -153,8 +154,8 @@ def _specialization_figures(
         of_probe = [row for row in rows if row["probe"] == probe]
         panels = specializations(cells, of_probe)
         if panels:
-            title = f"What experts specialise in, against chance: {_probe_name(probe)}"
-            heading = _heading(launch, title, _word_form_note(of_probe))
+            title = f"What experts specialise in, against chance: {probe_name(probe)}"
+            heading = _heading(launch, title, word_form_note(of_probe))
             figure = plots.specialization_figure(panels, heading)
             yield f"specialization-{_probe_slug(probe)}", figure
 
@@ -196,7 +197,7 @@ def draw_assignment(
         heading=plots.Heading(
             title=f"Share of a label's assignments by expert: {plots.shorten(cell)}, seed {seed}",
             note=_wrapped(
-                f"probe {_probe_name(probe)}; dashed: an even split, which the cuts would meet",
+                f"probe {probe_name(probe)}; dashed: an even split, which the cuts would meet",
                 launch_name,
             ),
         ),
@@ -222,11 +223,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def _label_of(metric: str) -> str:
-    unit = next((m.unit for m in METRICS if m.name == metric), "1")
-    return metric if unit == "1" else f"{metric} ({unit})"
-
-
 def _heading(launch: LaunchRecords, title: str, how: str) -> Heading:
     """In small print how to read it, then the launch, its code, and what is left out."""
     from orchestrator.report.plots import Heading
@@ -248,29 +244,9 @@ def _wrapped(*paragraphs: str) -> str:
     return "\n".join(line for text in paragraphs for line in textwrap.wrap(text, _NOTE_WIDTH))
 
 
-def _word_form_note(rows: Rows) -> str:
-    """The baseline that needs no model: what the token alone tells of its label."""
-    how = "grey: 95% bands of the seeds' permutation nulls, from the lowest to the highest"
-    forms = {
-        (row.get("word_form_nmi"), row.get("word_form_nmi_null_mean"))
-        for row in rows
-        if row.get("word_form_nmi") is not None
-    }
-    if len(forms) != 1:
-        return how
-    ((nmi, null),) = forms
-    return f"{how}; NMI(token; label) = {nmi:.3f}" + ("" if null is None else f", null {null:.3f}")
-
-
-def _probe_name(probe: str) -> str:
-    """The probe without the machine's folders."""
-    kind, _, rest = probe.partition(":")
-    return f"{kind}:{'/'.join(PurePath(rest).parts[-2:]).lstrip('/')}" if rest else kind
-
-
 def _probe_slug(probe: str) -> str:
     """Readable, and different for two probes that end alike."""
-    return f"{_slug(_probe_name(probe))}-{hashlib.sha256(probe.encode()).hexdigest()[:6]}"
+    return f"{_slug(probe_name(probe))}-{hashlib.sha256(probe.encode()).hexdigest()[:6]}"
 
 
 def _slug(text: str) -> str:

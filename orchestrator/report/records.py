@@ -25,10 +25,17 @@ class LaunchRecords:
     home: Home
     info: LaunchInfo
     trials: list[TrialRecord]
+    store: SearchStore | None = None
 
     @property
     def metric(self) -> str:
         return self.info.attributes["metric"]
+
+    def importances(self) -> dict[str, float]:
+        """Of a sampled study's parameters; empty of a grid, and where there is too little."""
+        if self.store is None or not self.info.attributes["sampled"]:
+            return {}
+        return self.store.importances()
 
     def judgement(self, study: Study) -> Judgement:
         """What this launch says of the study's claims, with what was analysed of it."""
@@ -83,6 +90,7 @@ def read_launch(
             f"status and tables read a launch that was run; received {study!r}, and the launches "
             f"here are: {names}. Run the study, or name its --home, --scale, --corpus and --set."
         )
+    store = SearchStore(storage, fitting[-1])
     with trouble_named(url):
-        trials = SearchStore(storage, fitting[-1]).records()
-    return LaunchRecords(home=home, info=fitting[-1], trials=trials)
+        trials = store.records()
+    return LaunchRecords(home=home, info=fitting[-1], trials=trials, store=store)

@@ -223,8 +223,8 @@ def body(table: Table) -> list[list[str]]:
     ]
 
 
-def footnotes(table: Table) -> list[str]:
-    """What stands under the rows, a sentence a line."""
+def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
+    """What stands under the rows, a sentence a line; `with_remarks`: also on the verdicts."""
     lines = []
     if commits := sorted({commit for row in table.rows for commit in row.commits}):
         lines.append(f"Trained by the code of commit {', '.join(commits)}.")
@@ -235,7 +235,7 @@ def footnotes(table: Table) -> list[str]:
             f"Kendall's tau of our means with the published perplexity on {corpus}: "
             f"{found.tau:.2f} over {found.n} cells (p = {found.p_value:.2g})."
         )
-    return lines + (remarks(table.judgement) if table.judgement else [])
+    return lines + (remarks(table.judgement) if table.judgement and with_remarks else [])
 
 
 def claims_body(table: Table) -> list[list[str]]:

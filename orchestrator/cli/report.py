@@ -1,0 +1,57 @@
+"""The command that writes what is sent to others: `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import (
+    CorpusOption,
+    HomeOption,
+    ScaleOption,
+    SetOption,
+    StorageOption,
+    StudyArgument,
+    app,
+    errors,
+    parse_overrides,
+)
+from orchestrator.home import Home
+from orchestrator.library import load_study
+
+
+@app.command()
+def report(
+    study: StudyArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE.html", help="[STUDY-SCALE.html, here]"),
+    ] = None,
+    scale: ScaleOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+) -> None:
+    """One HTML file of the newest launch, that needs no network: verdicts, table, charts, cost.
+
+    Example: moe-study report paper_table1 --scale cpu -o table1.html
+    """
+    from orchestrator.report.html import write_report
+    from orchestrator.report.records import read_launch
+
+    loaded = load_study(study)
+    launch = read_launch(
+        loaded.name,
+        home=Home.at(home),
+        optuna_storage=optuna_storage,
+        scale=scale,
+        corpus=corpus,
+        overrides=parse_overrides(overrides),
+    )
+    path = out or Path(f"{loaded.name}-{launch.info.attributes['scale']}.html")
+    write_report(launch, loaded, path)
+    errors.print(f"{launch.info.name}: read it in a browser", highlight=False, soft_wrap=True)
+    print(path)

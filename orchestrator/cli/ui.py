@@ -1,0 +1,44 @@
+"""The command that opens the pages: `ui`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import HomeOption, MlflowOption, StorageOption, app, output
+from orchestrator.home import Home
+
+
+@app.command()
+def ui(
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    mlflow_uri: MlflowOption = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="[5000, or the next free one]")] = None,
+    optuna_port: Annotated[int | None, typer.Option(help="[8080, or the next free one]")] = None,
+) -> None:
+    """MLflow's page and Optuna Dashboard on a home, on loopback; Ctrl-C stops both.
+
+    Example: moe-study ui --home moe-runs
+    """
+    from orchestrator.tracking import quiet
+    from orchestrator.ui import Page, serve
+
+    def ready(pages: list[Page]) -> None:
+        for page in pages:
+            output.print(
+                f"{page.name:<17} {page.address}{page.start}", highlight=False, soft_wrap=True
+            )
+        output.print("Ctrl-C stops them", style="dim", highlight=False)
+        output.file.flush()
+
+    quiet()
+    serve(
+        Home.at(home),
+        optuna_storage=optuna_storage,
+        mlflow_uri=mlflow_uri,
+        mlflow_port=mlflow_port,
+        optuna_port=optuna_port,
+        ready=ready,
+    )

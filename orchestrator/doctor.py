@@ -1,0 +1,174 @@
+"""Is everything here that a launch needs? Each check says what it found, and what to do."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+from orchestrator import cluster
+from orchestrator.errors import StudyError
+from orchestrator.home import Home
+from orchestrator.net import redact
+
+_LEAST_FREE_BYTES = 2 * 10**9  # a smoke launch writes about a tenth of this
+_DISTRIBUTION = "moe-study"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """`failed` stops a launch, `note` does not; `remedy` is empty where all is well."""
+
+    name: str
+    state: Literal["ok", "note", "failed"]
+    found: str
+    remedy: str = ""
+
+
+def examine(
+    home: Home,
+    *,
+    optuna_storage: str | None = None,
+    mlflow_uri: str | None = None,
+    address: str | None = None,
+    start_ray: bool = True,
+) -> Iterator[Check]:
+    """One check after the other, so that the slow ones are seen coming. Creates nothing."""
+    yield _python()
+    yield from _versions()
+    yield _gpu()
+    yield _disk(home)
+    yield _store("Optuna storage", lambda: _look_at_optuna(home, optuna_storage))
+    yield _store("MLflow store", lambda: _look_at_mlflow(home, mlflow_uri))
+    if start_ray:
+        yield _ray(address)
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()}, {sys.executable}"
+    return Check(name="Python", state="ok", found=found)
+
+
+def _versions() -> Iterator[Check]:
+    """What pyproject.toml asks for, against what is installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        requirements = [Requirement(text) for text in metadata.requires(_DISTRIBUTION) or ()]
+    except metadata.PackageNotFoundError:
+        yield Check(
+            name="packages",
+            state="note",
+            found=f"{_DISTRIBUTION} is not installed, so its requirements are not known",
+            remedy="pip install --constraint constraints.txt --editable .",
+        )
+        return
+    wrong = []
+    needed = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+    for requirement in needed:
+        try:
+            installed = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{requirement.name} {installed} is not {requirement.specifier}")
+    if wrong:
+        yield Check(
+            name="packages",
+            state="failed",
+            found="; ".join(wrong),
+            remedy="pip install --constraint constraints.txt --editable .",
+        )
+        return
+    shown = ("torch", "ray", "optuna", "mlflow")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in shown)
+    yield Check(name="packages", state="ok", found=f"{len(needed)} as required; {versions}")
+
+
+def _gpu() -> Check:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check(
+            name="GPU",
+            state="note",
+            found=f"torch {torch.__version__} sees none",
+            remedy="scales smoke and cpu need none; for gpu and paper see --gpus-per-worker",
+        )
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Check(name="GPU", state="ok", found=", ".join(names))
+
+
+def _disk(home: Home) -> Check:
+    try:
+        home.require_writable()
+    except StudyError as error:
+        return Check(name="home", state="failed", found=str(error), remedy="name another --home")
+    place = home.root
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    exists = "exists" if home.root.exists() else "is made by the first run"
+    found = f"{home.root} {exists}; {free / 1e9:.0f} GB free"
+    if free < _LEAST_FREE_BYTES:
+        remedy = "free some space, or name a --home on another disk"
+        return Check(name="home", state="failed", found=found, remedy=remedy)
+    return Check(name="home", state="ok", found=found)
+
+
+def _store(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name=name, state="ok", found=look())
+    except StudyError as error:
+        return Check(name=name, state="failed", found=str(error), remedy="see the message")
+
+
+def _look_at_optuna(home: Home, url: str | None) -> str:
+    from orchestrator.search import SearchStore, local_store_file, open_storage
+
+    chosen = url or home.optuna_storage
+    file = local_store_file(chosen)
+    if file is not None and not file.exists():
+        return f"{file} is made by the first run"
+    launches = SearchStore.launches(open_storage(chosen, create=False))
+    return f"{file or redact(chosen)} holds {len(launches)} launches"
+
+
+def _look_at_mlflow(home: Home, uri: str | None) -> str:
+    from orchestrator.search import local_store_file
+    from orchestrator.tracking import connect
+
+    chosen = uri or home.mlflow_uri
+    file = local_store_file(chosen)
+    if file is not None and not file.exists():
+        return f"{file} is made by the first run"
+    own = [e for e in connect(chosen).search_experiments() if e.name != "Default"]
+    return f"{file or redact(chosen)} holds {len(own)} experiments"
+
+
+def _ray(address: str | None) -> Check:
+    """Starts a cluster of one CPU, or joins the one that is named, and asks what it has."""
+    import ray
+
+    try:
+        with cluster.connected(address, cpus=1):
+            total = ray.cluster_resources()
+    except StudyError as error:
+        return Check(name="Ray", state="failed", found=str(error), remedy="see the message")
+    except Exception as error:
+        return Check(
+            name="Ray",
+            state="failed",
+            found=f"no cluster starts here: {type(error).__name__}: {error}",
+            remedy="on a busy machine try again; see docs/troubleshooting.md",
+        )
+    has = f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
+    if address:
+        return Check(name="Ray", state="ok", found=f"the cluster at {address} has {has}")
+    cpus = cluster.local_cpus()
+    return Check(name="Ray", state="ok", found=f"a cluster starts here; {cpus} CPUs for trials")

@@ -1,0 +1,42 @@
+"""What code a driver ran with: commit, versions. Recorded beside the results, for the report."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from moe.identity import moe_digest
+
+# What changes a result or the record of it; everything else is in the run's environment.txt.
+PACKAGES = ("torch", "numpy", "ray", "optuna", "mlflow", "tokenizers", "tiktoken")
+
+
+def git_state() -> dict[str, str]:
+    """Commit and dirty flag of this code; nothing where it is not a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {"git.commit": commit, "git.dirty": str(bool(git("status", "--porcelain"))).lower()}
+
+
+def provenance() -> dict[str, Any]:
+    """This process's code and versions; a package that is not installed is not listed."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {**git_state(), "moe_digest": moe_digest(), "versions": versions}

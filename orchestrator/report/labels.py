@@ -1,0 +1,35 @@
+"""What things are called in figures and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from moe.metrics import METRICS
+
+
+def label_of(metric: str) -> str:
+    """The metric with its unit."""
+    unit = next((m.unit for m in METRICS if m.name == metric), "1")
+    return metric if unit == "1" else f"{metric} ({unit})"
+
+
+def probe_name(probe: str) -> str:
+    """The probe without the machine's folders."""
+    kind, _, rest = probe.partition(":")
+    return f"{kind}:{'/'.join(PurePath(rest).parts[-2:]).lstrip('/')}" if rest else kind
+
+
+def word_form_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How to read the null, and the baseline that needs no model: what the token alone tells."""
+    how = "grey: 95% bands of the seeds' permutation nulls, from the lowest to the highest"
+    forms = {
+        (row.get("word_form_nmi"), row.get("word_form_nmi_null_mean"))
+        for row in rows
+        if row.get("word_form_nmi") is not None
+    }
+    if len(forms) != 1:
+        return how
+    ((nmi, null),) = forms
+    return f"{how}; NMI(token; label) = {nmi:.3f}" + ("" if null is None else f", null {null:.3f}")

@@ -1,0 +1,56 @@
+"""Which cells are worth their FLOPs: those that no other cell beats at the same cost or less."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator.home import Home
+from orchestrator.report.figure_data import counted, tokens_per_step
+from orchestrator.trial import FLOPS_PER_TOKEN, TrialRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoPoint:
+    """A cell's mean over `n` seeds, and the training FLOPs of one of its trials."""
+
+    cell: str
+    n: int
+    value: float
+    flops: float
+    on_front: bool
+
+
+def pareto_points(records: Sequence[TrialRecord], home: Home) -> list[ParetoPoint]:
+    """Cells with a complete trial, the cheapest first; lower values are better.
+
+    FLOPs are of the training that a result stands for, also where it was paid for in another
+    launch. A cell whose batch is not known is left out.
+    """
+    groups: dict[str, list[TrialRecord]] = {}
+    for record in counted(records):
+        groups.setdefault(record.cell_hash, []).append(record)
+    points = [
+        ParetoPoint(
+            cell=group[-1].cell,
+            n=len({r.seed for r in group}),
+            value=sum(r.value for r in group) / len(group),
+            flops=tokens * group[-1].attributes[FLOPS_PER_TOKEN],
+            on_front=False,
+        )
+        for group in groups.values()
+        if (tokens := _trained_tokens(group, home)) is not None
+    ]
+    points.sort(key=lambda point: (point.flops, point.value))
+    best, marked = math.inf, []
+    for point in points:
+        marked.append(replace(point, on_front=point.value < best))
+        best = min(best, point.value)
+    return marked
+
+
+def _trained_tokens(group: Sequence[TrialRecord], home: Home) -> float | None:
+    per_step = tokens_per_step(group, home)
+    steps = max((max(r.curve) for r in group if r.curve), default=None)
+    return None if per_step is None or steps is None else per_step * steps
