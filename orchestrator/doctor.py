@@ -129,7 +129,8 @@ def _store(name: str, look: Callable[[], str]) -> Check:
 
 
 def _look_at_optuna(home: Home, url: str | None) -> str:
-    from orchestrator.search import SearchStore, local_store_file, open_storage
+    from orchestrator.search import SearchStore
+    from orchestrator.storage import local_store_file, open_storage
 
     chosen = url or home.optuna_storage
     file = local_store_file(chosen)
@@ -140,7 +141,7 @@ def _look_at_optuna(home: Home, url: str | None) -> str:
 
 
 def _look_at_mlflow(home: Home, uri: str | None) -> str:
-    from orchestrator.search import local_store_file
+    from orchestrator.storage import local_store_file
     from orchestrator.tracking import connect
 
     chosen = uri or home.mlflow_uri

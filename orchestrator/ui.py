@@ -22,7 +22,7 @@ from typing import IO
 from orchestrator.errors import BadInput, StudyError
 from orchestrator.home import Home
 from orchestrator.net import answers, redact
-from orchestrator.search import open_storage
+from orchestrator.storage import open_storage
 from orchestrator.tracking import TRAINING_VIEW, connect
 
 HOST = "127.0.0.1"
