@@ -67,5 +67,5 @@ def reason(error: Exception | None, node: dict[str, Any] | None) -> str:
 
 def _cause_of_death(lines: list[str]) -> str:
     """Ray's own sentence, without its list of what else might have been."""
-    said = next((line for line in lines if "exit" in line.lower() or "died" in line), lines[0])
-    return said.partition(" Some common causes")[0].partition(" There are some potential")[0]
+    said = next((line for line in lines if "because" in line), lines[0])
+    return said.partition(" Some common causes")[0]

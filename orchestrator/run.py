@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from moe.identity import moe_digest
@@ -84,7 +84,8 @@ def _tune(session: Session, first: Assignment) -> None:
             verbose=0,
         ),
     )
-    with pulse.beating() as pulse_name:
+    # A cluster that this driver started itself ends with it.
+    with pulse.beating() if options.address else nullcontext("") as pulse_name:
         tuner.fit()
     if searcher.failure is not None:
         raise searcher.failure
