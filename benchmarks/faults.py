@@ -135,7 +135,8 @@ class Round:
                     break
                 driver = self._start()
             if left and self._is_due(left[0], driver, startup_s):
-                self._inject(left.pop(0), driver, choice)
+                if self._inject(left[0], driver, choice):
+                    del left[0]
             time.sleep(0.1)
         else:
             driver.kill()
@@ -156,7 +157,8 @@ class Round:
             return driver.age_s >= fault.started * startup_s
         return evaluations(self.home / "optuna.db") >= fault.after
 
-    def _inject(self, fault: Fault, driver: Driver, choice: random.Random) -> None:
+    def _inject(self, fault: Fault, driver: Driver, choice: random.Random) -> bool:
+        """False if there is nothing to break at the moment: it is tried again."""
         match fault.kind:
             case "driver":
                 trials = self._nodes.trial_processes()
@@ -165,15 +167,16 @@ class Round:
                 self._orphans += [(gone_by, process) for process in trials]
             case "worker":
                 if not self._nodes.kill_worker(choice):
-                    return
+                    return False
             case "node":
                 self._nodes.kill_node(choice)
             case "mlflow":
-                if self._server is None or self._away_until is not None:
-                    return
+                if self._away_until is not None:
+                    return False
                 self._server.freeze() if fault.frozen else self._server.stop()
                 self._away_until = time.monotonic() + fault.lasts_s
         self.injected[fault.kind + ("-frozen" if fault.frozen else "")] += 1
+        return True
 
     def _count_orphans(self) -> None:
         due = [process for gone_by, process in self._orphans if time.monotonic() > gone_by]
