@@ -134,9 +134,9 @@ class Round:
                 if driver.exit_code == 0:
                     break
                 driver = self._start()
-            if left and self._is_due(left[0], driver, startup_s):
-                if self._inject(left[0], driver, choice):
-                    del left[0]
+            due = left and self._is_due(left[0], driver, startup_s)
+            if due and self._inject(left[0], driver, choice):
+                del left[0]
             time.sleep(0.1)
         else:
             driver.kill()
