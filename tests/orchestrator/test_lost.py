@@ -49,7 +49,7 @@ def test_want_of_memory_is_named_as_such(ray_cluster, monkeypatch):
         pytest.skip("this kernel does not count what it kills for memory")
     before = {**node, "oom_kills": node["oom_kills"] - 1}
     assert lost.reason(died, before).startswith("out of memory: ")
-    gone = {**before, "id": "f" * len(node["id"])}
+    gone = {**before, "id": node["id"][::-1]}
     monkeypatch.setattr(lost, "_ASK_NODE_S", 1.0)
     assert lost.reason(died, gone).startswith("the trial's process was lost: ")
 
