@@ -20,7 +20,6 @@ from orchestrator.search import SearchStore
 
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 _OPEN = ("RUNNING", "SCHEDULED", "WAITING")
-_OF_THE_CLOCK = ("cost/",)
 
 
 @dataclass(kw_only=True)
@@ -118,9 +117,11 @@ def _written_twice(run: Run, client: MlflowClient) -> list[str]:
 
 
 def _rows(storage_url: str, study_name: str) -> list[dict[str, Any]]:
-    """The table's rows without what names runs and states."""
+    """The table's rows without what names runs, states and commits."""
     storage = optuna.storages.get_storage(storage_url)
     info = next(i for i in SearchStore.launches(storage) if i.name == study_name)
     table = table_of(info.study, study_name, SearchStore(storage, info).records())
     rows = json.loads(json.dumps(as_json(table)["rows"]))
-    return [{k: v for k, v in row.items() if k not in ("run_ids", "states")} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k not in ("run_ids", "states", "commits")} for row in rows
+    ]

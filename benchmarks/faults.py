@@ -57,7 +57,6 @@ STUDY = Study(
 CELLS = [f"{router}-{n}" for n in (2, 4, 6, 8) for router in ("learned", "frozen", "random")]
 EVALUATIONS = 10  # a trial, each with a checkpoint
 ORPHAN_LIMIT_S = 30
-_LIMIT_S = 900  # a round that is not done by then is stuck
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +97,19 @@ class Round:
     """One launch in a home of its own, from its first driver to the one that exits with 0."""
 
     def __init__(
-        self, folder: Path, name: str, nodes: Nodes, server: Server | None, steps: int
+        self,
+        folder: Path,
+        name: str,
+        nodes: Nodes,
+        server: Server | None,
+        options: argparse.Namespace,
     ) -> None:
         self.home = folder / name
         self.home.mkdir()
         self._study = folder / f"{name}.py"
-        text = STUDY.format(name=name, steps=steps, every=steps // EVALUATIONS)
-        self._study.write_text(text)
+        every = options.steps // EVALUATIONS
+        self._study.write_text(STUDY.format(name=name, steps=options.steps, every=every))
+        self._limit_s = options.limit_s
         self._nodes, self._server = nodes, server
         self._corpus = folder / "corpus"
         self._away_until: float | None = None
@@ -117,7 +122,7 @@ class Round:
     def run(self, faults: list[Fault], choice: random.Random, startup_s: float = 0.0) -> bool:
         """Whether the launch came to its end in time. `startup_s`: of an undisturbed one."""
         left = list(faults)
-        deadline = time.monotonic() + _LIMIT_S
+        deadline = time.monotonic() + self._limit_s
         driver = self._start()
         while time.monotonic() < deadline:
             self._end_outage()
@@ -129,8 +134,9 @@ class Round:
                 if driver.exit_code == 0:
                     break
                 driver = self._start()
-            if left and self._is_due(left[0], driver, startup_s):
-                self._inject(left.pop(0), driver, choice)
+            due = left and self._is_due(left[0], driver, startup_s)
+            if due and self._inject(left[0], driver, choice):
+                del left[0]
             time.sleep(0.1)
         else:
             driver.kill()
@@ -151,7 +157,8 @@ class Round:
             return driver.age_s >= fault.started * startup_s
         return evaluations(self.home / "optuna.db") >= fault.after
 
-    def _inject(self, fault: Fault, driver: Driver, choice: random.Random) -> None:
+    def _inject(self, fault: Fault, driver: Driver, choice: random.Random) -> bool:
+        """False if there is nothing to break at the moment: it is tried again."""
         match fault.kind:
             case "driver":
                 trials = self._nodes.trial_processes()
@@ -160,15 +167,16 @@ class Round:
                 self._orphans += [(gone_by, process) for process in trials]
             case "worker":
                 if not self._nodes.kill_worker(choice):
-                    return
+                    return False
             case "node":
                 self._nodes.kill_node(choice)
             case "mlflow":
-                if self._server is None or self._away_until is not None:
-                    return
+                if self._away_until is not None:
+                    return False
                 self._server.freeze() if fault.frozen else self._server.stop()
                 self._away_until = time.monotonic() + fault.lasts_s
         self.injected[fault.kind + ("-frozen" if fault.frozen else "")] += 1
+        return True
 
     def _count_orphans(self) -> None:
         due = [process for gone_by, process in self._orphans if time.monotonic() > gone_by]
@@ -207,7 +215,7 @@ def harness(options: argparse.Namespace, folder: Path) -> dict:
     nodes = Nodes(options.nodes)
     server = Server(folder) if "mlflow" in kinds else None
     try:
-        whole = Round(folder, "undisturbed", nodes, server, options.steps)
+        whole = Round(folder, "undisturbed", nodes, server, options)
         reference = whole.findings(whole.run([], random.Random(0)))
         say("undisturbed", reference, whole, 0.0)
         totals: Counter[str] = Counter()
@@ -216,7 +224,7 @@ def harness(options: argparse.Namespace, folder: Path) -> dict:
         for number in range(options.first, options.first + options.rounds):
             choice = random.Random(f"{options.seed}/{number}")
             began = time.monotonic()
-            this = Round(folder, f"round-{number}", nodes, server, options.steps)
+            this = Round(folder, f"round-{number}", nodes, server, options)
             ended = this.run(plan(choice, kinds, options.faults), choice, whole.startup_s or 0.0)
             found = this.findings(ended)
             same = (found.rows, found.curves) == (reference.rows, reference.curves)
@@ -263,6 +271,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=5, help="faults a round")
     parser.add_argument("--steps", type=int, default=300, help="training steps of a trial")
     parser.add_argument("--nodes", type=int, default=2, help="nodes of one CPU beside the head")
+    parser.add_argument("--limit-s", type=float, default=900, help="a round beyond it is stuck")
     parser.add_argument("--kinds", default=",".join(KINDS), help="of faults, comma-separated")
     parser.add_argument("--keep", metavar="DIR", help="leave homes and drivers' logs here")
     options = parser.parse_args()

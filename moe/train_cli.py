@@ -24,7 +24,7 @@ import torch
 from moe.config import TrialConfig
 from moe.data.tokens import TokenStore, verify
 from moe.identity import config_hash, moe_digest
-from moe.storage import Storage
+from moe.storage import Storage, TakenOverError
 from moe.train import DivergenceError, TrainResult, World, resolve, train
 
 METRICS_FILE = "metrics.jsonl"
@@ -63,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, ValueError | OSError) and not recorder.curve:
             return _refuse(error)
+        if isinstance(error, TakenOverError):  # the result is the other's to write
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         if isinstance(error, DivergenceError | OSError):
             print(f"error: {error}", file=sys.stderr)
         else:

@@ -165,7 +165,8 @@ class LedgerCallback(_NotPickled, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = number_of(trial)
-        reason = lost.reason(trial.get_error(), self._nodes.get(number))
+        # The exception itself: `get_error` is the text of all the trial's failures.
+        reason = lost.reason(trial.get_pickled_error(), self._nodes.get(number))
         self._ledger.failed(number, reason, tokens=self._tokens.get(number, 0))
 
 

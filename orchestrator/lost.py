@@ -13,8 +13,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+LOST = "the trial's process was lost"
 OUT_OF_MEMORY = "out of memory"
-_RAY_SAYS = ("OutOfMemory", "NODE_OUT_OF_MEMORY", "running low on memory", "MemoryError")
+_RAY_SAYS = ("OutOfMemoryError", "NODE_OUT_OF_MEMORY", "running low on memory")
 _VMSTAT = Path("/proc/vmstat")
 _ASK_NODE_S = 10.0
 _LENGTH = 1000
@@ -47,25 +48,23 @@ def oom_kills_on(node_id: str) -> int | None:
 def reason(error: Exception | None, node: dict[str, Any] | None) -> str:
     """One line. `node` is what the trial last reported of its own, if it reported at all."""
     if error is None:
-        return "the trial's process was lost"
-    text = f"{type(error).__name__}: {error}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if any(sign in text for sign in _RAY_SAYS):
-        named = [line for line in lines if any(sign in line for sign in _RAY_SAYS)]
-        return f"{OUT_OF_MEMORY}: {named[-1]}"[:_LENGTH]
-    if isinstance(error, ray.exceptions.RayActorError):
-        now = oom_kills_on(node["id"]) if node else None
-        if now is not None and node["oom_kills"] is not None and now > node["oom_kills"]:
-            return (
-                f"{OUT_OF_MEMORY}: the process was killed, and the kernel of its node killed "
-                f"{now - node['oom_kills']} for want of memory meanwhile"
-            )
-        return f"the trial's process was lost: {_cause_of_death(lines)}"[:_LENGTH]
-    named = [line for line in lines if "Error" in line]
-    return (named[-1] if named else lines[0])[:_LENGTH]
+        return LOST
+    lines = [line.strip() for line in f"{type(error).__name__}: {error}".splitlines()]
+    if isinstance(error, ray.exceptions.RayTaskError):  # a traceback, and its last line
+        return [line for line in lines if line][-1][:_LENGTH]
+    for line in lines:
+        if any(sign in line for sign in _RAY_SAYS):
+            return f"{OUT_OF_MEMORY}: {line}"[:_LENGTH]
+    now = oom_kills_on(node["id"]) if node else None
+    if now is not None and node["oom_kills"] is not None and now > node["oom_kills"]:
+        return (
+            f"{OUT_OF_MEMORY}: the process was killed, and the kernel of its node killed "
+            f"{now - node['oom_kills']} for want of memory meanwhile"
+        )
+    return f"{LOST}: {_cause_of_death(lines)}"[:_LENGTH]
 
 
 def _cause_of_death(lines: list[str]) -> str:
     """Ray's own sentence, without its list of what else might have been."""
-    said = next((line for line in lines if "exit" in line.lower() or "died" in line), lines[0])
-    return said.partition(" Some common causes")[0].partition(" There are some potential")[0]
+    said = next((line for line in lines if "because" in line), lines[0])
+    return said.partition(" Some common causes")[0]

@@ -111,7 +111,9 @@ def _tune(session: Session, first: Assignment) -> None:
         ),
     )
     tokens = token_source(home.tokens, source) if source else nullcontext()
-    with pulse.beating() as pulse_name, tokens:
+    # A cluster that this driver started itself ends with it.
+    beat = pulse.beating() if options.address else nullcontext("")
+    with beat as pulse_name, tokens:
         tuner.fit()
     if searcher.failure is not None:
         raise searcher.failure

@@ -37,7 +37,7 @@ class Spool:
         self._lock = threading.Lock()
         path.touch()
         self._drop_torn_line()
-        self._delivered = int(self._offset_path.read_text()) if self._offset_path.exists() else 0
+        self._delivered = self._read_offset()
         self._emptied = 0
 
     def _drop_torn_line(self) -> None:
@@ -51,6 +51,8 @@ class Spool:
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         with self._lock, self.path.open("ab") as file:
             file.write(line)
+            file.flush()
+            os.fsync(file.fileno())  # Optuna's commits are: a power cut must not leave this behind
 
     def pending(self) -> Iterator[tuple[dict[str, Any], int]]:
         """Entries not yet delivered, each with the offset that follows it."""
@@ -94,6 +96,14 @@ class Spool:
 
     def close(self) -> None:
         self._held.release()
+
+    def _read_offset(self) -> int:
+        """After a power cut it may be older than the entries, or be lost: they are sent again."""
+        try:
+            offset = int(self._offset_path.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+        return offset if offset <= self.path.stat().st_size else 0
 
     def _write_offset(self, offset: int) -> None:
         temporary = self._offset_path.with_suffix(".tmp")

@@ -48,7 +48,7 @@ def test_a_rate_that_explodes_and_a_bound_that_is_passed_fail_with_their_step(
 @pytest.fixture
 def rate_study(sampled_study):
     """A learning rate of which the upper half, on a log scale, diverges."""
-    space = Space(axes={RATE: Float(1e-4, 1.0, log=True), "moe.top_k": Choice((1, 2))})
+    space = Space(axes={RATE: Float(low=1e-4, high=1.0, log=True), "moe.top_k": Choice((1, 2))})
     return dataclasses.replace(sampled_study, space=space, trials=60, early_stopping=None)
 
 

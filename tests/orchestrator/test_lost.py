@@ -31,7 +31,7 @@ def test_a_trial_that_keeps_losing_its_process_fails_and_the_others_go_on(
     failed = records["frozen"]
     assert (records["dense"].state, failed.state, failed.attempt) == ("complete", "failed", 2)
     assert session.exit_code == 1
-    assert failed.error.startswith("the trial's process was lost")
+    assert failed.error.startswith("the trial's process was lost: The actor is dead because")
     assert "memory" not in failed.error, "memory is named where it is known to be the reason"
     mlflow_run = MlflowClient(home.mlflow_uri).get_run(failed.run_id)
     assert mlflow_run.info.status == "FAILED"
@@ -49,14 +49,19 @@ def test_want_of_memory_is_named_as_such(ray_cluster, monkeypatch):
         pytest.skip("this kernel does not count what it kills for memory")
     before = {**node, "oom_kills": node["oom_kills"] - 1}
     assert lost.reason(died, before).startswith("out of memory: ")
-    gone = {**before, "id": "f" * len(node["id"])}
+    gone = {**before, "id": node["id"][::-1]}
     monkeypatch.setattr(lost, "_ASK_NODE_S", 1.0)
     assert lost.reason(died, gone).startswith("the trial's process was lost: ")
 
 
-def test_an_error_of_its_own_is_its_last_line():
-    error = RuntimeError("a trace\n  of\nKeyError: 'x'")
-    assert lost.reason(error, None) == "KeyError: 'x'"
+def test_an_error_of_the_training_is_its_last_line(ray_cluster):
+    @ray.remote(num_cpus=0)
+    def train():
+        raise KeyError("out of memory? no: a missing key")
+
+    with pytest.raises(ray.exceptions.RayTaskError) as raised:
+        ray.get(train.remote())
+    assert lost.reason(raised.value, None) == "KeyError: 'out of memory? no: a missing key'"
     assert lost.reason(None, None) == "the trial's process was lost"
 
 

@@ -41,6 +41,16 @@ def test_half_a_line_is_dropped_and_the_next_entry_is_whole(tmp_path):
     assert entries(spool) == [0, 2]
 
 
+@pytest.mark.parametrize("left", ["", "12x", "99999"])
+def test_an_offset_that_a_power_cut_damaged_sends_all_again(tmp_path, left):
+    spool = Spool(tmp_path / "a.jsonl")
+    spool.append({"n": 0})
+    spool.append({"n": 1})
+    spool.close()
+    (tmp_path / "a.offset").write_text(left)
+    assert entries(Spool(tmp_path / "a.jsonl")) == [0, 1]
+
+
 def test_a_delivered_spool_is_emptied_and_takes_new_entries(tmp_path):
     spool = Spool(tmp_path / "a.jsonl")
     spool.append({"n": 0})
