@@ -20,12 +20,12 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from moe.metrics import STEP, TOKENS
-from orchestrator.errors import StudyError
+from orchestrator.errors import StudyError, halted
 from orchestrator.launch import Launch
 from orchestrator.ledger import Assignment, Ledger
 from orchestrator.tracking import Away
 from orchestrator.trial import FINISHED_STATES, MOE_DIGEST
-from orchestrator.worker import EVENT, FAILED, FINAL, PROGRESS, Job
+from orchestrator.worker import EVENT, FAILED, FINAL, HALTED, PROGRESS, Job
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ class LedgerCallback(_NotPickled, Callback):
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._tokens: dict[int, int] = {}
+        self.failure: StudyError | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = number_of(trial)
@@ -139,6 +140,9 @@ class LedgerCallback(_NotPickled, Callback):
         if event == FAILED:
             tokens = self._tokens.get(number, 0)
             self._ledger.failed(number, result["error"], tokens=tokens)
+        elif event == HALTED:
+            self.failure = StudyError(halted(result["error"]))
+            self._ledger.released(number)
         elif event == FINAL and not result["stopped"]:
             routing = result["routing"]
             self._ledger.completed(

@@ -11,7 +11,7 @@ from typing import Any
 
 from moe.identity import moe_digest
 from orchestrator import cluster
-from orchestrator.errors import Unreachable
+from orchestrator.errors import StudyError, Unreachable
 from orchestrator.ledger import Assignment
 from orchestrator.session import Session
 from orchestrator.tracking import LOOP_PATIENCE_S, Away
@@ -63,6 +63,11 @@ def _tune(session: Session, first: Assignment) -> None:
     searcher = LedgerSearcher(
         session.ledger, make_job, first=first, may_start=lambda: session.tracking.reachable
     )
+    callback = LedgerCallback(session.ledger)
+
+    def failure() -> StudyError | None:
+        return searcher.failure or callback.failure
+
     bundles = [resources.bundle for _ in range(resources.workers)]
     tune.Tuner(
         tune.with_resources(train_trial, tune.PlacementGroupFactory(bundles)),
@@ -78,13 +83,13 @@ def _tune(session: Session, first: Assignment) -> None:
             storage_path=str(options.home.tune),
             name="trials",
             failure_config=FailureConfig(max_failures=options.max_failures),
-            callbacks=[LedgerCallback(session.ledger)],
-            stop=StopWhen(lambda: session.interrupted or searcher.failure is not None),
+            callbacks=[callback],
+            stop=StopWhen(lambda: session.interrupted or failure() is not None),
             verbose=0,
         ),
     ).fit()
-    if searcher.failure is not None:
-        raise searcher.failure
+    if (failed := failure()) is not None:
+        raise failed
 
 
 @contextmanager

@@ -333,7 +333,7 @@ def _require_folders(options: Options) -> None:
     ):
         if url is not None and url.startswith(("sqlite:///", "journal:")):
             folder = Path(url.partition("///" if url.startswith("sqlite") else ":")[2]).parent
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise BadInput(
                     f"{option} names a file in a folder that exists; received {url}. Make "
                     f"{folder}, or correct the path."

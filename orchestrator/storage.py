@@ -6,6 +6,7 @@ created in it.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import weakref
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator import postgresql
-from orchestrator.errors import BadInput, StudyError, Unreachable
+from orchestrator.errors import BadInput, StudyError, Unreachable, halted, is_disk_trouble
 from orchestrator.home import require_plain
 from orchestrator.net import redact
 
@@ -47,9 +48,9 @@ def require_usable(url: str) -> None:
             pass
         return
     require_plain(url.partition(":")[2], f"the file of {OPTION}")
-    if file.is_dir() or not file.name:
+    if os.path.isdir(file) or not file.name:
         raise BadInput(f"{OPTION} names a file; received {redact(url)}. Add a file's name.")
-    if file.exists() and file.stat().st_size:
+    if os.path.exists(file) and file.stat().st_size:
         open_storage(url, create=False)
 
 
@@ -63,7 +64,7 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
     if file is None:
         with _server(url, create=create) as engine_url:
             return _relational(engine_url, create=create, connect_args=postgresql.CONNECT_ARGS)
-    if not create and not file.is_file():
+    if not create and not os.path.isfile(file):
         raise BadInput(
             f"there is no record of a search yet; looked for {file}. Run a study first, or name "
             f"another --home or {OPTION}."
@@ -90,6 +91,10 @@ def trouble_named(url: str) -> Iterator[None]:
     """
     try:
         yield
+    except OSError as error:
+        if not is_disk_trouble(error):
+            raise
+        raise StudyError(halted(error)) from None
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         raise StudyError(

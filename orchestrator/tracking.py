@@ -83,7 +83,7 @@ def require_usable(uri: str, *, must_exist: bool = False) -> None:
     elif uri.startswith("sqlite:///"):
         file = Path(uri.removeprefix("sqlite:///"))
         require_plain(str(file), f"the file of {OPTION}")
-        if file.exists():
+        if os.path.exists(file):
             try:
                 _require_no_optuna(sqlite_tables(file), uri)
             except sqlite3.Error as error:

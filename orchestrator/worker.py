@@ -26,9 +26,10 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from moe.metrics import STEP
+from orchestrator.errors import is_disk_trouble
 
 EVENT = "event"
-PROGRESS, FINAL, FAILED = "progress", "final", "failed"
+PROGRESS, FINAL, FAILED, HALTED = "progress", "final", "failed", "halted"
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -65,6 +66,9 @@ def train_trial(trial: dict[str, Any]) -> None:
     except Exception as error:
         if _is_out_of_memory(error):
             tune.report({EVENT: FAILED, "error": f"out of memory: {error}"})
+            return
+        if is_disk_trouble(error):
+            tune.report({EVENT: HALTED, "error": str(error)})
             return
         raise
     tune.report(

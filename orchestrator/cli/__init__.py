@@ -11,7 +11,7 @@ import typer
 
 from orchestrator.cli import plan, read, run  # noqa: F401  (each adds its commands to the app)
 from orchestrator.cli.options import app, errors
-from orchestrator.errors import BadInput, StudyError
+from orchestrator.errors import BadInput, StudyError, halted, is_disk_trouble
 from orchestrator.net import DiscreetRecord, redact
 
 _UsageError = typer.BadParameter.__base__
@@ -33,6 +33,12 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if not is_disk_trouble(error):
+            print(redact(traceback.format_exc()), file=sys.stderr)
+        else:
+            _tell(halted(error))
+        sys.exit(1)
     except Exception:
         # A defect of ours: its traceback is wanted, the credentials of a URL in it are not.
         print(redact(traceback.format_exc()), file=sys.stderr)
