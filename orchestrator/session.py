@@ -241,14 +241,16 @@ def _made(home: Home) -> Iterator[None]:
 
 def _leave(session: Session) -> None:
     ledger, tracking = session.ledger, session.tracking
-    ledger.release_running()
-    if ledger.exhausted:
-        session.tell(ledger.exhausted)
-    _log_table(session)
-    delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
-    for line in tracking.rejected:
-        session.tell(f"MLflow refused {line}")
-    session.undelivered = not delivered or bool(tracking.rejected)
+    try:
+        ledger.release_running()
+        if ledger.exhausted:
+            session.tell(ledger.exhausted)
+        _log_table(session)
+    finally:  # a store or disk that fails here must not keep the spool from being delivered
+        delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
+        for line in tracking.rejected:
+            session.tell(f"MLflow refused {line}")
+        session.undelivered = not delivered or bool(tracking.rejected)
 
 
 def _log_table(session: Session) -> None:

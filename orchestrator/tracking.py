@@ -398,8 +398,10 @@ class Tracking:
 
     def close(self, parent_status: str) -> bool:
         """Whether all that was to be delivered is; what is not stays in the spool."""
-        self.end(self.parent_run_id, parent_status)
-        delivered = self._courier.close(CLOSE_TIMEOUT_S)
+        try:
+            self.end(self.parent_run_id, parent_status)
+        finally:
+            delivered = self._courier.close(CLOSE_TIMEOUT_S)
         if delivered:
             self._discard_strays()
         return delivered

@@ -37,8 +37,17 @@ class Disk:
     def free(self):
         self._filler.unlink()
 
-    def remount(self, option):
-        subprocess.run(["mount", "-o", f"remount,{option}", self.folder], check=True)
+
+@contextlib.contextmanager
+def read_only(folder):
+    """Whatever is written through this path is refused; who had a file open keeps it."""
+    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
+        pytest.skip("a read-only mount cannot be made here: that takes root")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture
@@ -142,27 +151,20 @@ def test_a_disk_too_small_to_begin_is_refused_and_left_empty(moe_study, corpus, 
     assert list((tmp_path / "disk").iterdir()) == []
 
 
-def test_a_home_that_became_read_only_is_still_read(
-    moe_study, corpus, home, hold, one_cell, mount, tmp_path, monkeypatch
-):
-    template = tmp_path / "mlflow.db"
-    shutil.move(home.root / "mlflow.db", template)
-    disk = mount(home.root, "16m")
-    shutil.copy(template, home.root / "mlflow.db")
+def test_a_home_that_became_read_only_is_still_read(moe_study, home, hold, one_cell, monkeypatch):
     with hold(one_cell) as session:
         number = session.ledger.next().record.number
         session.ledger.started(number)
         session.ledger.completed(number, entry(8, 2.0), tokens=1)
     monkeypatch.setattr("orchestrator.cli.options.load_study", lambda name: one_cell)
     monkeypatch.setattr("orchestrator.cli.read.load_study", lambda name: one_cell)
-    disk.remount("ro")
-    for command in (("status",), ("table",), ("claims",)):
-        code, out, err = moe_study(*command, "tiny-grid", "--home", home.root)
-        assert (code, "Traceback" in err) == (0, False), err
-        assert "tiny-grid" in out
-    with pytest.raises(BadInput, match=r"must be writable.*Read-only"), hold(one_cell):
-        pytest.fail("a read-only home was held")
-    disk.remount("rw")
+    with read_only(home.root):
+        for command in ("status", "table", "claims"):
+            code, out, err = moe_study(command, "tiny-grid", "--home", home.root)
+            assert (code, "Traceback" in err) == (0, False), err
+            assert "tiny-grid" in out
+        with pytest.raises(BadInput, match=r"must be writable.*Read-only"), hold(one_cell):
+            pytest.fail("a read-only home was held")
     with hold(one_cell) as session:
         assert session.ledger.next() is None
 
