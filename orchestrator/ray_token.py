@@ -1,6 +1,6 @@
 """Whether a Ray cluster takes the token that this process has, asked before `ray.init` is.
 
-Ray 2.60 itself prints a warning and goes on trying for minutes (measured: over two).
+Ray 2.60 itself prints a warning and goes on trying for minutes (measured: over two and a half).
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ def require_token(address: str) -> None:
 def _own_token() -> dict[str, str]:
     """The header that Ray would send; none where its token mode is off or it finds no token."""
     from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, get_authentication_mode
+    from ray.exceptions import AuthenticationError
 
     if get_authentication_mode() != AuthenticationMode.TOKEN:
         return {}
-    return AuthenticationTokenLoader.instance().get_token_for_http_header()
+    try:
+        return AuthenticationTokenLoader.instance().get_token_for_http_header()
+    except AuthenticationError:  # token mode, and no token anywhere
+        return {}
