@@ -50,7 +50,7 @@ def require_usable(url: str) -> None:
     require_plain(url.partition(":")[2], f"the file of {OPTION}")
     if os.path.isdir(file) or not file.name:
         raise BadInput(f"{OPTION} names a file; received {redact(url)}. Add a file's name.")
-    if os.path.exists(file) and file.stat().st_size:
+    if os.path.exists(file) and file.stat().st_size and not _is_half_made(url, file):
         open_storage(url, create=False)
 
 
@@ -87,7 +87,7 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
 def trouble_named(url: str) -> Iterator[None]:
     """Turns what a storage raises while it is used into one message.
 
-    Raises StudyError (exit code 1), or BadInput where the file is no database any more.
+    Raises StudyError (exit code 1).
     """
     try:
         yield
@@ -155,9 +155,20 @@ def _require_ours(tables: list[str], shown: str, *, create: bool) -> None:
         )
 
 
+def _is_half_made(url: str, file: Path) -> bool:
+    """By a driver that was killed while it made the tables: the next one goes on with them."""
+    if url.startswith(_JOURNAL):
+        return False
+    try:
+        return "alembic_version" not in sqlite_tables(file)
+    except sqlite3.Error:
+        return False  # `open_storage` says what it is
+
+
 def sqlite_tables(file: Path) -> list[str]:
     """What a file holds, before Optuna or MLflow would make tables of their own in it."""
-    address = f"{file.absolute().as_uri()}?mode=ro"
+    # Not mode=ro: what a killed writer left half-written is rolled back as the file is opened.
+    address = f"{file.absolute().as_uri()}?mode=rw"
     with closing(sqlite3.connect(address, uri=True)) as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         return [name for (name,) in tables]

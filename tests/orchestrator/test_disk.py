@@ -83,7 +83,7 @@ def history(home, record):
 def test_a_disk_full_at_a_checkpoint_ends_the_run_and_the_same_command_goes_on(
     home, hold, one_cell, mount
 ):
-    disk = mount(home.checkpoints, "1m")
+    disk = mount(home.checkpoints, "4m")
     filled = []
 
     def fill_it(record, metrics):

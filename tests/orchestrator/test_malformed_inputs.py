@@ -323,7 +323,7 @@ TEXT = st.text(st.characters(exclude_characters="\0"), max_size=40)
 PATHS = st.one_of(st.sampled_from([axis.path for axis in describe_axes()]), TEXT)
 NUMBERS = st.one_of(st.integers(), st.floats()).map(str)
 FUZZ = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
