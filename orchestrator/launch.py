@@ -30,6 +30,7 @@ _RESERVED = {
 }
 _NAME_LIMIT = 120
 _CELL_LIMIT = 90
+_CORPUS_LIMIT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,8 @@ def launch_name(
 ) -> str:
     kind, _, rest = corpus_spec.partition(":")
     corpus = f"{kind}:{PurePath(rest).name}" if rest else kind
-    corpus = re.sub(r"[^A-Za-z0-9_.:,*-]", "_", corpus)
+    # Cut: MLflow takes names of 500 characters, Optuna 512. The digest tells corpora apart.
+    corpus = re.sub(r"[^A-Za-z0-9_.:,*-]", "_", corpus)[:_CORPUS_LIMIT]
     name = f"{study}/{scale}/{corpus}@{digest}"
     if overrides:
         text = ",".join(f"{path}={value}" for path, value in sorted(overrides.items()))

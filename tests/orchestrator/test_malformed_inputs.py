@@ -336,8 +336,8 @@ FUZZ = settings(
 @example(path="train.num_steps", value=str(10**30), seeds="0")
 @example(path="moe.label_column", value="' OR 1=1 --", seeds="0")
 def test_paths_values_and_seeds_of_any_kind(refused, path, value, seeds):
-    refused("plan", "quickstart", "--set", f"{path}={value}", "--json", may_succeed=True)
-    refused("plan", "quickstart", f"--seeds={seeds}", "--json", may_succeed=True)
+    refused("plan", "search", "--set", f"{path}={value}", "--json", may_succeed=True)
+    refused("plan", "search", f"--seeds={seeds}", "--json", may_succeed=True)
 
 
 @st.composite
@@ -368,6 +368,6 @@ def test_addresses_of_any_kind(refused, world, recorded, url):
 @example(spec="files:[")
 @example(spec="files:**/../**/x")
 def test_corpora_and_probes_of_any_kind(refused, recorded, spec):
-    refused("run", "quickstart", f"--corpus={spec}")
+    refused("run", "search", f"--corpus={spec}")
     refused("analyze", "quickstart", "--home", recorded, f"--probe={spec}")
     refused("status", f"./{spec}", "--home", recorded)
