@@ -187,7 +187,7 @@ def resolve(
     try:
         study.require_cells_of_claims(scale)
         # Before the cells are made: a label router's column is one that this corpus has.
-        spec = corpus_spec or study.scales[scale].data.corpus
+        spec = study.scales[scale].data.corpus if corpus_spec is None else corpus_spec
         start = overlay(study.scales[scale], {"data.corpus": spec})
         base = overlay(start, overrides)
         cells, merged = _merge_equal(study.cells_over(base), base)

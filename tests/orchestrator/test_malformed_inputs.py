@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
@@ -326,6 +326,7 @@ FUZZ = settings(
     max_examples=25,
     deadline=None,
     derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
@@ -364,6 +365,7 @@ def test_addresses_of_any_kind(refused, world, recorded, url):
 
 @FUZZ
 @given(spec=st.one_of(TEXT, TEXT.map("files:{}".format), TEXT.map("stdlib{}".format)))
+@example(spec="")
 @example(spec="files:" + "a" * 300)
 @example(spec="files:[")
 @example(spec="files:**/../**/x")
