@@ -364,7 +364,7 @@ def test_addresses_of_any_kind(refused, world, recorded, url):
 
 
 @FUZZ
-@given(spec=st.one_of(TEXT, TEXT.map("files:{}".format), TEXT.map("stdlib{}".format)))
+@given(spec=st.one_of(TEXT, TEXT.map("files:{}".format), TEXT.map("stdlib:{}".format)))
 @example(spec="")
 @example(spec="files:" + "a" * 300)
 @example(spec="files:[")
