@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
@@ -37,6 +39,7 @@ def analyze_launch(
     model has experts. Raises BadInput where the probe or the launch has nothing to analyse.
     """
     from moe.analysis.analyze import analyze, probe_word_form
+    from moe.analysis.analyze import shares as shares_of
     from moe.analysis.assign import choose, load_final
     from moe.data.alignment import tokenize_probe
     from moe.data.probes import open_probe
@@ -44,9 +47,10 @@ def analyze_launch(
     from moe.data.tokens import TokenStore
 
     rows: list[dict[str, Any]] = []
+    shares: list[pa.Table] = []
     prepared: dict[str, tuple[Any, Any]] = {}
     word_form = None
-    shares: dict[str, float] = {}
+    covered: dict[str, float] = {}
     drawn: set[str] = set()
     try:
         for record in _with_weights(launch, home, say):
@@ -62,7 +66,7 @@ def analyze_launch(
                     probe, open_tokenizer(home.tokens / digest), max_tokens=max_tokens
                 )
                 prepared[digest] = (store, tokenized)
-                shares = {
+                covered = {
                     "documents_left_out_share": tokenized.left_out_share,
                     "tokens_unlabelled_share": tokenized.unlabelled_share,
                     "tokens_crossing_share": tokenized.crossing_share,
@@ -85,6 +89,7 @@ def analyze_launch(
                 word_form=word_form,
             ):
                 rows.append({"probe": probe_spec, **row.to_dict()})
+            shares.append(_named(shares_of(choices), record))
             if record.cell not in drawn:
                 drawn.add(record.cell)
                 _draw(choices, record, launch, home, probe_spec)
@@ -97,9 +102,17 @@ def analyze_launch(
             f"{launch.info.name}, which has none. Run the study first."
         )
     result = {"study": launch.info.study, "launch": launch.info.name, "probe": probe_spec}
-    result |= {**shares, "rows": rows}
-    _keep(result, home)
+    result |= {**covered, "rows": rows}
+    _keep(result, pa.concat_tables(shares), home)
     return result
+
+
+def _named(shares: pa.Table, record: TrialRecord) -> pa.Table:
+    """With the cell and the seed in front."""
+    count = shares.num_rows
+    seeds = pa.array([record.seed] * count, pa.int32())
+    named = shares.add_column(0, "seed", seeds)
+    return named.add_column(0, "cell", pa.array([record.cell] * count))
 
 
 def _draw(
@@ -153,12 +166,13 @@ def _columns(tokenized: Any) -> set[str]:
     )
 
 
-def _keep(result: dict[str, Any], home: Home) -> Path:
-    """A probe's newest rows replace its earlier ones."""
+def _keep(result: dict[str, Any], shares: pa.Table, home: Home) -> None:
+    """A probe's newest rows and shares (`*.shares.parquet`) replace its earlier ones."""
     folder = analysis_folder(home, result["launch"])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(result['probe'].encode()).hexdigest()[:12]}.json"
     partial = path.with_suffix(".partial")
+    pq.write_table(shares, partial)
+    partial.replace(path.with_suffix(".shares.parquet"))
     partial.write_text(json.dumps(result["rows"], indent=1))
     partial.replace(path)
-    return path

@@ -27,6 +27,7 @@ from orchestrator.search import SearchStore, distributions_of, grid_distribution
 from orchestrator.tracking import Tracking
 from orchestrator.trial import (
     ATTEMPT,
+    COMMIT,
     ERROR,
     METRICS,
     MLFLOW_STATUS_OF,
@@ -225,7 +226,11 @@ class Ledger:
         record = self._update(
             record,
             state="running",
-            attributes={REUSED_FROM: source.run_id or source.launch, MOE_DIGEST: moe_digest()},
+            attributes={
+                REUSED_FROM: source.run_id or source.launch,
+                MOE_DIGEST: moe_digest(),
+                COMMIT: source.commit,
+            },
         )
         self._tracking.set_tags(
             record.run_id,
@@ -233,6 +238,7 @@ class Ledger:
                 REUSED_FROM: source.run_id,
                 "reused_from_launch": source.launch,
                 MOE_DIGEST: moe_digest(),
+                COMMIT: source.commit or "",
             },
         )
         for step, value in sorted(source.curve.items()):
@@ -245,6 +251,7 @@ class Ledger:
     def started(self, number: int) -> TrialRecord:
         record = self.records[number]
         now = {ATTEMPT: record.attempt + 1, MOE_DIGEST: moe_digest()}
+        now |= {key: self._run_tags[key] for key in (COMMIT,) if key in self._run_tags}
         # What a driver wrote before it was killed between an ending's attributes and its state.
         stale = {key: None for key in (ERROR, METRICS, ORIGIN) if record.attributes.get(key)}
         self._search.set_state(record.trial_id, TrialState.RUNNING)

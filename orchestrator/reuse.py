@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 
 from moe.identity import moe_digest
 from orchestrator.search import SearchStore
-from orchestrator.trial import MOE_DIGEST, REUSED_FROM
+from orchestrator.trial import COMMIT, MOE_DIGEST, REUSED_FROM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class Finished:
     metrics: Mapping[str, float]
     curve: Mapping[int, float]
     ended_ms: int
+    commit: str | None
 
     @property
     def last_step(self) -> int:
@@ -43,5 +44,6 @@ def finished_elsewhere(storage: BaseStorage, own_launch: str) -> dict[str, Finis
                     metrics=record.metrics,
                     curve=record.curve,
                     ended_ms=int(record.ended.astimezone(UTC).timestamp() * 1000),
+                    commit=record.attributes.get(COMMIT),
                 )
     return found

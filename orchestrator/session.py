@@ -35,7 +35,7 @@ from orchestrator.search import OWNER, LaunchInfo, SearchStore
 from orchestrator.storage import open_storage, require_usable, trouble_named
 from orchestrator.tracking import Tracking, connect, quiet
 from orchestrator.tracking import require_usable as require_tracking
-from orchestrator.trial import TrialRecord
+from orchestrator.trial import COMMIT, TrialRecord
 
 Say = Callable[[str], None]
 Preparing = Callable[[int, int], None]
@@ -355,7 +355,7 @@ def _run_tags(resources: Resources) -> dict[str, str]:
 
 
 def _git_tags() -> dict[str, str]:
-    """Commit and dirty flag of this code; nothing where it is not a checkout."""
+    """Commit of this code, marked where files differ from it; nothing where it is no checkout."""
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -368,4 +368,5 @@ def _git_tags() -> dict[str, str]:
     commit = git("rev-parse", "HEAD")
     if commit is None:
         return {}
-    return {"git.commit": commit, "git.dirty": str(bool(git("status", "--porcelain"))).lower()}
+    dirty = bool(git("status", "--porcelain"))
+    return {COMMIT: f"{commit}-dirty" if dirty else commit, "git.dirty": str(dirty).lower()}

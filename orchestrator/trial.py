@@ -24,6 +24,7 @@ ERROR = "error"
 ATTEMPT = "attempt"
 REUSED_FROM = "reused_from"
 MOE_DIGEST = "moe_digest"
+COMMIT = "git.commit"
 ORIGIN = "origin"
 
 STATES = ("complete", "pruned", "failed", "running", "waiting")

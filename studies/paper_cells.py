@@ -5,10 +5,8 @@ studies share has one name, one hash, and is trained once. Its gate follows from
 the paper. A cell says what it moves and nothing else: `--set moe.balance=switch` reaches every cell
 whose router can be balanced, and balance is not what `random`, `hash` and `label` cells differ in.
 
-The corpora of the paper: `--corpus` takes one spec, so Wikipedia in four languages is a folder in
-the Hub's layout whose Parquet files have the columns `text` and `language` (no others, or they
-become labels), made from the Hub's `wikimedia/wikipedia` in en, de, fr and it. At scale `paper`
-that is `hub:multiwiki`, the folder ./multiwiki; name another, or OpenWebText, with --corpus.
+The corpora of the paper are on the Hub: Wikipedia's configs are its languages, so a document's
+config is its language there; OpenWebText has neither, and is named with --corpus.
 """
 
 from __future__ import annotations
@@ -29,7 +27,10 @@ PERCENT = math.log(1.01)
 _FIVE = (0, 1, 2, 3, 4)
 SEEDS = {"cpu": _FIVE, "gpu": _FIVE, "paper": _FIVE}
 
-PAPER_SCALES = SCALES | {"paper": overlay(SCALES["paper"], {"data.corpus": "hub:multiwiki"})}
+MULTIWIKI = "hub:wikimedia/wikipedia," + "+".join(f"20231101.{x}" for x in ("en", "de", "fr", "it"))
+OPENWEBTEXT = "hub:Skylion007/openwebtext"
+
+PAPER_SCALES = SCALES | {"paper": overlay(SCALES["paper"], {"data.corpus": MULTIWIKI})}
 
 _GATE_OF_CHOSEN = {"token": "softmax_topk", "sequence": "double_softmax"}
 _NOT_BALANCED = ("random", "hash", "label")
@@ -69,14 +70,16 @@ def dense(multiple: int, *, suffix: str = "", also: Mapping[str, Any] | None = N
 def by_label(base: TrialConfig) -> list[Cell]:
     """The paper's routing by language: one expert a label, in all blocks alike.
 
-    The label is the corpus column that `moe.label_column` names, `language` by default; the
-    standard library has no languages, so there it is the topic. Of a corpus without labels
-    (OpenWebText) the cell is left out with `--set moe.label_column=`.
+    The label is the corpus column that `moe.label_column` names, `language` by default. The
+    standard library has no languages, so there it is the topic; of several configs of the Hub it is
+    the config. Without labels (OpenWebText, or `--set moe.label_column=`) there is no such cell.
     """
-    column = base.moe.label_column
-    if not column:
+    column, corpus = base.moe.label_column, base.data.corpus
+    if not column or corpus == OPENWEBTEXT:
         return []
-    if column == "language" and base.data.corpus == "stdlib":
+    if column == "language" and corpus == "stdlib":
         column = "topic"
+    elif column == "language" and corpus.startswith("hub:") and "+" in corpus:
+        column = "config"
     also = {"moe.label_column": column}
     return [mixture("sequence", scope="global", router="label", top_k=1, also=also)]

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
+from moe.analysis import olmoe
 from moe.analysis.permutation import Null, association, conditional_information
 from moe.analysis.specialization import (
     WordForm,
@@ -104,8 +106,9 @@ class Row:
 
     Information is in nats. `nmi_excess` = nmi - nmi_null_mean. `purity` is at least
     `commonest_label_share`. Columns that start with `conditional` are I(expert; label | token id).
-    `nmi_random_router` is None where no baseline was computed. `n_units` counts what the null
-    exchanges.
+    `nmi_random_router` is None where no baseline was computed. The shares are OLMoE's
+    (`moe.analysis.olmoe.Summary`), the first two beside `chance_share`. `n_units` counts what the
+    null exchanges.
     """
 
     cell: str
@@ -120,6 +123,10 @@ class Row:
     purity: float
     commonest_label_share: float
     nmi_random_router: float | None
+    chance_share: float
+    domain_specialization: float
+    vocabulary_specialization: float | None
+    co_activation: float | None
     conditional_information: float
     conditional_null_mean: float
     conditional_null_high: float
@@ -177,6 +184,16 @@ def analyze(
         tables = _tables(choices, choices.baseline_MTK)
         random_M = np.array([normalized_mutual_information(count_NL) for count_NL in tables])
     count_L = np.bincount(choices.label_T)
+    summaries = [
+        olmoe.summary(
+            expert_TK,
+            choices.label_T,
+            choices.token_T,
+            num_experts=choices.num_experts,
+            num_labels=len(choices.labels),
+        )
+        for expert_TK in choices.expert_MTK
+    ]
 
     def row(layer: int | None, columns: slice) -> Row:
         nmi = Null.of(*_split(nmi_PM[:, columns].mean(axis=1)))
@@ -194,6 +211,8 @@ def analyze(
             purity=float(purity_M[columns].mean()),
             commonest_label_share=float(count_L.max() / count_L.sum()),
             nmi_random_router=None if random_M is None else float(random_M[columns].mean()),
+            chance_share=choices.expert_MTK.shape[2] / choices.num_experts,
+            **_mean_of(summaries[columns]),
             conditional_information=beyond.observed,
             conditional_null_mean=beyond.mean,
             conditional_null_high=beyond.high,
@@ -227,6 +246,27 @@ def probe_word_form(choices: Choices, *, num_permutations: int = 200) -> WordFor
 def _tables(choices: Choices, expert_MTK: np.ndarray) -> list[np.ndarray]:
     shape = {"num_experts": choices.num_experts, "num_labels": len(choices.labels)}
     return [contingency(expert_TK, choices.label_T, **shape) for expert_TK in expert_MTK]
+
+
+def shares(choices: Choices) -> pa.Table:
+    """OLMoE's shares of the labelled tokens in full, by layer (`moe.analysis.olmoe.SCHEMA`)."""
+    labelled = choices.labelled()
+    return olmoe.shares(
+        labelled.expert_MTK,
+        labelled.label_T,
+        labelled.token_T,
+        layers=labelled.layers,
+        num_experts=labelled.num_experts,
+        labels=labelled.labels,
+    )
+
+
+def _mean_of(summaries: list[olmoe.Summary]) -> dict[str, float | None]:
+    """Over layers; a measure that no layer has (they have the same tokens and K) stays None."""
+    columns = {
+        f.name: [getattr(s, f.name) for s in summaries] for f in dataclasses.fields(olmoe.Summary)
+    }
+    return {name: None if None in v else float(np.mean(v)) for name, v in columns.items()}
 
 
 def _split(values_P: np.ndarray) -> tuple[float, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Where documents come from: CORPUS SPEC `stdlib`, `files:GLOB`, `hub:NAME[,CONFIG]`.
+"""Where documents come from: CORPUS SPEC `stdlib`, `files:GLOB`, `hub:NAME[,CONFIG[+CONFIG...]]`.
 
 A document is a row with a string column `text`; its other columns may be labels (`LabelTable`).
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from moe.data.files import LocalFiles, missing_text
-from moe.data.hub import HubDataset
+from moe.data.hub import HubConfigs, HubDataset
 from moe.data.labels import TEXT_COLUMN, LabelTable
 from moe.data.stdlib import StandardLibrary
 
@@ -100,9 +100,11 @@ def _source(spec: str) -> Source:
         return LocalFiles(rest)
     if kind == "hub" and rest:
         name, _, config = rest.partition(",")
+        if "+" in config:
+            return HubConfigs(name, tuple(config.split("+")))
         return HubDataset(name, config or None)
     raise ValueError(
-        f"a corpus is stdlib, files:GLOB or hub:NAME[,CONFIG]; received {spec!r}. "
+        f"a corpus is stdlib, files:GLOB or hub:NAME[,CONFIG[+CONFIG...]]; received {spec!r}. "
         "Write for example 'files:texts/*.jsonl'."
     )
 

@@ -16,6 +16,7 @@ from moe.data.digest import ContentDigest
 from moe.data.files import PARQUET_BATCH_ROWS
 
 PROBE_TIMEOUT_S = 5.0
+CONFIG_COLUMN = "config"
 _BLOCK_BYTES = 1 << 20
 
 
@@ -101,6 +102,50 @@ class HubDataset:
             f"hub:NAME[,CONFIG] must load as a data set; {self.name!r} with the config "
             f"{self.config!r} does not: {_one_line(error)} Check name, config, files and card."
         )
+
+
+@dataclass(frozen=True)
+class HubConfigs:
+    """The corpus `hub:NAME,CONFIG+CONFIG...`: configs of one data set, one after the other.
+
+    Which config a document is from is its label `config`: Wikipedia's configs are its languages.
+    """
+
+    name: str
+    configs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if "" in self.configs or len(set(self.configs)) != len(self.configs):
+            raise ValueError(
+                "hub:NAME,CONFIG+CONFIG names different configs, each once; received "
+                f"{'+'.join(self.configs)!r}. Correct the list."
+            )
+
+    @cached_property
+    def _parts(self) -> dict[str, HubDataset]:
+        return {config: HubDataset(self.name, config) for config in self.configs}
+
+    def digest(self) -> str:
+        """Over those of the parts, with their names, which are labels."""
+        digest = ContentDigest("hub-configs")
+        for config, part in self._parts.items():
+            digest.add(config, part.digest())
+        return digest.hexdigest()
+
+    def provenance(self) -> dict[str, Any]:
+        first = next(iter(self._parts.values()))
+        return {**first.provenance(), "configs": list(self.configs)}
+
+    def rows(self, scratch: Path | None = None) -> Iterator[dict[str, Any]]:
+        for config, part in self._parts.items():
+            for row in part.rows(scratch):
+                if CONFIG_COLUMN in row:
+                    raise ValueError(
+                        f"of several configs a document is labelled with its own, as "
+                        f"{CONFIG_COLUMN!r}; {self.name!r} has a column of that name. Read one "
+                        "config, or rename the column in a copy."
+                    )
+                yield row | {CONFIG_COLUMN: config}
 
 
 @contextmanager

@@ -35,7 +35,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change what the study holds fixed."),
 ]
-CorpusOption = Annotated[str | None, typer.Option(help="stdlib, files:GLOB or hub:NAME[,CONFIG].")]
+CorpusOption = Annotated[
+    str | None, typer.Option(help="stdlib, files:GLOB or hub:NAME[,CONFIG[+CONFIG...]].")
+]
 HomeOption = Annotated[
     str | None, typer.Option(help="Folder of all local state [MOE_STUDY_HOME, or ./moe-runs].")
 ]

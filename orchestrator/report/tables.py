@@ -21,6 +21,7 @@ from orchestrator.report.statistics import RankCorrelation, kendall_tau, mean_in
 from orchestrator.report.verdict_text import HEADINGS as CLAIM_HEADINGS
 from orchestrator.report.verdict_text import markdown_table, remarks, verdict_rows
 from orchestrator.trial import (
+    COMMIT,
     FLOPS_PER_TOKEN,
     MOE_DIGEST,
     PARAMS_ACTIVE,
@@ -36,7 +37,8 @@ Published = Mapping[str, Mapping[str, float]]  # cell -> corpus -> perplexity
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """`published` is the paper's perplexity of this cell, by corpus."""
+    """`published` is the paper's perplexity of this cell, by corpus; `commits` are those of the
+    code that trained it, where that was a checkout."""
 
     cell: str
     n: int
@@ -51,6 +53,7 @@ class Row:
     run_ids: list[str]
     states: dict[str, int]
     moe_digest: str
+    commits: list[str]
     published: dict[str, float]
 
 
@@ -135,6 +138,7 @@ def _row(records: list[TrialRecord], published: Published) -> Row:
         run_ids=[r.run_id for _, r in sorted(complete.items()) if r.run_id],
         states=states,
         moe_digest=first.attributes.get(MOE_DIGEST, ""),
+        commits=sorted({r.attributes.get(COMMIT) or "" for r in complete.values()} - {""}),
         published=dict(published.get(first.cell, {})),
     )
 
@@ -222,6 +226,8 @@ def body(table: Table) -> list[list[str]]:
 def footnotes(table: Table) -> list[str]:
     """What stands under the rows, a sentence a line."""
     lines = []
+    if commits := sorted({commit for row in table.rows for commit in row.commits}):
+        lines.append(f"Trained by the code of commit {', '.join(commits)}.")
     for corpus, found in table.rank_correlation.items():
         if found.tau is None:
             continue
@@ -263,7 +269,7 @@ def _csv(table: Table) -> str:
     out = io.StringIO()
     rows = [asdict(row) for row in table.rows]
     for row in rows:
-        row |= {key: " ".join(map(str, row[key])) for key in ("seeds", "run_ids")}
+        row |= {key: " ".join(map(str, row[key])) for key in ("seeds", "run_ids", "commits")}
         row["states"] = " ".join(f"{state}={n}" for state, n in row["states"].items())
         row |= {f"published_{corpus}": x for corpus, x in row.pop("published").items()}
         row["evidence"] = table.judgement is None or table.judgement.evidence

@@ -100,6 +100,42 @@ def test_class_labels_get_their_names(folder):
     assert [row["kind"] for row in corpus.documents()][:3] == ["prose", "code", None]
 
 
+def test_several_configs_follow_each_other_and_are_labels(folder):
+    corpus = open_corpus(f"hub:{folder},all+held")
+    alone = [open_corpus(f"hub:{folder},{name}") for name in ("all", "held")]
+    texts = [[row["text"] for row in part.documents()] for part in alone]
+    assert [row["text"] for row in corpus.documents()] == texts[0] + texts[1]
+    assert corpus.label_columns["config"] == ("all", "held")
+    assert corpus.provenance["configs"] == ["all", "held"]
+    digests = {corpus.digest, open_corpus(f"hub:{folder},held+all").digest}
+    assert len(digests | {part.digest for part in alone}) == 4
+
+
+def test_several_configs_can_be_prepared(folder, tmp_path):
+    config = DataConfig(corpus=f"hub:{folder},all+held", holdout_fraction=0.2)
+    store = TokenStore.open(prepare(config, tmp_path / "tokens"))
+    assert store.label_values("config") == ("all", "held")
+    assert sum(split["documents"] for split in store.meta["splits"].values()) == 90
+
+
+@pytest.mark.parametrize("configs", ["all+all", "all+", "+", "all+nothere"])
+def test_configs_are_different_ones_that_exist(folder, configs):
+    assert "config" in refusal(f"hub:{folder},{configs}")
+
+
+def test_a_column_named_config_would_hide_the_label(tmp_path):
+    (tmp_path / "both").mkdir()
+    for name in ("a", "b"):
+        rows = [{"text": f"{name} {i}", "config": "c"} for i in range(5)]
+        write_jsonl(tmp_path / "both" / f"{name}.jsonl", rows)
+    (tmp_path / "both" / "README.md").write_text(
+        "---\nconfigs:\n"
+        "- config_name: a\n  data_files: a.jsonl\n"
+        "- config_name: b\n  data_files: b.jsonl\n---\n"
+    )
+    assert "rename the column" in refusal(f"hub:{tmp_path}/both,a+b")
+
+
 def test_the_only_split_is_taken(folder):
     assert len(list(open_corpus(f"hub:{folder},held").documents())) == 10
 

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator import cli
-from orchestrator.report.judge import read_analysis
+from orchestrator.report.judge import analysis_folder, read_analysis
 from orchestrator.run import run
 from search_spaces.cells import Cell
 
@@ -42,6 +43,10 @@ def test_rows_of_every_cell_with_experts_against_planted_labels(
     planted = [row for row in told["rows"] if row["cell"] == "by-label" and row["layer"] is None]
     assert planted[0]["nmi"] == pytest.approx(1.0)
     assert read_analysis(home, session.launch.name) == told["rows"]
+    (kept,) = analysis_folder(home, session.launch.name).glob("*.shares.parquet")
+    shares = pq.read_table(kept).to_pylist()
+    of_one = [row for row in shares if row["cell"] == "by-label" and row["key"] in ("en", "xx")]
+    assert {row["share"] for row in of_one} == {0.0, 1.0}, "each language to its expert"
 
 
 def test_a_probe_that_cannot_be_read_is_one_message(home, hold, grid_study, monkeypatch, capsys):

@@ -32,12 +32,12 @@ def scales_text() -> str:
 
 
 def study_text(study: Study) -> str:
-    """Of each scale what it changes against `scales.SCALES`; of each cell what it changes, and
-    its parameters."""
+    """Of each scale what it changes against its name's, or `cpu`, in `scales.SCALES`; of each cell
+    what it changes, and its parameters."""
     lines = []
     for scale, base in study.scales.items():
         seeds = ",".join(map(str, study.seeds_at(scale)))
-        changed = _changes(diff(SCALES[scale], base))
+        changed = _changes(diff(SCALES.get(scale, SCALES["cpu"]), base))
         lines.append(f"[{scale}] seeds={seeds} {changed}".rstrip())
         if study.is_grid:
             lines += [

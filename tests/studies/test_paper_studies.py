@@ -21,7 +21,7 @@ from studies.published import published
 from studies.scales import SCALES
 
 TABLES = ("paper_table1", "paper_table2", "paper_table3")
-AROUND_THE_PAPER = sorted(set(study_names()) - {"quickstart", "search"})
+AROUND_THE_PAPER = sorted(set(study_names()) - {"quickstart", "search", "cpu_scale"})
 # No file: so that nothing is read, and the label column is that of a corpus with languages.
 NO_CORPUS = "files:/nowhere/documents.parquet"
 
@@ -222,6 +222,7 @@ def test_the_language_router_follows_a_column_that_the_corpus_has(corpus):
     assert label_column(corpus_spec="stdlib") == "topic"
     assert label_column(corpus_spec=corpus) == "language"
     assert label_column(scale="paper", corpus_spec=NO_CORPUS) == "language"
+    assert label_column(corpus_spec="hub:nowhere,en+fr") == "config"
     domain = {"moe.label_column": "domain"}
     assert label_column(corpus_spec=NO_CORPUS, overrides=domain) == "domain"
 
