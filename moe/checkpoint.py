@@ -14,6 +14,7 @@ import contextlib
 import io
 import json
 import logging
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +74,14 @@ def _writer(data: bytes) -> Writer:
     return lambda stream: stream.write(data)
 
 
-def _load(data: bytes) -> Any:
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+def _load(name: str, data: bytes) -> Any:
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"a checkpoint holds tensors and plain values; the {name} of this one wants code to "
+            "run, and was not loaded. Find out who wrote it, and remove it."
+        ) from None
 
 
 def _decode(header: Mapping[str, Any], files: Mapping[str, bytes]) -> Checkpoint:
@@ -82,9 +89,9 @@ def _decode(header: Mapping[str, Any], files: Mapping[str, bytes]) -> Checkpoint
         config=TrialConfig.from_json(files["config.json"].decode()),
         step=header["step"],
         final=header["final"],
-        model=_load(files["model.pt"]),
-        optimizer=_load(files["optimizer.pt"]) if "optimizer.pt" in files else None,
-        trainer=TrainerState(**_load(files["trainer.pt"])),
+        model=_load("model.pt", files["model.pt"]),
+        optimizer=_load("optimizer.pt", files["optimizer.pt"]) if "optimizer.pt" in files else None,
+        trainer=TrainerState(**_load("trainer.pt", files["trainer.pt"])),
         curve=json.loads(files["curve.json"]),
     )
 

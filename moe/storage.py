@@ -39,13 +39,18 @@ class _HashingStream:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
+        self.failure: OSError | None = None
         self.sha256 = hashlib.sha256()
         self.num_bytes = 0
 
     def write(self, data: bytes | memoryview) -> int:
         self.sha256.update(data)
         self.num_bytes += len(data)
-        self._stream.write(data)
+        try:
+            self._stream.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
         return len(data)
 
     def flush(self) -> None:
@@ -210,7 +215,13 @@ class Storage:
     def _stream(self, path: str, writer: Writer) -> dict[str, Any]:
         with self._fs.open_output_stream(path) as raw:
             stream = _HashingStream(raw)
-            writer(stream)
+            try:
+                writer(stream)
+            except RuntimeError:
+                if stream.failure is None:
+                    raise
+                # torch.save says "unexpected pos" of a full disk.
+                raise stream.failure from None
         if self._is_local:
             _sync(path)
         return {"bytes": stream.num_bytes, "sha256": stream.sha256.hexdigest()}

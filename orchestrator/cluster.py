@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator import nodes
 from orchestrator.errors import BadInput, Unreachable
 from orchestrator.net import answers, redact
+from orchestrator.ray_token import require_token
 
 PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 _DEFAULT_PORT = 6379
@@ -170,6 +171,8 @@ def _require_answers(address: str) -> None:
             f"nothing answers at {redact(address).rpartition('@')[2]}, which --address names. "
             "Start the cluster with `ray start --head`, or correct the address (HOST:PORT)."
         )
+    if not address.startswith("ray://"):
+        require_token(f"{host}:{port}")
 
 
 def _first_line(error: Exception) -> str:

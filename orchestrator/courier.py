@@ -78,9 +78,9 @@ class Courier:
         while not self._stop.is_set():
             self._wake.wait(timeout=_RETRY_S)
             self._wake.clear()
-            if not self.spool.undelivered_bytes:
-                continue
             try:
+                if not self.spool.undelivered_bytes:
+                    continue
                 self.deliver_pending()
                 self.reachable = True
             except Exception as error:

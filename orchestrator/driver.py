@@ -22,12 +22,12 @@ from ray.tune.search import Searcher
 
 from moe.metrics import STEP, TOKENS
 from orchestrator import lost
-from orchestrator.errors import StudyError
+from orchestrator.errors import StudyError, halted
 from orchestrator.launch import Launch
 from orchestrator.ledger import Assignment, Ledger
 from orchestrator.tracking import Away
 from orchestrator.trial import FINISHED_STATES, MOE_DIGEST, TrialRecord
-from orchestrator.worker import EVENT, FAILED, FINAL, PROGRESS, Job
+from orchestrator.worker import EVENT, FAILED, FINAL, HALTED, PROGRESS, Job
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ class LedgerCallback(_NotPickled, Callback):
         self._routing_file = routing_file
         self._tokens: dict[int, int] = {}
         self._nodes: dict[int, dict[str, Any]] = {}
+        self.failure: StudyError | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = number_of(trial)
@@ -147,6 +148,9 @@ class LedgerCallback(_NotPickled, Callback):
             self._ledger.failed(
                 number, result["error"], tokens=tokens, diverged_at=result["diverged_at"]
             )
+        elif event == HALTED:
+            self.failure = StudyError(halted(result["error"]))
+            self._ledger.released(number)
         elif event == FINAL and not result["stopped"]:
             record = self._ledger.records[number]
             routing = self._routing_file(record) if result["routing"] else None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+
 
 class StudyError(Exception):
     """Base of the errors that a user sees as one message, without a traceback."""
@@ -23,3 +27,16 @@ class LaunchHeld(StudyError):
     """Another driver holds this launch."""
 
     exit_code = 3
+
+
+def is_disk_trouble(error: BaseException) -> bool:
+    """Whether a file system cannot take what is written: no fault of what wrote it."""
+    return isinstance(error, OSError) and error.errno in _DISK
+
+
+def halted(error: object) -> str:
+    """One message for a disk that stopped a driver or a trial."""
+    return (
+        f"a disk cannot be written: {error}. Nothing is left half-written; free space or mend it, "
+        "and the same command continues."
+    )

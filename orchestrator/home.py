@@ -76,9 +76,10 @@ class Home:
     def require_writable(self) -> None:
         """Raises BadInput where the home cannot be written; creates nothing but what it removes."""
         existing = self.root
-        while not existing.exists() and existing != existing.parent:
+        while not os.path.lexists(existing) and existing != existing.parent:
             existing = existing.parent
         try:
+            self.root.exists()  # raises where the name is too long for the file system
             if not existing.is_dir():
                 raise NotADirectoryError(f"{existing} is not a folder")
             with tempfile.TemporaryFile(dir=existing) as probe:
@@ -96,7 +97,7 @@ class Home:
 
     def require_exists(self) -> None:
         """Raises BadInput where nothing was ever run in this home."""
-        if not self.root.is_dir():
+        if not os.path.isdir(self.root):
             raise BadInput(
                 f"a home is the folder of earlier runs; received {self.root}, which does not "
                 f"exist. Run a study first, or name the folder with --home or {HOME_VARIABLE}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ _STAMPS = {STEP, TIMESTAMP_MS}
 
 def find_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Runs under a folder. Raises BadInput where there is none, or one cannot be read."""
-    paths = sorted(folder.rglob(RESULT_FILE)) if folder.is_dir() else []
+    paths = sorted(folder.rglob(RESULT_FILE)) if os.path.isdir(folder) else []
     if not paths:
         raise BadInput(
             f"ingest takes a folder with finished runs of `python -m moe.train` ({RESULT_FILE} in "

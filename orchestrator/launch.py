@@ -30,6 +30,7 @@ _RESERVED = {
 }
 _NAME_LIMIT = 120
 _CELL_LIMIT = 90
+_CORPUS_LIMIT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,8 @@ def launch_name(
 ) -> str:
     kind, _, rest = corpus_spec.partition(":")
     corpus = f"{kind}:{PurePath(rest).name}" if rest else kind
-    corpus = re.sub(r"[^A-Za-z0-9_.:,*-]", "_", corpus)
+    # Cut: MLflow takes names of 500 characters, Optuna 512. The digest tells corpora apart.
+    corpus = re.sub(r"[^A-Za-z0-9_.:,*-]", "_", corpus)[:_CORPUS_LIMIT]
     name = f"{study}/{scale}/{corpus}@{digest}"
     if overrides:
         text = ",".join(f"{path}={value}" for path, value in sorted(overrides.items()))
@@ -185,7 +187,7 @@ def resolve(
     try:
         study.require_cells_of_claims(scale)
         # Before the cells are made: a label router's column is one that this corpus has.
-        spec = corpus_spec or study.scales[scale].data.corpus
+        spec = study.scales[scale].data.corpus if corpus_spec is None else corpus_spec
         start = overlay(study.scales[scale], {"data.corpus": spec})
         base = overlay(start, overrides)
         cells, merged = _merge_equal(study.cells_over(base), base)

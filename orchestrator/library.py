@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def load_study(name_or_path: str) -> Study:
 
 
 def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
         raise BadInput(f"a study file must exist; received {str(path)!r}. Correct the path.")
     spec = importlib.util.spec_from_file_location(f"study_file_{path.stem}", path)
     if spec is None:

@@ -14,7 +14,7 @@ from typing import Any
 from moe.identity import moe_digest
 from orchestrator import admission, cluster
 from orchestrator.checkpoint_place import run_name
-from orchestrator.errors import Unreachable
+from orchestrator.errors import StudyError, Unreachable
 from orchestrator.ledger import Assignment
 from orchestrator.session import Session
 from orchestrator.tracking import LOOP_PATIENCE_S, Away
@@ -85,6 +85,11 @@ def _tune(session: Session, first: Assignment) -> None:
     searcher = LedgerSearcher(
         session.ledger, make_job, first=first, may_start=lambda: session.tracking.reachable
     )
+    callback = LedgerCallback(session.ledger, routing_file)
+
+    def failure() -> StudyError | None:
+        return searcher.failure or callback.failure
+
     bundles = [resources.bundle for _ in range(resources.workers)]
     trainable = tune.with_parameters(train_trial, place=place)
     tuner = tune.Tuner(
@@ -103,9 +108,9 @@ def _tune(session: Session, first: Assignment) -> None:
             storage_path=str(options.home.tune),
             name="trials",
             failure_config=FailureConfig(max_failures=options.max_failures),
-            callbacks=[LedgerCallback(session.ledger, routing_file)],
+            callbacks=[callback],
             stop=StopWhen(
-                lambda: session.interrupted or searcher.failure is not None or session.is_spent()
+                lambda: session.interrupted or failure() is not None or session.is_spent()
             ),
             verbose=0,
         ),
@@ -115,8 +120,8 @@ def _tune(session: Session, first: Assignment) -> None:
     beat = pulse.beating() if options.address else nullcontext("")
     with beat as pulse_name, tokens:
         tuner.fit()
-    if searcher.failure is not None:
-        raise searcher.failure
+    if (failed := failure()) is not None:
+        raise failed
 
 
 @contextmanager

@@ -279,17 +279,19 @@ def _mark_place(launch: Launch, options: Options) -> str:
 
 def _leave(session: Session) -> None:
     ledger, tracking = session.ledger, session.tracking
-    ledger.release_running()
-    if ledger.exhausted:
-        session.tell(ledger.exhausted)
-    if (left_out := session.left_out) is not None and not session.interrupted:
-        session.tell(str(left_out))
-        tracking.set_tags(tracking.parent_run_id, {STOPPED_BY: str(left_out)})
-    _log_table(session)
-    delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
-    for line in tracking.rejected:
-        session.tell(f"MLflow refused {line}")
-    session.undelivered = not delivered or bool(tracking.rejected)
+    try:
+        ledger.release_running()
+        if ledger.exhausted:
+            session.tell(ledger.exhausted)
+        if (left_out := session.left_out) is not None and not session.interrupted:
+            session.tell(str(left_out))
+            tracking.set_tags(tracking.parent_run_id, {STOPPED_BY: str(left_out)})
+        _log_table(session)
+    finally:  # a store or disk that fails here must not keep the spool from being delivered
+        delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
+        for line in tracking.rejected:
+            session.tell(f"MLflow refused {line}")
+        session.undelivered = not delivered or bool(tracking.rejected)
 
 
 def _log_table(session: Session) -> None:
@@ -372,7 +374,7 @@ def _require_folders(options: Options) -> None:
     ):
         if url is not None and url.startswith(("sqlite:///", "journal:")):
             folder = Path(url.partition("///" if url.startswith("sqlite") else ":")[2]).parent
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise BadInput(
                     f"{option} names a file in a folder that exists; received {url}. Make "
                     f"{folder}, or correct the path."

@@ -49,10 +49,16 @@ class Spool:
 
     def append(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
-        with self._lock, self.path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())  # Optuna's commits are: a power cut must not leave this behind
+        with self._lock:
+            whole = self.path.stat().st_size
+            try:
+                with self.path.open("ab") as file:
+                    file.write(line)
+                    file.flush()
+                    os.fsync(file.fileno())  # Optuna's commits are: a power cut must not part them
+            except OSError:  # a full disk takes a part of a line
+                os.truncate(self.path, whole)
+                raise
 
     def pending(self) -> Iterator[tuple[dict[str, Any], int]]:
         """Entries not yet delivered, each with the offset that follows it."""

@@ -6,6 +6,7 @@ created in it.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import weakref
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator import postgresql
-from orchestrator.errors import BadInput, StudyError, Unreachable
+from orchestrator.errors import BadInput, StudyError, Unreachable, halted, is_disk_trouble
 from orchestrator.home import require_plain
 from orchestrator.net import redact
 
@@ -47,9 +48,9 @@ def require_usable(url: str) -> None:
             pass
         return
     require_plain(url.partition(":")[2], f"the file of {OPTION}")
-    if file.is_dir() or not file.name:
+    if os.path.isdir(file) or not file.name:
         raise BadInput(f"{OPTION} names a file; received {redact(url)}. Add a file's name.")
-    if file.exists() and file.stat().st_size:
+    if os.path.exists(file) and file.stat().st_size and not _is_half_made(url, file):
         open_storage(url, create=False)
 
 
@@ -63,7 +64,7 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
     if file is None:
         with _server(url, create=create) as engine_url:
             return _relational(engine_url, create=create, connect_args=postgresql.CONNECT_ARGS)
-    if not create and not file.is_file():
+    if not create and not os.path.isfile(file):
         raise BadInput(
             f"there is no record of a search yet; looked for {file}. Run a study first, or name "
             f"another --home or {OPTION}."
@@ -86,10 +87,14 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
 def trouble_named(url: str) -> Iterator[None]:
     """Turns what a storage raises while it is used into one message.
 
-    Raises StudyError (exit code 1), or BadInput where the file is no database any more.
+    Raises StudyError (exit code 1).
     """
     try:
         yield
+    except OSError as error:
+        if not is_disk_trouble(error):
+            raise
+        raise StudyError(halted(error)) from None
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         raise StudyError(
@@ -150,9 +155,20 @@ def _require_ours(tables: list[str], shown: str, *, create: bool) -> None:
         )
 
 
+def _is_half_made(url: str, file: Path) -> bool:
+    """By a driver that was killed while it made the tables: the next one goes on with them."""
+    if url.startswith(_JOURNAL):
+        return False
+    try:
+        return "alembic_version" not in sqlite_tables(file)
+    except sqlite3.Error:
+        return False  # `open_storage` says what it is
+
+
 def sqlite_tables(file: Path) -> list[str]:
     """What a file holds, before Optuna or MLflow would make tables of their own in it."""
-    address = f"{file.absolute().as_uri()}?mode=ro"
+    # Not mode=ro: what a killed writer left half-written is rolled back as the file is opened.
+    address = f"{file.absolute().as_uri()}?mode=rw"
     with closing(sqlite3.connect(address, uri=True)) as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         return [name for (name,) in tables]

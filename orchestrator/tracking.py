@@ -88,7 +88,7 @@ def require_usable(uri: str, *, must_exist: bool = False) -> None:
     elif uri.startswith("sqlite:///"):
         file = Path(uri.removeprefix("sqlite:///"))
         require_plain(str(file), f"the file of {OPTION}")
-        if file.exists():
+        if os.path.exists(file):
             try:
                 _require_no_optuna(sqlite_tables(file), uri)
             except sqlite3.Error as error:
@@ -428,8 +428,10 @@ class Tracking:
 
     def close(self, parent_status: str) -> bool:
         """Whether all that was to be delivered is; what is not stays in the spool."""
-        self.end(self.parent_run_id, parent_status)
-        delivered = self._courier.close(CLOSE_TIMEOUT_S)
+        try:
+            self.end(self.parent_run_id, parent_status)
+        finally:
+            delivered = self._courier.close(CLOSE_TIMEOUT_S)
         if delivered:
             self._discard_strays()
         return delivered

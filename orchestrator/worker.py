@@ -28,12 +28,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from moe.metrics import STEP
 from orchestrator import lost, pulse
 from orchestrator.checkpoint_place import CheckpointPlace
+from orchestrator.errors import is_disk_trouble
 from orchestrator.node_tokens import tokens_here
 from orchestrator.nodes import require_shared
 from orchestrator.system_metrics import SystemMonitor, monitored
 
 EVENT = "event"
-PROGRESS, FINAL, FAILED = "progress", "final", "failed"
+PROGRESS, FINAL, FAILED, HALTED = "progress", "final", "failed", "halted"
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -79,6 +80,9 @@ def train_trial(trial: dict[str, Any], *, place: CheckpointPlace) -> None:
         if _is_out_of_memory(error):
             reason = f"out of memory: {error}"
             tune.report({EVENT: FAILED, "error": reason, "diverged_at": None})
+            return
+        if is_disk_trouble(error):
+            tune.report({EVENT: HALTED, "error": str(error)})
             return
         raise
     tune.report(

@@ -20,7 +20,7 @@ from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app
     ui,
 )
 from orchestrator.cli.options import app, errors
-from orchestrator.errors import BadInput, StudyError
+from orchestrator.errors import BadInput, StudyError, halted, is_disk_trouble
 from orchestrator.net import DiscreetRecord, redact
 
 _UsageError = typer.BadParameter.__base__
@@ -42,6 +42,12 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if not is_disk_trouble(error):
+            print(redact(traceback.format_exc()), file=sys.stderr)
+        else:
+            _tell(halted(error))
+        sys.exit(1)
     except Exception:
         # A defect of ours: its traceback is wanted, the credentials of a URL in it are not.
         print(redact(traceback.format_exc()), file=sys.stderr)

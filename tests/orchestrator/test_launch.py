@@ -10,7 +10,7 @@ from moe.config import ConfigError
 from moe.metrics import VAL_LOSS
 from orchestrator.driver import make_scheduler
 from orchestrator.errors import BadInput
-from orchestrator.launch import resolve
+from orchestrator.launch import launch_name, resolve
 from orchestrator.report.records import read_launch
 from search_spaces.cells import Cell
 
@@ -42,6 +42,12 @@ def test_long_overrides_keep_launches_apart(grid_study, corpus):
     first = resolve(grid_study, corpus_spec=corpus, overrides={**many, "train.eval_tokens": 128})
     second = resolve(grid_study, corpus_spec=corpus, overrides={**many, "train.eval_tokens": 256})
     assert first.name != second.name
+
+
+def test_the_longest_name_fits_both_stores():
+    many = {f"optim.{n}": "x" * 100 for n in range(9)}
+    name = launch_name("s" * 64, "c" * 64, "files:/corpora/" + "n" * 250, "d" * 8, many)
+    assert len(name) <= 500
 
 
 def test_the_path_of_a_corpus_is_no_part_of_identity(grid_study, corpus, corpus_folder, tmp_path):

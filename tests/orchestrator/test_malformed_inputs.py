@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
@@ -323,9 +323,10 @@ TEXT = st.text(st.characters(exclude_characters="\0"), max_size=40)
 PATHS = st.one_of(st.sampled_from([axis.path for axis in describe_axes()]), TEXT)
 NUMBERS = st.one_of(st.integers(), st.floats()).map(str)
 FUZZ = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
@@ -336,8 +337,8 @@ FUZZ = settings(
 @example(path="train.num_steps", value=str(10**30), seeds="0")
 @example(path="moe.label_column", value="' OR 1=1 --", seeds="0")
 def test_paths_values_and_seeds_of_any_kind(refused, path, value, seeds):
-    refused("plan", "quickstart", "--set", f"{path}={value}", "--json", may_succeed=True)
-    refused("plan", "quickstart", f"--seeds={seeds}", "--json", may_succeed=True)
+    refused("plan", "search", "--set", f"{path}={value}", "--json", may_succeed=True)
+    refused("plan", "search", f"--seeds={seeds}", "--json", may_succeed=True)
 
 
 @st.composite
@@ -363,11 +364,12 @@ def test_addresses_of_any_kind(refused, world, recorded, url):
 
 
 @FUZZ
-@given(spec=st.one_of(TEXT, TEXT.map("files:{}".format), TEXT.map("stdlib{}".format)))
+@given(spec=st.one_of(TEXT, TEXT.map("files:{}".format), TEXT.map("stdlib:{}".format)))
+@example(spec="")
 @example(spec="files:" + "a" * 300)
 @example(spec="files:[")
 @example(spec="files:**/../**/x")
 def test_corpora_and_probes_of_any_kind(refused, recorded, spec):
-    refused("run", "quickstart", f"--corpus={spec}")
+    refused("run", "search", f"--corpus={spec}")
     refused("analyze", "quickstart", "--home", recorded, f"--probe={spec}")
     refused("status", f"./{spec}", "--home", recorded)

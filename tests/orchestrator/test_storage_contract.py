@@ -3,10 +3,12 @@ real PostgreSQL server."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,7 +25,7 @@ from orchestrator.errors import BadInput, LaunchHeld
 from orchestrator.launch import resolve
 from orchestrator.run import run
 from orchestrator.search import SearchStore, distributions_of, grid_distributions
-from orchestrator.storage import local_store_file, open_storage
+from orchestrator.storage import local_store_file, open_storage, require_usable
 from orchestrator.trial import CELL, ERROR, METRICS, RUN_ID, count_states
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -220,6 +222,16 @@ def test_what_a_killed_writer_was_told_is_kept_stands(storage_url, store, launch
     again.set_state(record.trial_id, TrialState.WAITING)
     assert add(again, launch, 1).number == 1
     assert seen_by_a_reader(storage_url, launch.name)[0].state == "waiting"
+
+
+def test_a_driver_killed_while_it_made_the_tables_is_gone_on_from(tmp_path):
+    url = f"sqlite:///{tmp_path / 'half.db'}"
+    with contextlib.closing(sqlite3.connect(tmp_path / "half.db")) as half, half:
+        half.execute("CREATE TABLE trial_heartbeats (trial_heartbeat_id INTEGER PRIMARY KEY)")
+    require_usable(url)
+    with pytest.raises(BadInput, match="no record of a search yet"):
+        open_storage(url, create=False)
+    assert open_storage(url, create=True).get_all_studies() == []
 
 
 def test_a_journal_cut_in_the_middle_of_a_line_goes_on(tmp_path, launch):
