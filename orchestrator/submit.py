@@ -39,6 +39,7 @@ def job_client(address: str) -> Iterator[Any]:
         )
     require_reachable(address, default_port=DEFAULT_PORT, option="--address")
     cluster.quiet()
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     # Ray lets these win over what it is told.
@@ -46,7 +47,7 @@ def job_client(address: str) -> Iterator[Any]:
     try:
         try:
             client = JobSubmissionClient(address)
-        except (ConnectionError, RuntimeError) as error:
+        except (ConnectionError, RuntimeError, RayError) as error:
             raise _refused(address, error) from None
         yield client
     finally:
