@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -41,6 +42,9 @@ def job_client(address: str) -> Iterator[Any]:
     cluster.quiet()
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # set to INFO at their import
 
     # Ray lets these win over what it is told.
     set_aside = {name: os.environ.pop(name, None) for name in _RAY_ADDRESSES}

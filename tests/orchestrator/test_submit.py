@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -46,9 +47,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def token_of(folder):
+    """The settings that Ray's token authentication reads, and the token itself."""
+    token = Path(folder, "token")
+    if not token.exists():
+        token.write_text(secrets.token_hex(32))
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+
+
 @pytest.fixture
-def head():
-    """The address of the job server of a head that has no path to this code."""
+def head(tmp_path):
+    """The address of the job server of a head that wants a token and has no path to this code."""
     port, dashboard = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="head-", dir="/tmp") as short:  # Ray's sockets: < 107
         command = [
@@ -61,7 +70,12 @@ def head():
             command,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": "", "PATH": f"{folder}:{os.environ['PATH']}"},
+            env={
+                **os.environ,
+                **token_of(tmp_path),
+                "PYTHONPATH": "",
+                "PATH": f"{folder}:{os.environ['PATH']}",
+            },
             cwd=short,
             start_new_session=True,
         )
@@ -87,19 +101,29 @@ def wait_for(what, timeout_s=400):
         with contextlib.suppress(Exception):
             if found := what():
                 return found
-        time.sleep(0.5)
+        time.sleep(1)
     return what()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corpus, moe_study):
+def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corpus):
     study, home = tmp_path / "sent.py", tmp_path / "home"
     study.write_text(STUDY)
     options = [
         *("--address", head, "--home", home, "--corpus", corpus, "--json"),
         *("--gpus-per-worker", "0.25", "--device", "cpu", "--cpus-per-worker", "1"),
     ]
+
+    def moe_study(*arguments, token=True):
+        """In a process of its own: Ray reads its token once."""
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **(token_of(tmp_path) if token else {"RAY_AUTH_MODE": "disabled"})},
+        )
+        return done.returncode, done.stdout, done.stderr
 
     def submit(*more):
         code, out, err = moe_study("submit", study, *options, *more)
@@ -108,7 +132,10 @@ def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corp
 
     unknown = ["job", "logs", "none", "--address", head]
     assert wait_for(lambda: "submission id" in moe_study(*unknown)[2]), "the job server answers"
-    assert moe_study(*unknown)[0] == 2
+    code, out, err = moe_study(*unknown, token=False)
+    assert (code, out) == (2, "")
+    assert "RAY_AUTH_TOKEN_PATH" in err
+    assert "Traceback" not in err
 
     first = submit()
     running = wait_for(lambda: [t for t in trials(home) if t.state.name == "RUNNING"] or None)
