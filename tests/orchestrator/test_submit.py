@@ -63,6 +63,7 @@ def head(tmp_path):
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
             *("--port", str(port), "--dashboard-port", str(dashboard), "--temp-dir", short),
+            *("--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", "0"),
             *("--num-cpus", "4", "--num-gpus", "1", "--disable-usage-stats"),
         ]
         folder = str(Path(sys.executable).parent)
