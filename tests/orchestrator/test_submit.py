@@ -20,6 +20,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from orchestrator.net import answers
+
 STUDY = """
 from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
 from orchestrator.study import Study
@@ -58,36 +60,43 @@ def token_of(folder):
 @pytest.fixture
 def head(tmp_path):
     """The address of the job server of a head that wants a token and has no path to this code."""
-    port, dashboard = free_port(), free_port()
+    ports = [str(free_port()) for _ in range(3)]
     with tempfile.TemporaryDirectory(prefix="head-", dir="/tmp") as short:  # Ray's sockets: < 107
-        command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-            *("--port", str(port), "--dashboard-port", str(dashboard), "--temp-dir", short),
-            *("--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", "0"),
-            *("--num-cpus", "4", "--num-gpus", "1", "--disable-usage-stats"),
-        ]
-        folder = str(Path(sys.executable).parent)
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={
-                **os.environ,
-                **token_of(tmp_path),
-                "PYTHONPATH": "",
-                "PATH": f"{folder}:{os.environ['PATH']}",
-            },
-            cwd=short,
-            start_new_session=True,
-        )
+        processes = [start_head(short, ports, token_of(tmp_path))]
+
+        def is_up():
+            if processes[-1].poll() is not None:  # Ray gives a node 30 s to start, loaded or not
+                processes.append(start_head(short, ports, token_of(tmp_path)))
+            return answers("127.0.0.1", int(ports[1]))
+
         try:
-            yield f"http://127.0.0.1:{dashboard}"
+            assert wait_for(is_up)
+            yield f"http://127.0.0.1:{ports[1]}"
         finally:
-            process.send_signal(signal.SIGTERM)
+            processes[-1].send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=60)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                processes[-1].wait(timeout=60)
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def start_head(folder, ports, token):
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *("--port", ports[0], "--dashboard-port", ports[1], "--ray-client-server-port", ports[2]),
+        *("--dashboard-agent-listen-port", "0", "--temp-dir", folder),
+        *("--num-cpus", "4", "--num-gpus", "1", "--disable-usage-stats"),
+    ]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **token, "PYTHONPATH": "", "PATH": path},
+        cwd=folder,
+        start_new_session=True,
+    )
 
 
 def trials(home: Path):
