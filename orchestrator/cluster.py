@@ -108,6 +108,11 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
     quiet()
     import ray
 
+    if address and address.startswith("ray://"):
+        raise BadInput(
+            f"--address names a cluster that this machine is a node of; received {address}. Use "
+            "`submit` from elsewhere."
+        )
     if address and address != "auto":
         _require_answers(address)
     if ray.is_initialized():
@@ -163,7 +168,7 @@ def worker_settings() -> dict[str, str]:
 
 
 def _require_answers(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host:
         host, port = port, str(_DEFAULT_PORT)
     if not port.isdigit() or not answers(host, int(port)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -26,6 +27,8 @@ STUDY_FOLDER = "study"
 DEFAULT_PORT = 8265
 # Ray's default of 3 s is shorter than a driver takes to end its trials and to tell its stores.
 STOP_WAIT_S = 60
+AGENT_WAIT_S = 120
+_NO_AGENT = "No available agent"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -39,14 +42,18 @@ def job_client(address: str) -> Iterator[Any]:
         )
     require_reachable(address, default_port=DEFAULT_PORT, option="--address")
     cluster.quiet()
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # set to INFO at their import
 
     # Ray lets these win over what it is told.
     set_aside = {name: os.environ.pop(name, None) for name in _RAY_ADDRESSES}
     try:
         try:
             client = JobSubmissionClient(address)
-        except (ConnectionError, RuntimeError) as error:
+        except (ConnectionError, RuntimeError, RayError) as error:
             raise _refused(address, error) from None
         yield client
     finally:
@@ -84,17 +91,34 @@ def submit(
             study = str(kept)
         told = ["run", study, "--address", "auto", *arguments]
         (staged / ARGUMENTS_FILE).write_text(json.dumps(told))
-        return client.submit_job(
-            entrypoint=f"exec {python} -u -m orchestrator.submit",
-            runtime_env={
+        request = {
+            "entrypoint": f"exec {python} -u -m orchestrator.submit",
+            "runtime_env": {
                 "working_dir": folder,
                 "env_vars": {
                     **cluster.worker_settings(),
                     "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
                 },
             },
-            metadata={"job_name": f"moe-study {name}", "study": name},
-        )
+            "metadata": {"job_name": f"moe-study {name}", "study": name},
+        }
+        return _accepted(client, request)
+
+
+def _accepted(client: Any, request: dict[str, Any]) -> str:
+    """The submission id. A head that was just started has no agent yet, and is asked again."""
+    deadline = time.monotonic() + AGENT_WAIT_S
+    while True:
+        try:
+            return client.submit_job(**request)
+        except RuntimeError as error:
+            if _NO_AGENT in str(error) and time.monotonic() < deadline:
+                time.sleep(2)
+                continue
+            first = redact(str(error)).strip().splitlines()[0][:300]
+            raise Unreachable(
+                f"the cluster does not take the job: {first}. Look at the head with `ray status`."
+            ) from None
 
 
 def describe(client: Any, submission_id: str) -> dict[str, Any]:

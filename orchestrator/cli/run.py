@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,6 +120,8 @@ def run_command(
         system_metrics=system_metrics,
     )
     with (
+        # Ray prints a lost node's last words on stdout, where a script's JSON belongs.
+        redirect_stdout(sys.stderr),
         RunProgress(errors) as progress,
         opened(
             launch, options, say=progress.say, listener=progress, preparing=progress.preparing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -93,9 +92,3 @@ def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(tmp_path, corpus,
     assert {(row["cell"], row["seed"]) for row in found["rows"]} == {
         (cell, seed) for cell in ("learned", "frozen") for seed in (0, 1)
     }, "the weights are found where the trial says they are"
-
-
-def test_weights_that_moved_are_found_where_the_option_says(tmp_path, hold, grid_study):
-    with hold(dataclasses.replace(grid_study), seeds=(0,)) as session:
-        pass
-    assert session.marker is None, "a local launch leaves nothing in its checkpoint folder"

@@ -8,6 +8,7 @@ hide what does not travel. Prints the rows of the table and the trials, as JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -28,16 +29,17 @@ LOST_AT_STEP = 150
 
 
 def add_node(cluster: Cluster, folder: Path) -> object:
-    folder.mkdir()
-    return cluster.add_node(
-        num_cpus=1,
-        env_vars={
-            "HOME": str(folder),
-            "TMPDIR": str(folder),
-            "PYTHONPATH": "",
-            "MOE_STUDY_NODE_CACHE": str(folder / "cache"),
-        },
-    )
+    folder.mkdir(exist_ok=True)
+    own = {
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "PYTHONPATH": "",
+        "MOE_STUDY_NODE_CACHE": str(folder / "cache"),
+    }
+    for _ in range(4):  # Ray gives a node 30 s to start, loaded or not
+        with contextlib.suppress(Exception):
+            return cluster.add_node(num_cpus=1, env_vars=own)
+    return cluster.add_node(num_cpus=1, env_vars=own)
 
 
 def main(folder: Path, corpus: str, study: str, temporary: str) -> None:
