@@ -27,7 +27,10 @@ from orchestrator.library import load_study, study_names
 
 @app.command("list")
 def list_studies(as_json: JsonOption = False) -> None:
-    """Studies, with their question, cells and cost."""
+    """Studies, with their question, cells and cost.
+
+    Example: moe-study list
+    """
     from orchestrator.plan import plan
 
     rows = []

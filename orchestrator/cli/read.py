@@ -38,7 +38,10 @@ def status(
     optuna_storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Trials of the newest launch, by state."""
+    """Trials of the newest launch, by state, with the reasons of those that failed.
+
+    Example: moe-study status quickstart
+    """
     from orchestrator.report.records import read_launch
     from orchestrator.trial import count_states
 
@@ -85,6 +88,7 @@ def table(
     """The ablation table of the newest launch: mean over seeds, 95% interval, parameters, runs.
 
     Published values stand beside ours where the study has them, verdicts on its claims below.
+    Example: moe-study table paper_table1 --scale cpu --format latex
     """
     from orchestrator.report.records import read_launch
     from orchestrator.report.tables import FORMATS, render

@@ -130,7 +130,10 @@ def ingest_command(
 
 @app.command()
 def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
-    """Send spooled metrics to a tracking server that is back."""
+    """Send spooled metrics to a tracking server that is back.
+
+    Example: moe-study deliver --mlflow-uri http://tracking:5000
+    """
     from orchestrator.courier import deliver_spools
     from orchestrator.tracking import connect, quiet
 
