@@ -1,4 +1,4 @@
-"""Commands for who starts: `new`, `axes`, `doctor`, `ui` where it refuses, and help with examples."""
+"""Commands for who starts: `new`, `axes`, `doctor`; `ui` where it refuses; help with examples."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_new_writes_a_study_that_resolves(tmp_path, monkeypatch, moe_study, corp
         (("new", "there"), "overwrites nothing"),
         (("new", "x", "--dir", "nowhere"), "can be written"),
         (("new", "x", "--question", 'a "quoted" one'), "without double quotes"),
-        (("axes", "meo"), "Did you mean moe?"),
+        (("axes", "moee"), "Did you mean moe?"),
     ],
 )
 def test_what_is_refused_is_refused_with_one_message(
