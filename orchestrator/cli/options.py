@@ -114,6 +114,7 @@ def print_table(result: Any) -> None:
         print(render(result, "markdown"), end="")
         return
     shown = RichTable(*headings(result), title=result.launch, title_justify="left")
+    shown.columns[0].overflow = "fold"
     for column in shown.columns[1:]:
         column.justify = "right"
     for cells in body(result):

@@ -67,6 +67,9 @@ def status(
     output.print(launch.info.name, highlight=False)
     output.print(", ".join(f"{count} {state}" for state, count in states.items()), highlight=False)
     table = RichTable("trial", "cell", "seed", "state", "val/loss", "tokens", "reason")
+    table.columns[1].overflow = table.columns[-1].overflow = "fold"
+    for column in (table.columns[0], *table.columns[2:6]):
+        column.no_wrap = True
     for r in launch.trials:
         value = "" if r.value is None else f"{r.value:.4f}"
         table.add_row(str(r.number), r.cell, str(r.seed), r.state, value, f"{r.tokens:,}", r.error)

@@ -12,17 +12,18 @@ import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from orchestrator.library import load_study
 from orchestrator.report.html import write_report
 from orchestrator.report.records import read_launch
 
-WAIT_S = 120
+WAIT_S = 240
 # MLflow's page asks who is logged in, also where nobody can be.
 EXPECTED = ("/ajax-api/2.0/mlflow/users/current",)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +107,9 @@ def pages(finished, moe_study_command, browser):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=WAIT_S)
     assert (process.returncode, errors) == (0, "")
-    left = subprocess.run(["pgrep", "-f", str(finished.home.root)], capture_output=True, text=True)
-    assert left.stdout == "", "ui left a process behind"
+    words = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    left = [line for line in words if any(str(finished.home.root) in word for word in line)]
+    assert left == [], "ui left a process behind"
 
 
 def test_mlflow_page(browser, pages, finished):

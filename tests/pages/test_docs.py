@@ -64,7 +64,7 @@ def made_small(words, small):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_the_commands_of_readme_and_tutorial(
     tmp_path, monkeypatch, mlflow_template, ray_cluster, moe_study, small
 ):
