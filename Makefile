@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 
 quickstart: $(INSTALLED)  ## a small study end to end, on the embedded default corpus
 	$(BIN)/moe-study run quickstart --scale smoke --home moe-runs
-	@$(BIN)/moe-study report quickstart --scale smoke --home moe-runs -o moe-runs/quickstart.html 2>/dev/null
+	@$(BIN)/moe-study report quickstart --scale smoke --home moe-runs -o moe-runs/quickstart.html > /dev/null
 	@echo
 	@echo "What to look at next:"
 	@echo "  the report, in a browser         moe-runs/quickstart.html"
