@@ -36,7 +36,7 @@ SetOption = Annotated[
 ]
 CorpusOption = Annotated[str | None, typer.Option(help="stdlib, files:GLOB or hub:NAME[,CONFIG].")]
 HomeOption = Annotated[
-    str | None, typer.Option(help="Folder of all local state [MOE_STUDY_HOME, or ./moe-runs].")
+    str | None, typer.Option(help="Folder of all local state (MOE_STUDY_HOME, or ./moe-runs).")
 ]
 StorageOption = Annotated[
     str | None, typer.Option(help="sqlite:///FILE, journal:FILE or postgresql://...")

@@ -42,9 +42,9 @@ def run_command(
     optuna_storage: StorageOption = None,
     mlflow_uri: MlflowOption = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")] = None,
-    cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster [all].")] = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster (all).")] = None,
     concurrency: Annotated[
-        int | None, typer.Option(help="Trials at once [as many as fit].")
+        int | None, typer.Option(help="Trials at once (as many as fit).")
     ] = None,
     workers: Annotated[int, typer.Option(help="Data-parallel workers of each trial.")] = 1,
     cpus_per_worker: Annotated[int, typer.Option(help="CPUs, and torch threads, of a worker.")] = 1,

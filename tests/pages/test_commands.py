@@ -101,3 +101,10 @@ def test_ui_refuses_a_port_that_is_taken_and_a_home_that_is_not_there(
     code, out, err = moe_study("ui", "--home", tmp_path / "none")
     assert (code, out) == (2, "")
     assert "which does not exist" in err
+
+
+def test_no_help_loses_a_word_to_markup(moe_study):
+    """Rich takes "[all]" for a style, and prints nothing in its place."""
+    for name in get_command(app).commands:
+        _, out, _ = moe_study(name, "--help")
+        assert " ." not in out.replace(" ...", ""), name
