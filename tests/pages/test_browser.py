@@ -158,9 +158,10 @@ def test_optuna_dashboard(browser, pages, finished):
     assert "curves.png" in browser.text()
     assert browser.finish("optuna-study") == []
 
-    browser.open(f"{pages['Optuna']}/dashboard/studies/1/trialTable")
-    browser.wait_for("Complete", "Pruned", "Fail")
-    assert browser.finish("optuna-trials") == []
+    for number, state in enumerate(("Fail", "Pruned", "Complete")):
+        browser.open(f"{pages['Optuna']}/dashboard/studies/1/trials?numbers={number}")
+        browser.wait_for(f"Trial {number} (", state, "params_active", "mlflow.link")
+        assert browser.finish(f"optuna-trial-{state}") == []
 
 
 @pytest.mark.parametrize("form", ["desktop", "phone", "dark"])
