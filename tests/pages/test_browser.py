@@ -160,7 +160,7 @@ def test_optuna_dashboard(browser, pages, finished):
 
     for number, state in enumerate(("Fail", "Pruned", "Complete")):
         browser.open(f"{pages['Optuna']}/dashboard/studies/1/trials?numbers={number}")
-        browser.wait_for(f"Trial {number} (", state, "params_active", "mlflow.link")
+        browser.wait_for(f"Trial {number} (", state, "flops_per_token", "mlflow.link")
         assert browser.finish(f"optuna-trial-{state}") == []
 
 
