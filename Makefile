@@ -6,10 +6,14 @@ INSTALLED := .venv/.installed
 
 quickstart: $(INSTALLED)  ## a small study end to end, on the embedded default corpus
 	$(BIN)/moe-study run quickstart --scale smoke --home moe-runs
+	@$(BIN)/moe-study report quickstart --scale smoke --home moe-runs -o moe-runs/quickstart.html > /dev/null
 	@echo
-	@echo "The table again:        $(BIN)/moe-study table quickstart"
-	@echo "MLflow's page:          $(BIN)/mlflow server --backend-store-uri sqlite:///moe-runs/mlflow.db --port 5000"
-	@echo "Optuna Dashboard:       $(BIN)/optuna-dashboard sqlite:///moe-runs/optuna.db --port 8080"
+	@echo "What to look at next:"
+	@echo "  the report, in a browser         moe-runs/quickstart.html"
+	@echo "  MLflow's and Optuna's pages      $(BIN)/moe-study ui --home moe-runs"
+	@echo "  the table again                  $(BIN)/moe-study table quickstart --home moe-runs"
+	@echo "  a study of your own              $(BIN)/moe-study new my_study"
+	@echo "  from here to a verdict           docs/tutorial.md"
 
 test: $(INSTALLED) lint  ## contracts, lint and the whole suite
 	$(BIN)/python -m pytest

@@ -61,7 +61,7 @@ def new(
 @app.command()
 def axes(
     section: Annotated[
-        str | None, typer.Argument(help="model, moe, data, optim or train [all]")
+        str | None, typer.Argument(help="model, moe, data, optim or train (all)")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -39,7 +39,7 @@ CorpusOption = Annotated[
     str | None, typer.Option(help="stdlib, files:GLOB or hub:NAME[,CONFIG[+CONFIG...]].")
 ]
 HomeOption = Annotated[
-    str | None, typer.Option(help="Folder of all local state [MOE_STUDY_HOME, or ./moe-runs].")
+    str | None, typer.Option(help="Folder of all local state (MOE_STUDY_HOME, or ./moe-runs).")
 ]
 StorageOption = Annotated[
     str | None, typer.Option(help="sqlite:///FILE, journal:FILE or postgresql://...")
@@ -121,6 +121,7 @@ def print_table(result: Any) -> None:
         print(render(result, "markdown"), end="")
         return
     shown = RichTable(*headings(result), title=result.launch, title_justify="left")
+    shown.columns[0].overflow = "fold"
     for column in shown.columns[1:]:
         column.justify = "right"
     for cells in body(result):

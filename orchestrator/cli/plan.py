@@ -27,7 +27,10 @@ from orchestrator.library import load_study, study_names
 
 @app.command("list")
 def list_studies(as_json: JsonOption = False) -> None:
-    """Studies, with their question, cells and cost."""
+    """Studies, with their question, cells and cost.
+
+    Example: moe-study list
+    """
     from orchestrator.plan import plan
 
     rows = []
@@ -49,6 +52,7 @@ def list_studies(as_json: JsonOption = False) -> None:
         print_json({"studies": rows})
         return
     table = RichTable("study", "question", "trials", "cost (smoke)")
+    table.columns[0].no_wrap = True  # a name that is cut off cannot be typed
     for row in rows:
         cells = f"{row['cells']} cells, " if row["cells"] else ""
         table.add_row(
@@ -100,6 +104,7 @@ def plan_command(
     )
     if planned["cells"]:
         table = RichTable("cell", "total", "active", "FLOPs/token", "what it changes")
+        table.columns[0].overflow = table.columns[-1].overflow = "fold"
         for cell in planned["cells"]:
             changes = ", ".join(f"{p}={v}" for p, v in cell["overrides"].items()) or "nothing"
             table.add_row(

@@ -39,7 +39,10 @@ def status(
     optuna_storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Trials of the newest launch, by state."""
+    """Trials of the newest launch, by state, with the reasons of those that failed.
+
+    Example: moe-study status quickstart
+    """
     from orchestrator.report.records import read_launch
     from orchestrator.trial import count_states
 
@@ -65,6 +68,9 @@ def status(
     output.print(launch.info.name, highlight=False)
     output.print(", ".join(f"{count} {state}" for state, count in states.items()), highlight=False)
     table = RichTable("trial", "cell", "seed", "state", "val/loss", "tokens", "reason")
+    table.columns[1].overflow = table.columns[-1].overflow = "fold"
+    for column in (table.columns[0], *table.columns[2:6]):
+        column.no_wrap = True
     for r in launch.trials:
         value = "" if r.value is None else f"{r.value:.4f}"
         table.add_row(str(r.number), r.cell, str(r.seed), r.state, value, f"{r.tokens:,}", r.error)
@@ -86,6 +92,7 @@ def table(
     """The ablation table of the newest launch: mean over seeds, 95% interval, parameters, runs.
 
     Published values stand beside ours where the study has them, verdicts on its claims below.
+    Example: moe-study table paper_table1 --scale cpu --format latex
     """
     from orchestrator.report.records import read_launch
     from orchestrator.report.tables import FORMATS, render

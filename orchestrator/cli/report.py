@@ -27,7 +27,7 @@ def report(
     study: StudyArgument,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FILE.html", help="[STUDY-SCALE.html, here]"),
+        typer.Option("-o", "--out", metavar="FILE.html", help="Where to (STUDY-SCALE.html, here)."),
     ] = None,
     scale: ScaleOption = None,
     overrides: SetOption = None,

@@ -47,9 +47,9 @@ def run_command(
     mlflow_uri: MlflowOption = None,
     checkpoint_uri: CheckpointOption = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")] = None,
-    cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster [all].")] = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster (all).")] = None,
     concurrency: Annotated[
-        int | None, typer.Option(help="Trials at once [as many as fit].")
+        int | None, typer.Option(help="Trials at once (as many as fit).")
     ] = None,
     workers: Annotated[int, typer.Option(help="Data-parallel workers of each trial.")] = 1,
     cpus_per_worker: Annotated[int, typer.Option(help="CPUs, and torch threads, of a worker.")] = 1,
@@ -167,7 +167,10 @@ def ingest_command(
 
 @app.command()
 def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
-    """Send spooled metrics to a tracking server that is back."""
+    """Send spooled metrics to a tracking server that is back.
+
+    Example: moe-study deliver --mlflow-uri http://tracking:5000
+    """
     from orchestrator.courier import deliver_spools
     from orchestrator.tracking import connect, quiet, require_usable
 

@@ -15,8 +15,12 @@ def ui(
     home: HomeOption = None,
     optuna_storage: StorageOption = None,
     mlflow_uri: MlflowOption = None,
-    mlflow_port: Annotated[int | None, typer.Option(help="[5000, or the next free one]")] = None,
-    optuna_port: Annotated[int | None, typer.Option(help="[8080, or the next free one]")] = None,
+    mlflow_port: Annotated[
+        int | None, typer.Option(help="Of MLflow (5000, or the next free one).")
+    ] = None,
+    optuna_port: Annotated[
+        int | None, typer.Option(help="Of Optuna Dashboard (8080, or the next free one).")
+    ] = None,
 ) -> None:
     """MLflow's page and Optuna Dashboard on a home, on loopback; Ctrl-C stops both.
 

@@ -1,0 +1,192 @@
+"""The pages as users see them: `moe-study ui` and the report, in a headless Chromium.
+
+Debian's packages `chromium` and `chromium-driver`; without them the test is skipped. It asks for
+what a user would look for: the study, its trials by state, a chart, the table; and for a console
+without errors.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from orchestrator.library import load_study
+from orchestrator.report.html import write_report
+from orchestrator.report.records import read_launch
+
+WAIT_S = 240
+# MLflow's page asks who is logged in, also where nobody can be.
+EXPECTED = ("/ajax-api/2.0/mlflow/users/current",)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-dev-shm-usage",
+        "window-size=1300,1000",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield Browser(started, tmp_path_factory.mktemp("screenshots"))
+    started.quit()
+
+
+class Browser:
+    """A page at a time; each that was looked at leaves a screenshot."""
+
+    def __init__(self, driver, screenshots):
+        self.driver, self.screenshots = driver, screenshots
+
+    def open(self, url):
+        self.driver.get("about:blank")
+        self.driver.get(url)
+
+    def wait_for(self, *parts):
+        """Until the page shows all of the texts, in the letters' own case or another."""
+        wait_until(lambda: all(p.lower() in self.text().lower() for p in parts), parts, self.text)
+
+    def text(self):
+        return self.driver.execute_script("return document.body ? document.body.innerText : ''")
+
+    def count(self, selector):
+        return self.driver.execute_script(
+            "return document.querySelectorAll(arguments[0]).length", selector
+        )
+
+    def finish(self, name):
+        """Keeps a screenshot, and returns the errors of the console."""
+        self.driver.save_screenshot(str(self.screenshots / f"{name}.png"))
+        found = [entry for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        return [e["message"] for e in found if not any(part in e["message"] for part in EXPECTED)]
+
+
+def wait_until(condition, what, seen=lambda: ""):
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited for {what}; there was: {seen()[:2000]}"
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def pages(finished, moe_study_command, browser):
+    """Addresses that `moe-study ui` prints; on leaving, Ctrl-C has to end all that it began."""
+    command, environment = moe_study_command
+    process = subprocess.Popen(
+        [*command, "ui", "--home", str(finished.home.root)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    addresses = [process.stdout.readline().split() for _ in range(2)]
+    assert all(addresses), process.stderr.read()
+    yield {words[0]: words[-1] for words in addresses}
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, errors) == (0, "")
+    words = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    left = [line for line in words if any(str(finished.home.root) in word for word in line)]
+    assert left == [], "ui left a process behind"
+
+
+def test_mlflow_page(browser, pages, finished):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(finished.home.mlflow_uri)
+    launch = client.get_experiment_by_name(finished.name)
+    (parent,) = client.search_runs([launch.experiment_id], "tags.`moe_study.parent` = 'true'")
+    question = load_study("quickstart").question
+    base, _, view = pages["MLflow"].partition("/#/experiments")
+
+    browser.open(pages["MLflow"])
+    browser.wait_for("Experiments", finished.name[:20])
+    assert browser.finish("mlflow-experiments") == []
+
+    browser.open(f"{base}/#/experiments/{launch.experiment_id}{view}")
+    browser.wait_for("quickstart", "matching runs", question)
+    assert "17" in browser.text()
+    assert browser.finish("mlflow-runs") == []
+
+    run = f"{base}/#/experiments/{launch.experiment_id}/runs/{parent.info.run_id}"
+    browser.open(f"{run}/artifacts{view}")
+    browser.wait_for("report.html", "table.md", "claims.json", "figures")
+    assert browser.finish("mlflow-artifacts") == []
+
+
+def test_a_trial_leads_from_optuna_to_its_run(browser, pages, finished):
+    records = read_launch("quickstart", home=finished.home).trials
+    record = next(r for r in records if r.state == "complete")
+    base = pages["MLflow"].partition("/#/")[0]
+    link = record.attributes["mlflow.link"].partition("/#/")[2]
+    browser.open(f"{base}/#/{link}")
+    browser.wait_for(f"{record.cell}-seed{record.seed}", "val/loss")
+    assert browser.finish("mlflow-run") == []
+
+
+def test_optuna_dashboard(browser, pages, finished):
+    browser.open(f"{pages['Optuna']}/dashboard")
+    browser.wait_for(finished.name[:20])
+    assert browser.finish("optuna-studies") == []
+
+    browser.open(f"{pages['Optuna']}/dashboard/studies/1")
+    browser.wait_for("History", "Best Trial", "Timeline", "Intermediate values", "Study Artifacts")
+    wait_until(lambda: browser.count(".js-plotly-plot .main-svg") > 6, "the charts")
+    wait_until(lambda: "Loss against training FLOPs" in browser.text(), "the Pareto front")
+    assert "curves.png" in browser.text()
+    assert browser.finish("optuna-study") == []
+
+    for number, state in enumerate(("Fail", "Pruned", "Complete")):
+        browser.open(f"{pages['Optuna']}/dashboard/studies/1/trials?numbers={number}")
+        browser.wait_for(f"Trial {number} (", state, "flops_per_token", "mlflow.link")
+        assert browser.finish(f"optuna-trial-{state}") == []
+
+
+@pytest.mark.parametrize("form", ["desktop", "phone", "dark"])
+def test_report(browser, finished, tmp_path, form):
+    launch = read_launch("quickstart", home=finished.home)
+    path = write_report(launch, load_study("quickstart"), tmp_path / "report.html")
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    if form == "phone":
+        browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if form == "dark" else "light"}]
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    try:
+        browser.open(path.as_uri())
+        charts = "return document.documentElement.dataset.charts"
+        wait_until(lambda: browser.driver.execute_script(charts), "the charts")
+        assert browser.count("[data-figure] .main-svg") >= browser.count("[data-figure]") > 4
+        assert browser.count("#table tbody tr") == 8
+        browser.wait_for("14 complete", "1 failed", "1 pruned", "Not evidence")
+        wide = "return document.documentElement.scrollWidth - innerWidth"
+        assert browser.driver.execute_script(wide) <= 0, "nothing is wider than the screen"
+        paper = browser.driver.execute_script(
+            "return getComputedStyle(document.body).backgroundColor"
+        )
+        assert (paper == "rgb(255, 255, 255)") == (form != "dark")
+        assert browser.finish(f"report-{form}") == []
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -1,0 +1,110 @@
+"""Commands for who starts: `new`, `axes`, `doctor`; `ui` where it refuses; help with examples."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+from typer.main import get_command
+
+from orchestrator.cli.options import app
+from orchestrator.launch import resolve
+from orchestrator.library import load_study
+
+
+def test_every_command_has_an_example_in_its_help(moe_study):
+    for name in get_command(app).commands:
+        code, out, _ = moe_study(name, "--help")
+        assert code == 0
+        assert f"moe-study {name}" in " ".join(out.split()), name
+
+
+def test_an_unknown_command_is_met_with_a_near_one(moe_study):
+    code, out, err = moe_study("tabel", "quickstart")
+    assert (code, out) == (2, "")
+    assert "table" in err
+
+
+def test_new_writes_a_study_that_resolves(tmp_path, monkeypatch, moe_study, corpus):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = moe_study("new", "mine", "--question", "Is it so?")
+    assert (code, out) == (0, "mine.py\n")
+    assert "moe-study plan mine.py" in err
+    study = load_study("mine.py")
+    assert (study.name, study.question) == ("mine", "Is it so?")
+    for scale in study.scales:
+        launch = resolve(study, scale=scale, corpus_spec=corpus)
+        assert {cell.name for cell in launch.cells} >= {"dense-active", "learned", "frozen"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("new", "quickstart"), "which `moe-study list` has"),
+        (("new", "two words"), "letters, digits"),
+        (("new", "there"), "overwrites nothing"),
+        (("new", "x", "--dir", "nowhere"), "can be written"),
+        (("new", "x", "--question", 'a "quoted" one'), "without double quotes"),
+        (("axes", "moee"), "Did you mean moe?"),
+    ],
+)
+def test_what_is_refused_is_refused_with_one_message(
+    tmp_path, monkeypatch, moe_study, arguments, part
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.py").write_text("")
+    code, out, err = moe_study(*arguments)
+    assert (code, out) == (2, "")
+    assert part in err
+    assert [path.name for path in tmp_path.iterdir()] == ["there.py"]
+
+
+def test_axes_as_json(moe_study):
+    code, out, _ = moe_study("axes", "moe", "--json")
+    found = {axis["path"]: axis for axis in json.loads(out)["axes"]}
+    assert code == 0
+    assert set(found) == {path for path in found if path.startswith("moe.")}
+    assert "frozen" in found["moe.router"]["values"]
+
+
+def test_doctor_says_what_it_found_and_creates_nothing(tmp_path, moe_study):
+    home = tmp_path / "home"
+    code, out, _ = moe_study("doctor", "--home", home, "--no-ray", "--json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert code == 0
+    assert {"Python", "packages", "GPU", "home", "Optuna storage", "MLflow store"} <= set(checks)
+    assert not home.exists()
+    code, out, _ = moe_study("doctor", "--home", home, "--no-ray")
+    assert "made by the first run" in out
+
+
+def test_doctor_fails_where_a_launch_would(tmp_path, moe_study):
+    (tmp_path / "optuna.db").write_text("not a database")
+    code, out, _ = moe_study("doctor", "--home", tmp_path, "--no-ray", "--json")
+    (failed,) = [check for check in json.loads(out)["checks"] if check["state"] == "failed"]
+    assert code == 1
+    assert failed["name"] == "Optuna storage"
+    assert failed["remedy"]
+
+
+def test_ui_refuses_a_port_that_is_taken_and_a_home_that_is_not_there(
+    finished, tmp_path, moe_study
+):
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        code, out, err = moe_study("ui", "--home", finished.home.root, "--mlflow-port", port)
+    assert (code, out) == (2, "")
+    assert f"received {port}, which is in use" in err
+    code, out, err = moe_study("ui", "--home", tmp_path / "none")
+    assert (code, out) == (2, "")
+    assert "which does not exist" in err
+
+
+def test_no_help_loses_a_word_to_markup(moe_study):
+    """Rich takes "[all]" for a style, and prints nothing in its place."""
+    for name in get_command(app).commands:
+        _, out, _ = moe_study(name, "--help")
+        assert " ." not in out.replace(" ...", ""), name

@@ -1,0 +1,156 @@
+"""The report: what stands in it is what the records hold, it needs no network, and says what is
+missing."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import plotly.graph_objects as go
+import pytest
+
+from orchestrator.library import load_study
+from orchestrator.report.charts import LIGHT, with_colours
+from orchestrator.report.cost import cost_rows
+from orchestrator.report.html import render_report
+from orchestrator.report.pareto import pareto_points
+from orchestrator.report.records import read_launch
+
+
+@pytest.fixture(scope="module")
+def launch(finished):
+    return read_launch("quickstart", home=finished.home)
+
+
+@pytest.fixture(scope="module")
+def page(launch):
+    return render_report(launch, load_study("quickstart"))
+
+
+def text_of(page):
+    without = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without))
+
+
+def figures_of(page):
+    found = re.search(r'id="figures">(.*?)</script>', page, flags=re.DOTALL)
+    return json.loads(found[1])
+
+
+def test_it_loads_nothing_from_elsewhere(page):
+    own = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.findall(r'(?:src|srcset)=|url\(|@import|<link(?! rel="icon" href="data:,")', own)
+    assert len(page) < 3_000_000
+
+
+def test_the_question_stands_first_then_the_verdicts(page):
+    text = text_of(page)
+    question = load_study("quickstart").question
+    order = [question, "Not evidence: scale smoke", "Verdicts", "Table", "Curves", "Cost"]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_every_number_of_the_table_leads_to_its_runs(page, launch):
+    table = launch.table(load_study("quickstart"))
+    text = text_of(page)
+    numbers = {record.run_id: record.number for record in launch.trials}
+    for row in table.rows:
+        assert row.cell in text
+        if row.mean is not None:
+            assert f"{row.mean:.4f}" in text
+        for run in row.run_ids:
+            assert f'href="#trial-{numbers[run]}"' in page
+            assert f'id="trial-{numbers[run]}"' in page
+            assert run in text
+
+
+def test_states_and_reasons_are_told(page):
+    text = text_of(page)
+    for part in ("14 complete", "1 pruned", "1 failed", "OutOfMemoryError: told by the test"):
+        assert part in text
+
+
+def test_it_says_how_to_reproduce_it(page, launch):
+    text = text_of(page)
+    assert launch.info.attributes["corpus_digest"] in text
+    assert "moe-study run quickstart --scale smoke --seeds 0,1 --corpus" in text
+    assert "--set model.d_model=16" in text
+    (driver,) = launch.info.attributes["drivers"]
+    assert driver["moe_digest"] in text
+    assert f"torch {driver['versions']['torch']}" in text
+
+
+def test_the_charts_are_plotly_figures_without_colours_of_their_own(page):
+    figures = figures_of(page)
+    assert {"curves", "means", "differences", "load-0", "pareto"} <= figures.keys()
+    for name, figure in figures.items():
+        go.Figure(with_colours(figure))  # raises on what plotly does not know
+        if not name.startswith("load"):
+            assert not re.search(r'"#[0-9a-fA-F]{6}"', json.dumps(figure)), name
+    names = {name for name in re.findall(r"(--\w+)", json.dumps(figures))}
+    assert names <= LIGHT.keys()
+
+
+def test_no_number_stands_where_one_is_missing(launch, page):
+    assert {r.state for r in launch.trials} == {"complete", "pruned", "failed"}
+    rows = re.findall(r'<tr id="trial-(\d+)">(.*?)</tr>', page, flags=re.DOTALL)
+    for number, row in rows:
+        record = launch.trials[int(number)]
+        value = re.findall(r"<td>(.*?)</td>", row, flags=re.DOTALL)[3]
+        assert value == ("\N{EN DASH}" if record.value is None else f"{record.value:.4f}")
+    assert not re.search(r"\b(nan|None|inf|Infinity)\b", text_of(page))
+    total = cost_rows(launch.trials)[-1]
+    assert (total.trials, total.timed) == (16, 14)
+    assert "of 14 trials" in page
+
+
+def test_the_front_holds_what_nothing_beats(launch):
+    points = pareto_points(launch.trials, launch.home)
+    assert points
+    for point in points:
+        beaten = [
+            other
+            for other in points
+            if other.flops <= point.flops
+            and other.value <= point.value
+            and (other.flops, other.value) != (point.flops, point.value)
+        ]
+        assert point.on_front == (not beaten)
+
+
+def test_the_command_writes_it(in_finished, moe_study):
+    code, out, err = moe_study("report", "quickstart", "-o", "sent/it.html")
+    assert (code, out) == (0, "sent/it.html\n")
+    assert "read it in a browser" in err
+    assert (in_finished / "sent/it.html").read_text().startswith("<!DOCTYPE html>")
+    (in_finished / "file").write_text("")
+    code, out, err = moe_study("report", "quickstart", "-o", "file/it.html")
+    assert (code, out) == (2, "")
+    assert "can be written; received file/it.html" in err
+
+
+def test_both_pages_have_figures_claims_and_report(finished):
+    import optuna
+    from mlflow.tracking import MlflowClient
+    from optuna.artifacts import get_all_artifact_meta
+
+    assert finished.said == []
+    client = MlflowClient(finished.home.mlflow_uri)
+    experiment = client.get_experiment_by_name(finished.name)
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`moe_study.parent` = 'true'")
+    logged = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "claims.json", "table.md", "figures", "environment.txt"} <= logged
+
+    study = optuna.load_study(study_name=finished.name, storage=finished.home.optuna_storage)
+    shown = {meta.filename: meta for meta in get_all_artifact_meta(study)}
+    assert {"report.html", "claims.json", "curves.png", "loss.png"} <= shown.keys()
+    for meta in shown.values():
+        assert (finished.home.optuna_artifacts / meta.artifact_id).stat().st_size > 0
+    assert "dashboard:plot_data:pareto-front:0" in study._storage.get_study_system_attrs(
+        study._study_id
+    )
+    assert study.metric_names == ["val/loss"]
+    for trial in study.trials:
+        assert trial.user_attrs["mlflow.run_id"] in trial.user_attrs["mlflow.link"]
+        assert {"params_total", "params_active", "flops_per_token", "seed"} <= set(trial.user_attrs)
