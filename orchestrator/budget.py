@@ -120,12 +120,12 @@ class Budget:
 
     @property
     def device_s_spent(self) -> float:
-        return sum(self._device_s_so_far(record) for record in self._records.values())
+        return sum(self.device_s_of(record) for record in self._records.values())
 
     def _tokens_so_far(self, record: TrialRecord) -> int:
         return tokens_of(record, self._batch_tokens)
 
-    def _device_s_so_far(self, record: TrialRecord) -> float:
+    def device_s_of(self, record: TrialRecord) -> float:
         if record.state != "running" or record.number not in self._seen:
             return record.device_s
         spent, heard = self._seen[record.number]

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ray import cloudpickle
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
@@ -169,9 +170,19 @@ class LedgerCallback(_NotPickled, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = number_of(trial)
-        # The exception itself: `get_error` is the text of all the trial's failures.
-        reason = lost.reason(trial.get_pickled_error(), self._nodes.get(number))
+        reason = lost.reason(_last_error(trial), self._nodes.get(number))
         self._ledger.failed(number, reason, tokens=self._tokens.get(number, 0))
+
+
+def _last_error(trial: Trial) -> Exception | None:
+    """The exception itself: `get_error` is the text of all the trial's failures.
+
+    From the trial's own folder: `get_pickled_error` reads a copy that is made some time later.
+    """
+    file = trial.pickled_error_file
+    if file is None or not Path(file).exists():
+        return trial.get_pickled_error()
+    return cloudpickle.loads(Path(file).read_bytes())
 
 
 def make_scheduler(launch: Launch, ledger: Ledger) -> TrialScheduler:

@@ -412,9 +412,12 @@ class Ledger:
     def released(self, number: int) -> TrialRecord:
         """An interrupted trial: it will go on under the same number, from its checkpoint."""
         record = self.records[number]
+        spent = self._spent(number)
+        if self.budget and record.state == "running":  # the time since the last report counts too
+            spent = {DEVICE_S_ATTRIBUTE: self.budget.device_s_of(record)}
         self._tracking.set_status(record.run_id, MLFLOW_STATUS_OF["waiting"])
         self._search.set_state(record.trial_id, TrialState.WAITING)
-        return self._update(record, state="waiting", attributes=self._spent(number))
+        return self._update(record, state="waiting", attributes=spent)
 
     def release_running(self) -> None:
         for record in list(self.records.values()):
