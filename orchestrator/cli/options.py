@@ -49,7 +49,9 @@ MlflowOption = Annotated[
 ]
 CheckpointOption = Annotated[
     str | None,
-    typer.Option(help="Checkpoints where all nodes see them: a folder, s3://... [home]."),
+    typer.Option(
+        help="Checkpoints where all nodes see them: a folder, s3://... (the home where it is not named)."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
