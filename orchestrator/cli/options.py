@@ -36,7 +36,7 @@ SetOption = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Change what the study holds fixed."),
 ]
 CorpusOption = Annotated[
-    str | None, typer.Option(help="stdlib, files:GLOB or hub:NAME[,CONFIG[+CONFIG...]].")
+    str | None, typer.Option(help="stdlib, files:GLOB, hub:NAME or hub:NAME,CONFIG+CONFIG.")
 ]
 HomeOption = Annotated[
     str | None, typer.Option(help="Folder of all local state (MOE_STUDY_HOME, or ./moe-runs).")
@@ -49,9 +49,7 @@ MlflowOption = Annotated[
 ]
 CheckpointOption = Annotated[
     str | None,
-    typer.Option(
-        help="Checkpoints where all nodes see them: a folder, s3://... (the home where it is not named)."
-    ),
+    typer.Option(help="Checkpoints where all nodes see them, not in the home: a folder, s3://..."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 

@@ -118,9 +118,10 @@ def test_launches_are_apart_in_the_order_of_their_start_and_others_are_left_alon
     storage = open_storage(storage_url, create=True)
     optuna.create_study(storage=storage, study_name="another program's").ask()
     changed = dataclasses.replace(launch, overrides={"train.num_steps": 9})
-    second = SearchStore.open(storage, changed, now=NOW - timedelta(hours=1))
+    set_back = NOW - timedelta(hours=1)
+    second = SearchStore.open(storage, changed, now=set_back)
     add(second, launch)
-    assert [info.name for info in SearchStore.launches(storage)] == [changed.name, launch.name]
+    assert [info.name for info in SearchStore.launches(storage)] == [launch.name, changed.name]
     assert store.records() == []
     assert [record.number for record in second.records()] == [0]
 
