@@ -70,7 +70,7 @@ def rows(home: Path, study: Path) -> list[dict]:
         text=True,
     )
     return [
-        {key: value for key, value in row.items() if key != "run_ids"}
+        {key: value for key, value in row.items() if key not in ("run_ids", "commits")}
         for row in json.loads(told.stdout)["rows"]
     ]
 
