@@ -358,6 +358,7 @@ def test_full_disk_leaves_the_run_as_it_was_and_it_goes_on_later(
     with pytest.raises(OSError, match="No space left"):
         run(config, checkpoint_every=4)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "claim",
         "config.json",
         "evaluations",
     ]
