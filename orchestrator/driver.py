@@ -32,6 +32,8 @@ from orchestrator.worker import EVENT, FAILED, FINAL, HALTED, PROGRESS, Job
 
 log = logging.getLogger(__name__)
 
+_FAILURE = "Failure # "  # how Tune heads each failure in a trial's error file
+
 
 def number_of(trial: Trial) -> int:
     return trial.config["job"]["number"]
@@ -174,15 +176,21 @@ class LedgerCallback(_NotPickled, Callback):
         self._ledger.failed(number, reason, tokens=self._tokens.get(number, 0))
 
 
-def _last_error(trial: Trial) -> Exception | None:
-    """The exception itself: `get_error` is the text of all the trial's failures.
+def _last_error(trial: Trial) -> Exception | str | None:
+    """What the trial failed with last, from its own folder: storage gets its copies later.
 
-    From the trial's own folder: `get_pickled_error` reads a copy that is made some time later.
+    Tune appends the text of every failure to one file, and keeps beside it the exception itself of
+    the last one that was an actor's or a task's: Ray's out of memory is neither.
     """
-    file = trial.pickled_error_file
+    file, pickled = trial.error_file, trial.pickled_error_file
     if file is None or not Path(file).exists():
-        return trial.get_pickled_error()
-    return cloudpickle.loads(Path(file).read_bytes())
+        return trial.get_error()
+    text = Path(file).read_text(errors="replace").rpartition(_FAILURE)[2].partition("\n")[2]
+    if pickled is not None and Path(pickled).exists():
+        error = cloudpickle.loads(Path(pickled).read_bytes())
+        if str(error).strip() in text:
+            return error
+    return text
 
 
 def make_scheduler(launch: Launch, ledger: Ledger) -> TrialScheduler:

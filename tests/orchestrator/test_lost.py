@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 import ray
@@ -36,6 +40,42 @@ def test_a_trial_that_keeps_losing_its_process_fails_and_the_others_go_on(
     mlflow_run = MlflowClient(home.mlflow_uri).get_run(failed.run_id)
     assert mlflow_run.info.status == "FAILED"
     assert mlflow_run.data.tags["error"] == failed.error
+
+
+STUDY = """
+from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
+from orchestrator.study import Study
+from search_spaces.cells import Cell
+
+TINY = TrialConfig(
+    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
+    train=TrainConfig(num_steps=2000, batch_tokens=128, micro_batch_tokens=128, eval_every=1000),
+)
+STUDY = Study(
+    name="greedy", question="?", baseline="dense", held_fixed="all", scales={"smoke": TINY},
+    cells=[Cell(name="dense", overrides={})], seeds=(0,),
+)
+"""
+
+
+@pytest.mark.slow
+def test_ray_kills_a_trial_for_want_of_memory_and_the_reason_says_so(tmp_path, home, corpus):
+    """On a machine that, for Ray, is full as soon as anything runs."""
+    study = tmp_path / "greedy.py"
+    study.write_text(STUDY)
+    full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    code = "from orchestrator.cli import main; main()"
+    asked = ("--home", home.root, "--corpus", corpus, "--cpus", "1", "--max-failures", "0")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", study, *asked, "--json"],
+        env={k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"} | full,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    (trial,) = json.loads(done.stdout)["trials"]
+    assert trial["state"] == "failed"
+    assert trial["error"].startswith("out of memory: "), trial["error"]
 
 
 def test_want_of_memory_is_named_as_such(ray_cluster, monkeypatch):
