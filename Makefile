@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint clean
 
 quickstart: $(INSTALLED)  ## a small study end to end, on the embedded default corpus
 	$(BIN)/moe-study run quickstart --scale smoke --home moe-runs

@@ -140,6 +140,11 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
                 "Ray keeps its sockets in the temporary folder, and their paths must stay under "
                 f"107 bytes; received {tempfile.gettempdir()}. Set TMPDIR to a shorter path."
             ) from None
+        if "timed out during startup" in str(error):
+            raise Unreachable(
+                "Ray gives its processes half a minute to start, and this machine was too busy for "
+                "it. Nothing is lost: the same command goes on, best when less else runs here."
+            ) from None
         if "auth" in str(error).lower() or "Auth" in type(error).__name__:
             raise Unreachable(
                 "the Ray cluster wants a token that this driver does not have. Set "
