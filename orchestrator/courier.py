@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests import RequestException
@@ -98,7 +98,7 @@ class Courier:
             self._set_aside(op, run_id, entries, error.error_code)
         except OSError as error:
             # What `requests` raises of an HTTP store is an OSError too: that store is away.
-            if op != "artifact" or isinstance(error, RequestException):
+            if op not in ("artifact", "text") or isinstance(error, RequestException):
                 raise
             # An artifact store that cannot be written must not hold up the metrics behind it.
             self._set_aside(op, run_id, entries, type(error).__name__)
@@ -126,6 +126,18 @@ class Courier:
     def _deliver_end(self, run_id: str, entries: list[dict[str, Any]]) -> None:
         last = entries[-1]
         self._client.set_terminated(run_id, last["status"], end_time=last["end_time"])
+
+    def _deliver_inputs(self, run_id: str, entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            params = [Param(key, value) for key, value in entry["params"].items()]
+            self._client.log_batch(run_id, params=params, synchronous=True)
+            context = InputTag("mlflow.data.context", "training")
+            inputs = [DatasetInput(Dataset(**entry["dataset"]), [context])]
+            self._client.log_inputs(run_id, datasets=inputs)
+
+    def _deliver_text(self, run_id: str, entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            self._client.log_text(run_id, entry["text"], entry["file"])
 
     def _deliver_artifact(self, run_id: str, entries: list[dict[str, Any]]) -> None:
         for entry in entries:

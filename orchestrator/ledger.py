@@ -24,7 +24,7 @@ from moe.metrics import DEVICE_S, STEP, TIMESTAMP_MS, TOKENS, VAL_LOSS
 from orchestrator.budget import Budget
 from orchestrator.launch import Launch, Point
 from orchestrator.reuse import Finished
-from orchestrator.sampling import SpaceExhausted, propose
+from orchestrator.sampling import BoundedHistory, SpaceExhausted, propose
 from orchestrator.search import SearchStore, distributions_of, grid_distributions, note_of
 from orchestrator.tracking import Tracking
 from orchestrator.trial import (
@@ -87,6 +87,10 @@ class Ledger:
         self._commit = f"{run_tags[COMMIT]}{differs}" if COMMIT in run_tags else None
         self._listener = listener or (lambda record, metrics: None)
         self.records: dict[int, TrialRecord] = {r.number: r for r in search.records()}
+        self._cell_hashes = {record.cell_hash for record in self.records.values()}
+        self._history = BoundedHistory()
+        for record in self.records.values():
+            self._history.note(record)
         self._points: dict[str, Point] = {}
         self._waiting: list[int] = []
         self.unknown: list[TrialRecord] = []
@@ -127,10 +131,12 @@ class Ledger:
             if record.config_hash not in self._points:
                 continue
             for seed in self._launch.seeds:
+                if seed == record.seed and record.config_hash in covered:
+                    continue
                 point = self._launch.sampled_point(record.params, seed)
                 if point.config_hash not in covered:
                     covered.add(point.config_hash)
-                    self._add(point, self._search.frozen(record.trial_id).distributions)
+                    self._add(point, record.distributions)
 
     def _covered(self, retry_failed: bool) -> set[str]:
         return {
@@ -151,19 +157,21 @@ class Ledger:
     def _add(self, point: Point, distributions: Mapping[str, BaseDistribution]) -> TrialRecord:
         record = self._search.add_waiting(point, distributions=distributions)
         self._points[point.config_hash] = point
+        self._cell_hashes.add(point.cell_hash)
         self.records[record.number] = record
+        self._history.note(record)
         self._waiting.append(record.number)
         return record
 
     def _sample(self) -> None:
         """The next point of a sampled study, as one waiting trial for each seed."""
-        known = {record.cell_hash for record in self.records.values()}
+        known = self._cell_hashes
         if len(known) >= self._launch.trials or self.exhausted:
             return
         try:
             point, distributions = propose(
                 self._launch,
-                self._search.all_frozen(),
+                self._history.records(),
                 index=len(known),
                 is_new=lambda candidate: candidate.cell_hash not in known,
             )
@@ -181,7 +189,7 @@ class Ledger:
         if self._launch.study.is_grid or self.exhausted:
             return len(self.records)
         seeds = len(self._launch.seeds)
-        missing = self._launch.trials - len({r.cell_hash for r in self.records.values()})
+        missing = self._launch.trials - len(self._cell_hashes)
         return len(self.records) + max(0, missing) * seeds
 
     @property
@@ -233,9 +241,10 @@ class Ledger:
         ]
 
     @property
-    def may_admit_later(self) -> bool:
-        """A trial that ends early leaves room in the budget for one that was refused."""
-        return bool(self.budget and self.budget.refused and self._begun())
+    def may_have_more(self) -> bool:
+        """Whether a trial may yet be left to start, though none is now: one that runs may be lost
+        and come back, or end early and leave room in the budget."""
+        return bool(self._begun())
 
     def take(self, config_hash: str) -> Assignment | None:
         """The waiting trial of one configuration, its MLflow run made; None if there is none."""
@@ -419,6 +428,11 @@ class Ledger:
         self._search.set_state(record.trial_id, TrialState.WAITING)
         return self._update(record, state="waiting", attributes=spent)
 
+    def requeued(self, number: int) -> None:
+        """A lost trial that is to be handed out again before all others, as a new attempt."""
+        self.released(number)
+        self._waiting.insert(0, number)
+
     def release_running(self) -> None:
         for record in list(self.records.values()):
             if record.state == "running":
@@ -466,5 +480,6 @@ class Ledger:
             **changes,
         )
         self.records[record.number] = record
+        self._history.note(record)
         self._listener(record, None)
         return record

@@ -30,6 +30,7 @@ from moe.config import TrialConfig
 from orchestrator.errors import BadInput
 from orchestrator.launch import Launch, Point
 from orchestrator.provenance import provenance
+from orchestrator.rdb import insert_waiting, read_trials, relational
 from orchestrator.trial import (
     CELL,
     CELL_HASH,
@@ -84,6 +85,20 @@ class SearchStore:
         return sorted(found, key=lambda info: info.attributes[STARTED_AT])
 
     @classmethod
+    def alike(cls, storage: BaseStorage, info: LaunchInfo) -> list[TrialRecord]:
+        """Trials of all launches of one study at one scale on one corpus, whatever was overridden.
+
+        Their losses are of one kind: the held-out text and the tokens are the same.
+        """
+        same = ("study", "scale", "corpus_digest")
+        return [
+            record
+            for other in cls.launches(storage)
+            if all(other.attributes[key] == info.attributes[key] for key in same)
+            for record in cls(storage, other).records()
+        ]
+
+    @classmethod
     def open(cls, storage: BaseStorage, launch: Launch, *, now: datetime) -> SearchStore:
         """Creates the launch's study, or loads it; study attributes are brought up to date."""
         launches = cls.launches(storage)
@@ -105,6 +120,7 @@ class SearchStore:
             "baseline": launch.study.baseline,
             "held_fixed": launch.study.held_fixed,
             DRIVERS: _with_this(existing.get(DRIVERS, [])),
+            "early_stopping": _early_stopping(launch),
         }
         study = optuna.create_study(
             storage=storage,
@@ -147,7 +163,12 @@ class SearchStore:
         )
 
     def records(self) -> list[TrialRecord]:
-        trials = self._storage.get_all_trials(self.info.study_id, deepcopy=False)
+        """All trials, in the order of their numbers."""
+        engine = relational(self._storage)
+        if engine is not None:
+            trials = read_trials(engine, self.info.study_id)
+        else:
+            trials = self._storage.get_all_trials(self.info.study_id, deepcopy=False)
         return [TrialRecord.of(trial) for trial in trials if CELL in trial.user_attrs]
 
     def importances(self) -> dict[str, float]:
@@ -169,12 +190,6 @@ class SearchStore:
         if not math.isfinite(total) or total <= 0:
             return {}
         return {name: value / total for name, value in found.items()}
-
-    def frozen(self, trial_id: int) -> FrozenTrial:
-        return self._storage.get_trial(trial_id)
-
-    def all_frozen(self) -> list[FrozenTrial]:
-        return self._storage.get_all_trials(self.info.study_id, deepcopy=False)
 
     def add_waiting(
         self,
@@ -200,8 +215,17 @@ class SearchStore:
                 FLOPS_PER_TOKEN: accounting.flops_per_token,
             },
         )
-        trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=template)
-        return TrialRecord.of(self._storage.get_trial(trial_id))
+        self._create(template)
+        return TrialRecord.of(template)
+
+    def _create(self, trial: FrozenTrial) -> None:
+        """Writes a trial, which thereby gets its number and id."""
+        engine = relational(self._storage)
+        if engine is not None:
+            insert_waiting(engine, self.info.study_id, trial)
+            return
+        trial._trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=trial)
+        trial.number = self._storage.get_trial_number_from_id(trial._trial_id)
 
     def _require_same_choices(
         self, point: Point, distributions: Mapping[str, BaseDistribution]
@@ -209,8 +233,8 @@ class SearchStore:
         """Optuna looks at this in a database, and not in a journal."""
         if self._known is None:
             self._known = {}
-            for trial in self.all_frozen():
-                self._known = {**trial.distributions, **self._known}
+            for record in self.records():
+                self._known = {**record.distributions, **self._known}
         for path, distribution in distributions.items():
             try:
                 earlier = self._known.setdefault(path, distribution)
@@ -248,6 +272,13 @@ def _with_this(drivers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The code and versions of all drivers that worked on a launch, each once."""
     own = provenance()
     return drivers if own in drivers else [*drivers, own]
+
+
+def _early_stopping(launch: Launch) -> dict[str, Any] | None:
+    stopping = launch.study.early_stopping
+    if stopping is None:
+        return None
+    return {**dataclasses.asdict(stopping), "num_steps": launch.base.train.num_steps}
 
 
 def moved_paths(points: Iterable[Point]) -> list[str]:

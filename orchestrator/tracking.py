@@ -22,18 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    Param,
-    Run,
-    RunTag,
-    ViewType,
-)
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy import inspect
+from sqlalchemy import Engine, inspect
 
 from moe.metrics import STEP, TIMESTAMP_MS
 from orchestrator import postgresql
@@ -136,6 +128,11 @@ def _client(uri: str) -> MlflowClient:
     except Exception as error:
         raise _unusable(uri, type(error).__name__) from None
     return client
+
+
+def database_of(client: MlflowClient) -> Engine | None:
+    """The database that a client writes to by itself; None behind a server."""
+    return getattr(client._tracking_client.store, "engine", None)
 
 
 def _unusable(uri: str, why: str) -> Unreachable:
@@ -302,7 +299,7 @@ class Tracking:
                 return runs
 
     def create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
-        """A SCHEDULED run with everything that is known before the trial starts.
+        """A run that knows its trial; what else is known before it starts is on its way there.
 
         With `patience_s` set, a slow store holds the caller up that long once, and is then asked
         for its answer. Raises Away where it has none yet, StudyError where it refuses for good.
@@ -335,37 +332,25 @@ class Tracking:
         self._is_slow = False
         del self._requests[number]
         self._made[number] = run_id
+        self._courier.send(
+            {
+                "op": "inputs",
+                "run_id": run_id,
+                "params": mlflow_params(point.config),
+                "dataset": _dataset(point),
+            }
+        )
+        config = {"file": "config.json", "text": point.config.to_json()}
+        self._courier.send({"op": "text", "run_id": run_id, **config})
+        self.set_status(run_id, "SCHEDULED")
         return run_id
 
     def _create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
-        # A store that was away may have made the run all the same: that one is completed then.
+        # A store that was away may have made the run all the same: that one is taken then.
         begun = self._runs_of(number) if number in self._doubtful else []
-        run_id = begun[0] if begun else self._begin_run(point, number=number, tags=tags)
+        if begun:
+            return begun[0]
         accounting = point.accounting
-        self._client.update_run(run_id, status="SCHEDULED")
-        self._client.log_batch(
-            run_id,
-            params=[Param(key, value) for key, value in mlflow_params(point.config).items()],
-            tags=[
-                RunTag("params_total", str(accounting.params_total)),
-                RunTag("params_active", str(accounting.params_active)),
-                RunTag("flops_per_token", str(accounting.flops_per_token)),
-            ],
-        )
-        data = point.config.data
-        dataset = Dataset(
-            name=data.corpus[:500],
-            digest=data.digest[:36],
-            source_type="moe-study",
-            source=data.corpus,
-            profile=json.dumps({"tokenizer": data.tokenizer, "vocab_size": data.vocab_size}),
-        )
-        context = InputTag("mlflow.data.context", "training")
-        self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, [context])])
-        self._client.log_text(run_id, point.config.to_json(), "config.json")
-        return run_id
-
-    def _begin_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
         run = self._client.create_run(
             self.experiment_id,
             run_name=f"{point.cell}-seed{point.seed}",
@@ -377,6 +362,9 @@ class Tracking:
                 "seed": str(point.seed),
                 "config_hash": point.config_hash,
                 "cell_hash": point.cell_hash,
+                "params_total": str(accounting.params_total),
+                "params_active": str(accounting.params_active),
+                "flops_per_token": str(accounting.flops_per_token),
                 **tags,
             },
         )
@@ -461,6 +449,18 @@ def _in_background(work: Callable[[], str]) -> Future[str]:
 
     threading.Thread(target=answer, name="mlflow-run", daemon=True).start()
     return future
+
+
+def _dataset(point: Point) -> dict[str, str]:
+    """As MLflow's `Dataset` takes it, within its limits of length."""
+    data = point.config.data
+    return {
+        "name": data.corpus[:500],
+        "digest": data.digest[:36],
+        "source_type": "moe-study",
+        "source": data.corpus,
+        "profile": json.dumps({"tokenizer": data.tokenizer, "vocab_size": data.vocab_size}),
+    }
 
 
 def _is_number(value: Any) -> bool:

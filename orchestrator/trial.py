@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from moe.metrics import DEVICE_S as COST
@@ -69,6 +70,7 @@ class TrialRecord:
     attempt: int
     attributes: Mapping[str, Any]
     curve: Mapping[int, float] = field(default_factory=dict)
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     started: datetime | None = None
     ended: datetime | None = None
 
@@ -114,6 +116,7 @@ class TrialRecord:
             attempt=attributes.get(ATTEMPT, 0),
             attributes=attributes,
             curve=dict(trial.intermediate_values),
+            distributions=trial.distributions,
             started=trial.datetime_start,
             ended=trial.datetime_complete,
         )

@@ -1,0 +1,145 @@
+"""All trials of a relational Optuna storage in five plain queries, a new one in three statements.
+
+Through Optuna's own objects 10,000 trials take nine seconds of one core to read, and a new one
+thirty queries. The tables are those of Optuna's `storages/_rdb/models.py`;
+tests/orchestrator/test_rdb.py holds both ways equal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._rdb.models import (
+    TrialIntermediateValueModel,
+    TrialModel,
+    TrialParamModel,
+    TrialUserAttributeModel,
+    TrialValueModel,
+)
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Engine, func, insert, select
+
+
+def relational(storage: BaseStorage) -> Engine | None:
+    """The database behind a storage; None for a journal."""
+    backend = storage._backend if isinstance(storage, _CachedStorage) else storage
+    return backend.engine if isinstance(backend, RDBStorage) else None
+
+
+def read_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
+    """Every trial in the order of its number, without system attributes (the dashboard's notes)."""
+    with engine.connect() as connection:
+        trials = connection.execute(
+            select(
+                TrialModel.trial_id,
+                TrialModel.number,
+                TrialModel.state,
+                TrialModel.__table__.columns["datetime_start"],
+                TrialModel.__table__.columns["datetime_complete"],
+            )
+            .where(TrialModel.study_id == study_id)
+            .order_by(TrialModel.number)
+        ).all()
+        params: dict[int, dict[str, Any]] = defaultdict(dict)
+        distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
+        for trial_id, name, value, text in _of_study(
+            connection, study_id, TrialParamModel, "param_name", "param_value", "distribution_json"
+        ):
+            distribution = distributions[trial_id][name] = _distribution(text)
+            params[trial_id][name] = distribution.to_external_repr(value)
+        attributes: dict[int, dict[str, Any]] = defaultdict(dict)
+        for trial_id, key, text in _of_study(
+            connection, study_id, TrialUserAttributeModel, "key", "value_json"
+        ):
+            attributes[trial_id][key] = json.loads(text)
+        values = {
+            trial_id: TrialValueModel.stored_repr_to_value(value, kind)
+            for trial_id, value, kind in _of_study(
+                connection, study_id, TrialValueModel, "value", "value_type"
+            )
+        }
+        curves: dict[int, dict[int, float]] = defaultdict(dict)
+        convert = TrialIntermediateValueModel.stored_repr_to_intermediate_value
+        columns = ("step", "intermediate_value", "intermediate_value_type")
+        for trial_id, step, value, kind in _of_study(
+            connection, study_id, TrialIntermediateValueModel, *columns
+        ):
+            curves[trial_id][step] = convert(value, kind)
+    return [
+        FrozenTrial(
+            number=number,
+            state=state,
+            value=values.get(trial_id),
+            datetime_start=_local(started),
+            datetime_complete=_local(ended),
+            params=params.get(trial_id, {}),
+            distributions=distributions.get(trial_id, {}),
+            user_attrs=attributes.get(trial_id, {}),
+            system_attrs={},
+            intermediate_values=curves.get(trial_id, {}),
+            trial_id=trial_id,
+        )
+        for trial_id, number, state, started, ended in trials
+    ]
+
+
+def insert_waiting(engine: Engine, study_id: int, trial: FrozenTrial) -> None:
+    """Writes a new WAITING trial, and gives `trial` its number and id.
+
+    For the one driver that holds the launch: the number is the count of earlier trials.
+    """
+    with engine.begin() as connection:
+        number = connection.execute(
+            select(func.count()).select_from(TrialModel).where(TrialModel.study_id == study_id)
+        ).scalar_one()
+        row = {"study_id": study_id, "number": number, "state": TrialState.WAITING}
+        (trial_id,) = connection.execute(insert(TrialModel).values(row)).inserted_primary_key
+        params = [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": distribution.to_internal_repr(trial.params[name]),
+                "distribution_json": distribution_to_json(distribution),
+            }
+            for name, distribution in trial.distributions.items()
+        ]
+        attributes = [
+            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+            for key, value in trial.user_attrs.items()
+        ]
+        for model, rows in ((TrialParamModel, params), (TrialUserAttributeModel, attributes)):
+            if rows:
+                connection.execute(insert(model.__table__), rows)
+    trial.number, trial._trial_id = number, trial_id
+
+
+def _of_study(connection: Connection, study_id: int, model: Any, *columns: str) -> Any:
+    """Rows of a table that hangs on trials, in the order in which they were written."""
+    (key,) = model.__table__.primary_key.columns
+    return connection.execute(
+        select(model.trial_id, *(getattr(model, name) for name in columns))
+        .join(TrialModel, TrialModel.trial_id == model.trial_id)
+        .where(TrialModel.study_id == study_id)
+        .order_by(key)
+    )
+
+
+def _local(moment: datetime | None) -> datetime | None:
+    """Optuna keeps UTC and gives local time, both without a zone."""
+    return moment and moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+
+
+@lru_cache(maxsize=1024)
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)

@@ -1,0 +1,51 @@
+"""Rungs are those of the scheduler; their correlation is over full curves alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator.report.rungs import MIN_CURVES, rung_line, rung_steps, rungs
+from orchestrator.study import EarlyStopping
+
+STOPPING = EarlyStopping(first_rung=0.2, reduction_factor=2)
+
+
+def trial(number, curve, state="complete"):
+    return SimpleNamespace(number=number, state=state, curve=curve)
+
+
+def test_rungs_are_those_of_the_scheduler():
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+
+    for num_steps in (100, 150, 7):
+        steps = rung_steps(STOPPING, num_steps)
+        scheduler = AsyncHyperBandScheduler(
+            time_attr="step",
+            metric="loss",
+            mode="min",
+            grace_period=max(1, round(0.2 * num_steps)),
+            max_t=num_steps,
+            reduction_factor=2,
+        )
+        own = sorted(milestone for milestone, _ in scheduler._brackets[0]._rungs)
+        assert steps == [step for step in own if step < num_steps]
+
+
+def test_a_rung_that_foretells_and_one_that_does_not():
+    ends = range(MIN_CURVES)
+    records = [trial(i, {20: -i, 45: i, 80: 5.0 if i else 4.0, 100: i}) for i in ends]
+    records += [trial(99, {20: 50.0}, "pruned"), trial(98, {20: 1.0, 50: 1.0})]
+    found = rungs(STOPPING, 100, records)
+    assert [(r.step, r.n) for r in found] == [(20, 10), (40, 10), (80, 10)]
+    assert found[0].tau == pytest.approx(-1)
+    assert found[1].tau == pytest.approx(1)  # judged at the first evaluation past the rung
+    assert 0 < found[2].tau < 1
+    assert "-1.00, 1.00" in rung_line(found, 100)
+
+
+def test_too_few_curves_say_so():
+    found = rungs(STOPPING, 100, [trial(0, {20: 1.0, 100: 1.0})])
+    assert [r.tau for r in found] == [None] * 3
+    assert "1 full curves are too few" in rung_line(found, 100)
