@@ -9,6 +9,7 @@ the report at which a trial was stopped (measured).
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -82,7 +83,7 @@ class LedgerSearcher(_NotPickled, Searcher):
             return Searcher.FINISHED
         self._is_waiting = False
         if assignment is None:
-            return None if self._ledger.may_admit_later else Searcher.FINISHED
+            return None if self._ledger.may_have_more else Searcher.FINISHED
         return {"job": asdict(self._make_job(assignment))}
 
     def on_trial_complete(
@@ -122,10 +123,13 @@ class LedgerCallback(_NotPickled, Callback):
         self._routing_file = routing_file
         self._tokens: dict[int, int] = {}
         self._nodes: dict[int, dict[str, Any]] = {}
+        self._recoveries: Counter[int] = Counter()
+        self._recovering: set[int] = set()
         self.failure: StudyError | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = number_of(trial)
+        self._recovering.discard(number)
         if self._ledger.records[number].state == "waiting":
             self._ledger.started(number)
         else:
@@ -170,8 +174,19 @@ class LedgerCallback(_NotPickled, Callback):
         else:
             self._ledger.failed(number, "the trial ended without a report")
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = number_of(trial)
+        self._recoveries[number] += 1
+        self._recovering.add(number)
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = number_of(trial)
+        # One lost process may fail two of Tune's calls to it. The first has the trial recovered;
+        # the second ends it, however many failures it is allowed (tune_controller.py, 2.60).
+        if number in self._recovering and self._recoveries[number] <= trial.max_failures:
+            self._recovering.discard(number)
+            self._ledger.requeued(number)
+            return
         reason = lost.reason(_last_error(trial), self._nodes.get(number))
         self._ledger.failed(number, reason, tokens=self._tokens.get(number, 0))
 

@@ -156,6 +156,37 @@ def test_a_killed_trial_process_goes_on_from_its_checkpoint(
     stores_agree(home, session)
 
 
+def test_a_lost_process_that_tune_reports_twice_is_one_failure(
+    home, hold, grid_study, trial_processes, monkeypatch
+):
+    """Of two calls that fail with one process, Tune recovers at the first, ends at the second."""
+    from ray.tune.execution.tune_controller import TuneController
+
+    told = TuneController._trial_task_failure
+
+    def twice(controller, trial, exception):
+        told(controller, trial, exception)
+        told(controller, trial, exception)
+
+    monkeypatch.setattr(TuneController, "_trial_task_failure", twice)
+    overrides = {"train.num_steps": 400, "train.eval_every": 20}
+    killed = []
+
+    def kill_once_each(record, metrics):
+        if metrics is not None and record.number not in killed and metrics["step"] >= 100:
+            for process in trial_processes():
+                process.kill()
+            killed.append(record.number)
+
+    options = {"concurrency": 1, "max_failures": 1}
+    study = dataclasses.replace(grid_study, seeds=(0,))
+    with hold(study, overrides=overrides, options=options, listener=kill_once_each) as session:
+        run(session)
+    assert sorted(killed) == [0, 1, 2]
+    assert [(r.state, r.attempt) for r in session.records] == [("complete", 2)] * 3
+    stores_agree(home, session)
+
+
 def test_an_interrupt_leaves_what_the_same_command_continues(home, hold, grid_study):
     overrides = {"train.num_steps": 400, "train.eval_every": 20}
     seen = threading.Event()
