@@ -18,11 +18,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class World:
-    """This worker's place among the workers of one run."""
+    """This worker's place among the workers of one run, and how it computes.
+
+    compile: through torch.compile, on a CUDA device in bfloat16; left out elsewhere.
+    """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:

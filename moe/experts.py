@@ -22,6 +22,10 @@ from torch.autograd.function import once_differentiable
 
 from moe.router import Routing
 
+# An expert's output counts as narrow below this share of its hidden width: keeping it adds at most
+# an eighth to what a dense FFN of equal active width keeps.
+_NARROW = 4
+
 
 class Order(NamedTuple):
     """Assignments sorted by expert. by_expert_A: where the sorted assignment stood in [U*K];
@@ -58,13 +62,16 @@ class Experts(nn.Module):
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else x_URD.dtype
         x_URD, gate_UK, *weights = (t.to(dtype) for t in (x_URD, routing.gate, *weights))
-        # The grouped kernels of CUDA take bfloat16; other types run expert by expert there.
-        grouped = x_URD.is_cuda and dtype == torch.bfloat16
-        mixture = grouped_mixture if grouped else LoopedMixture.apply
+        mixture = grouped_mixture if is_grouped(x_URD) else LoopedMixture.apply
         with torch.autocast(device, enabled=False):
             order = sort_by_expert(routing.expert_index)
             y_URD = mixture(x_URD, gate_UK, *weights, order, routing.counts_N)
         return y_URD.view_as(x_BSD)
+
+
+def is_grouped(x_URD: Tensor) -> bool:
+    """The grouped kernels of CUDA take bfloat16; other types run expert by expert there."""
+    return x_URD.is_cuda and x_URD.dtype == torch.bfloat16
 
 
 class LoopedMixture(torch.autograd.Function):
@@ -72,7 +79,9 @@ class LoopedMixture(torch.autograd.Function):
 
     Written out because autograd would keep a copy of the gathered rows and of each expert's
     output, and make a pass over [A, R, F] for each gate and bias. Kept for the backward pass are
-    the input and the two hidden activations, as in a dense FFN of equal active width.
+    the input and the two hidden activations, as in a dense FFN of equal active width; and the
+    experts' outputs where these are narrow, since a gate's gradient is then had from rows of width
+    D instead of F.
     """
 
     @staticmethod
@@ -99,8 +108,10 @@ class LoopedMixture(torch.autograd.Function):
             torch.addmm(b_in_NF[n], x_rD, w_in_NDF[n], out=pre_rF)
             torch.ops.aten.gelu.out(pre_rF, out=act_rF)
             torch.addmm(b_out_ND[n], act_rF, w_out_NFD[n], out=y_ARD[group].view(-1, d_model))
+        narrow = ctx.needs_input_grad[1] and d_expert >= _NARROW * d_model
+        kept = y_ARD if narrow else None
         ctx.save_for_backward(
-            x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, pre_ARF, act_ARF, *order
+            x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, pre_ARF, act_ARF, kept, *order
         )
         ctx.groups = groups
         return _gated_sum(y_ARD, order.slot_UK, gate_UK)
@@ -108,9 +119,8 @@ class LoopedMixture(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_URD: Tensor) -> tuple[Tensor | None, ...]:
-        x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, pre_ARF, act_ARF, *order = (
-            ctx.saved_tensors
-        )
+        x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, *rest = ctx.saved_tensors
+        pre_ARF, act_ARF, y_ARD, *order = rest
         order = Order(*order)
         num_rows, d_model, d_expert = *x_URD.shape[1:], b_in_NF.shape[1]
         gate_A = gate_UK.flatten()[order.by_expert_A]
@@ -123,23 +133,28 @@ class LoopedMixture(torch.autograd.Function):
             unit_c = order.unit_A[group]
             pre_rF, act_rF = pre_ARF[group].view(-1, d_expert), act_ARF[group].view(-1, d_expert)
             gate_r = gate_A[group, None].expand(-1, num_rows).flatten()
-            # The gates multiply rows of width D where they can, and never rows of width F: the
-            # gradient below is of the ungated output until dx_ARD is summed with the gates.
             dy_rD = dy_URD.index_select(0, unit_c).view(-1, d_model)
-            dhidden_rF = torch.mm(dy_rD, w_out_NFD[n].t(), out=buffer_rF[: len(dy_rD)])
+            if y_ARD is not None:
+                dgate_r = (dy_rD * y_ARD[group].view(-1, d_model)).sum(1)
+                dy_rD *= gate_r[:, None]
+                dhidden_rF = torch.mm(dy_rD, w_out_NFD[n].t(), out=buffer_rF[: len(dy_rD)])
+            else:
+                dhidden_rF = torch.mm(dy_rD, w_out_NFD[n].t(), out=buffer_rF[: len(dy_rD)])
+                if ctx.needs_input_grad[1]:
+                    dgate_r = (dhidden_rF * act_rF).sum(1) + dy_rD @ b_out_ND[n]
+                dy_rD *= gate_r[:, None]
+                dhidden_rF *= gate_r[:, None]
             if ctx.needs_input_grad[1]:
-                dgate_r = (dhidden_rF * act_rF).sum(1) + dy_rD @ b_out_ND[n]
                 dgate_A[group] = dgate_r.view(-1, num_rows).sum(1)
-            dy_rD *= gate_r[:, None]
             torch.mm(act_rF.t(), dy_rD, out=dw_out_NFD[n])
             torch.sum(dy_rD, 0, out=db_out_ND[n])
             torch.ops.aten.gelu_backward.grad_input(dhidden_rF, pre_rF, grad_input=dhidden_rF)
             torch.mm(dhidden_rF, w_in_NDF[n].t(), out=dx_ARD[group].view(-1, d_model))
             x_rD = x_URD.index_select(0, unit_c).view(-1, d_model)
-            torch.mm((x_rD * gate_r[:, None]).t(), dhidden_rF, out=dw_in_NDF[n])
-            torch.mv(dhidden_rF.t(), gate_r, out=db_in_NF[n])
+            torch.mm(x_rD.t(), dhidden_rF, out=dw_in_NDF[n])
+            torch.sum(dhidden_rF, 0, out=db_in_NF[n])
         dgate_UK = dgate_A[order.slot_UK] if ctx.needs_input_grad[1] else None
-        dx_URD = _gated_sum(dx_ARD, order.slot_UK, gate_UK)
+        dx_URD = _gated_sum(dx_ARD, order.slot_UK, None)
         return dx_URD, dgate_UK, dw_in_NDF, db_in_NF, dw_out_NFD, db_out_ND, None, None
 
 
@@ -150,7 +165,7 @@ def _groups(counts_N: Tensor, num_rows: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
 
 
-def _gated_sum(y_ARD: Tensor, slot_UK: Tensor, gate_UK: Tensor) -> Tensor:
+def _gated_sum(y_ARD: Tensor, slot_UK: Tensor, gate_UK: Tensor | None) -> Tensor:
     """sum_k gate_uk * y[slot_uk]: [U, R, D]. An embedding bag gathers and sums in one pass."""
     y_UC = F.embedding_bag(slot_UK, y_ARD.flatten(1), per_sample_weights=gate_UK, mode="sum")
     return y_UC.view(-1, *y_ARD.shape[1:])

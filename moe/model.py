@@ -184,6 +184,21 @@ class MoETransformer(nn.Module):
             aux_loss = aux_loss + moe.z_loss_coefficient * z
         return aux_loss, balance_loss.detach(), z.detach()
 
+    def compile_parts(self) -> None:
+        """Compiles attention and FFNs, where the time goes, one by one.
+
+        Experts on the grouped path have no shape that hangs on their loads, so changing loads
+        compile nothing again. Routers stay as they are: a random one draws by the step's number.
+        """
+        for block in self.blocks:
+            block.attention.compile(dynamic=False)
+            parts = [block.ffn]
+            if isinstance(block.ffn, MoELayer):
+                parts = [block.ffn.experts, block.ffn.shared]
+            for part in parts:
+                if part is not None:
+                    part.compile(dynamic=False)
+
     def moe_layers(self) -> list[MoELayer]:
         return [block.ffn for block in self.blocks if isinstance(block.ffn, MoELayer)]
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         device = _device(options.device)
         config = _read(options.config)
-        world = World(device=device)
+        world = World(device=device, compile=options.compile)
         store = TokenStore.open(options.tokens)
         verify(store.path)
         config = resolve(config, store, world)
@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=_positive, default=1, help="CPU threads (they change the last bits)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile, on CUDA in bfloat16 (last bits)"
+    )
     parser.add_argument(
         "--checkpoint-every",
         type=int,

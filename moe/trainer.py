@@ -30,6 +30,8 @@ class Trainer:
         self.config, self.store, self.world = config, store, world
         self.is_cuda = torch.device(world.device).type == "cuda"
         self.model = MoETransformer(config).to(world.device)
+        if world.compile and self.is_cuda and config.train.precision == "bf16":
+            self.model.compile_parts()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model, config.optim)
         self.log = StepLog(max(config.train.eval_every, _CHECK_EVERY), world.device)

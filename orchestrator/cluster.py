@@ -42,6 +42,7 @@ class Resources:
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
     placement: str = "pack"
+    compile: bool = False  # through torch.compile, on GPUs
     on_cpu: bool = False  # though it holds GPUs: to try a layout where there are none
 
     @property

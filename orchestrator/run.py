@@ -46,7 +46,13 @@ def _tune(session: Session, first: Assignment) -> None:
     from ray.tune import FailureConfig, RunConfig, TuneConfig
 
     from orchestrator import pulse
-    from orchestrator.driver import LedgerCallback, LedgerSearcher, StopWhen, make_scheduler
+    from orchestrator.driver import (
+        LedgerCallback,
+        LedgerSearcher,
+        StopWhen,
+        make_scheduler,
+        number_of,
+    )
     from orchestrator.node_tokens import this_node, token_source
     from orchestrator.worker import Job, train_trial
 
@@ -67,6 +73,7 @@ def _tune(session: Session, first: Assignment) -> None:
             workers=resources.workers,
             threads=resources.cpus_per_worker,
             device=resources.device,
+            compile=resources.compile,
             checkpoint_every=config.train.eval_every,
             pulse=pulse_name,
             driver_node=driver_node,
@@ -102,7 +109,7 @@ def _tune(session: Session, first: Assignment) -> None:
             num_samples=-1,
             max_concurrent_trials=options.concurrency,
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"trial-{trial.config['job']['number']}",
+            trial_dirname_creator=lambda trial: f"{number_of(trial)}-{trial.trial_id}",
         ),
         run_config=RunConfig(
             storage_path=str(options.home.tune),

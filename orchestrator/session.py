@@ -30,13 +30,16 @@ from orchestrator.launch import Launch, Point
 from orchestrator.ledger import Ledger, Listener
 from orchestrator.lock import driver_locks
 from orchestrator.provenance import git_state
+from orchestrator.rdb import relational
 from orchestrator.reconcile import reconcile
 from orchestrator.report.judge import judge_launch, read_analysis
+from orchestrator.report.rungs import rung_line, rungs_of_launch
 from orchestrator.report.tables import Table, render, table_of
 from orchestrator.reuse import finished_elsewhere
 from orchestrator.search import OWNER, LaunchInfo, SearchStore
+from orchestrator.sqlite import with_log
 from orchestrator.storage import open_storage, require_usable, trouble_named
-from orchestrator.tracking import STOPPED_BY, Tracking, connect, quiet
+from orchestrator.tracking import STOPPED_BY, Tracking, connect, database_of, quiet
 from orchestrator.tracking import require_usable as require_tracking
 from orchestrator.trial import TrialRecord
 
@@ -211,6 +214,10 @@ def opened(
         tokens = Tokens(launch, home, preparing)
         storage = open_storage(storage_url, create=True)
         client = connect(mlflow_uri)
+        for url, engine in ((storage_url, relational(storage)), (mlflow_uri, database_of(client))):
+            if engine is not None and url.startswith("sqlite:///"):
+                file = Path(url.removeprefix("sqlite:///"))
+                stack.enter_context(with_log(file, let_go=engine.dispose))
         Tracking.require_usable(client, launch)
         search = SearchStore.open(storage, launch, now=datetime.now(UTC))
         owner = search.info.attributes[OWNER]
@@ -248,6 +255,11 @@ def opened(
             f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
             for record in ledger.unknown
         ]
+        found, num_steps = rungs_of_launch(
+            search.info.attributes, SearchStore.alike(storage, search.info)
+        )
+        if found:
+            said.append(rung_line(found, num_steps))
         for line in [*said, *filter(None, [waits])]:
             session.tell(line)
         try:
@@ -346,6 +358,11 @@ def _require_sane(launch: Launch, options: Options) -> None:
             f"--gpus-per-worker is a fraction of one GPU or a whole number; received {gpus:g}. "
             "Round it."
         )
+    if options.resources.compile and options.resources.device != "cuda":
+        raise BadInput(
+            "--compile is for trials on GPUs; received it without --gpus-per-worker. Leave it out, "
+            "or give each worker a GPU."
+        )
     if options.resources.placement not in PLACEMENTS:
         raise BadInput(
             f"--placement is one of {', '.join(PLACEMENTS)}; received "
@@ -387,6 +404,7 @@ def _run_tags(resources: Resources) -> dict[str, str]:
         "workers": str(resources.workers),
         "threads": str(resources.cpus_per_worker),
         "device": resources.device,
+        "compiled": str(resources.compile).lower(),
         "cpu": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         **git_state(),

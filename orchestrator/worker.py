@@ -50,6 +50,7 @@ class Job:
     threads: int
     device: str
     checkpoint_every: int
+    compile: bool = False
     pulse: str = ""  # of the driver; see orchestrator.pulse
     driver_node: str | None = None
     token_source: str | None = None  # name of the node_tokens.TokenSource of a driver with others
@@ -161,6 +162,7 @@ def _fit(job: Job, report: Any) -> Any:
             rank=dist.get_rank() if joined else 0,
             size=dist.get_world_size() if joined else 1,
             device=job.device,
+            compile=job.compile,
         )
         outcome["result"] = train(
             TrialConfig.from_dict(job.config),

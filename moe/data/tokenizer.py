@@ -103,14 +103,21 @@ class RankTokenizer:
         import tiktoken
 
         return tiktoken.Encoding(
-            self.name, pat_str=GPT2_PATTERN, mergeable_ranks=self._id_of, special_tokens={}
+            self.name,
+            pat_str=GPT2_PATTERN,
+            mergeable_ranks=self._id_of,
+            special_tokens={_END_NAMES[0]: self.end_of_document},
         )
 
     def encode(self, text: str) -> np.ndarray:
-        ids: list[int] = self._encoding.encode_ordinary(text[:_PIECE_CHARS])
-        for start in range(_PIECE_CHARS, len(text), _PIECE_CHARS):
-            ids += self._encoding.encode_ordinary(text[start : start + _PIECE_CHARS])
-        return np.fromiter(ids, dtype=self._dtype, count=len(ids))
+        # Not encode_ordinary, whose list of ints costs a tenth of the time; nothing is special.
+        pieces = [
+            self._encoding.encode_to_numpy(
+                text[start : start + _PIECE_CHARS], disallowed_special=()
+            )
+            for start in range(0, len(text), _PIECE_CHARS)
+        ]
+        return np.concatenate(pieces or [[]]).astype(self._dtype)
 
     def save(self, folder: Path) -> None:
         (folder / _TIKTOKEN_FILE).write_bytes(self.ranks)

@@ -31,6 +31,8 @@ from moe.data.permutation import permute
 
 Split = Literal["train", "val"]
 
+_BLOCK = 1 << 12  # sequences whose order is worked out together: for a few, numpy's calls dominate
+
 __all__ = ["Batch", "DamagedTokens", "TokenStore", "verify"]
 
 
@@ -68,6 +70,13 @@ class _MappedSplit:
         """Index of each segment's first sequence, and at the end their number. [G + 1]"""
         per_segment = np.maximum(self.length_G - 1, 0) // context_length
         return np.concatenate([[0], np.cumsum(per_segment)])
+
+
+@lru_cache(maxsize=4)
+def _shuffled(n: int, key: tuple[int, int], block: int) -> np.ndarray:
+    """Places block*_BLOCK and on of the permutation of 0..n-1, up to a block's or its end."""
+    places = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, n))
+    return permute(places, n=n, key=key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +159,14 @@ class TokenStore:
         total = self._checked_num_sequences("train", context_length)
         stop = num_sequences if stop is None else stop
         assert 0 <= start <= stop <= num_sequences
-        epoch, place = np.divmod(np.arange(start, stop) + step * num_sequences, total)
-        index = np.empty_like(place)
-        for number in np.unique(epoch):
-            inside = epoch == number
-            index[inside] = permute(place[inside], n=total, key=(seed, int(number)))
-        return self._sequences("train", index, context_length)
+        at, end = step * num_sequences + start, step * num_sequences + stop
+        pieces = [np.empty(0, dtype=np.int64)]
+        while at < end:
+            epoch, place = divmod(at, total)
+            block, inside = divmod(place, _BLOCK)
+            pieces.append(_shuffled(total, (seed, epoch), block)[inside : inside + end - at])
+            at += len(pieces[-1])
+        return self._sequences("train", np.concatenate(pieces), context_length)
 
     def evaluation(self, *, context_length: int, num_tokens: int) -> np.ndarray:
         """Indices of the held-out sequences of an evaluation, evenly spread over the split.

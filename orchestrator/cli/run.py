@@ -62,6 +62,9 @@ def run_command(
     device: Annotated[
         str, typer.Option(help="auto (cuda where a worker has a GPU) or cpu.")
     ] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Through torch.compile, on GPUs in bfloat16.")
+    ] = False,
     max_tokens: Annotated[
         int | None,
         typer.Option(
@@ -109,6 +112,7 @@ def run_command(
             cpus_per_worker=cpus_per_worker,
             gpus_per_worker=gpus_per_worker,
             placement=placement,
+            compile=compiled,
             on_cpu=_on_cpu(device),
         ),
         limits=Limits(

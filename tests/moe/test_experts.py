@@ -57,17 +57,20 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("mixture", "dtype"),
+    ("mixture", "dtype", "width"),
     [
-        pytest.param(LoopedMixture.apply, torch.float64, id="loop"),
-        pytest.param(grouped_mixture, torch.float32, id="grouped"),  # its kernels know no float64
+        pytest.param(LoopedMixture.apply, torch.float64, F, id="loop"),
+        pytest.param(LoopedMixture.apply, torch.float64, 4 * D, id="loop-wide"),
+        # Its kernels know no float64.
+        pytest.param(grouped_mixture, torch.float32, F, id="grouped"),
     ],
 )
 @pytest.mark.parametrize(("unit", "load", "top_k", "num_experts"), CASES)
-def test_mixture_equals_the_loop_over_tokens(mixture, dtype, unit, load, top_k, num_experts):
+def test_mixture_equals_the_loop_over_tokens(mixture, dtype, width, unit, load, top_k, num_experts):
     rows = 1 if unit == "token" else S
     index_UK = choose(load, 12 // rows, top_k, num_experts)
-    inputs = [t.to(dtype).requires_grad_() for t in random_inputs(index_UK, num_experts, rows)]
+    made = random_inputs(index_UK, num_experts, rows, f=width)
+    inputs = [t.to(dtype).requires_grad_() for t in made]
     with torch.no_grad():
         inputs[1][0] = 0.0  # a closed gate still has a gradient
     fast = mixture(*inputs, sort_by_expert(index_UK), count_tokens(index_UK, num_experts, rows))
