@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table as RichTable
 
-from orchestrator.cli.options import JsonOption, app, errors, output, print_json
+from orchestrator.cli.options import JsonOption, app, errors, print_json, print_rows
 from orchestrator.errors import BadInput
 from orchestrator.library import study_names
 from orchestrator.study import NAME
@@ -93,7 +92,5 @@ def axes(
         ]
         print_json({"axes": rows})
         return
-    table = RichTable("path", "values", "default", "meaning")
-    for a in shown:
-        table.add_row(a.path, a.legal, str(a.default), a.meaning)
-    output.print(table)
+    rows = [[a.path, a.legal, str(a.default), a.meaning] for a in shown]
+    print_rows(("path", "values", "default", "meaning"), rows, fold={"values", "meaning"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -23,8 +25,9 @@ app = typer.Typer(
     help="Studies of Mixture-of-Experts language models whose tables can be believed.",
 )
 # Names and messages hold what users wrote: none of it is markup.
-errors = Console(stderr=True, markup=False, emoji=False)
-output = Console(markup=False, emoji=False)
+# In a log or a pipe lines are not broken where nobody's terminal ends.
+errors = Console(stderr=True, markup=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+output = Console(markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A name that `list` shows, or a path to a .py file.")
@@ -107,6 +110,25 @@ def resolved(
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
+
+
+def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], *, fold: set[str]) -> None:
+    """A table on a terminal, whose columns of `fold` break where they are too wide; markdown else,
+    which no width cuts short."""
+    from orchestrator.report.verdict_text import markdown_table  # brings scipy with it
+
+    if not output.is_terminal:
+        print("\n".join(markdown_table(headings, rows)))
+        return
+    shown = RichTable()
+    for heading in headings:
+        if heading in fold:
+            shown.add_column(heading, overflow="fold")
+        else:
+            shown.add_column(heading, no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    output.print(shown)
 
 
 def study_name(study: str) -> str:

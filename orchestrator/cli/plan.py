@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table as RichTable
 
 from orchestrator.cli.options import (
     CorpusOption,
@@ -19,6 +18,7 @@ from orchestrator.cli.options import (
     errors,
     output,
     print_json,
+    print_rows,
     resolved,
 )
 from orchestrator.launch import resolve
@@ -51,17 +51,17 @@ def list_studies(as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"studies": rows})
         return
-    table = RichTable("study", "question", "trials", "cost (smoke)")
-    table.columns[0].no_wrap = True  # a name that is cut off cannot be typed
-    for row in rows:
-        cells = f"{row['cells']} cells, " if row["cells"] else ""
-        table.add_row(
+    shown = [
+        [
             row["study"],
             row["question"],
-            f"{cells}{row['trials']}",
+            f"{row['cells']} cells, {row['trials']}" if row["cells"] else str(row["trials"]),
             f"{row['tokens_total'] / 1e6:.1f}M tokens, {row['flops_total']:.1e} FLOPs",
-        )
-    output.print(table)
+        ]
+        for row in rows
+    ]
+    headings = ("study", "question", "trials", "cost (smoke)")
+    print_rows(headings, shown, fold={"question", "trials", "cost (smoke)"})
 
 
 @app.command("plan")
@@ -103,15 +103,15 @@ def plan_command(
         highlight=False,
     )
     if planned["cells"]:
-        table = RichTable("cell", "total", "active", "FLOPs/token", "what it changes")
-        table.columns[0].overflow = table.columns[-1].overflow = "fold"
-        for cell in planned["cells"]:
-            changes = ", ".join(f"{p}={v}" for p, v in cell["overrides"].items()) or "nothing"
-            table.add_row(
+        shown = [
+            [
                 cell["cell"],
                 f"{cell['params_total']:,}",
                 f"{cell['params_active']:,}",
                 f"{cell['flops_per_token']:,}",
-                changes,
-            )
-        output.print(table)
+                ", ".join(f"{p}={v}" for p, v in cell["overrides"].items()) or "nothing",
+            ]
+            for cell in planned["cells"]
+        ]
+        headings = ("cell", "total", "active", "FLOPs/token", "what it changes")
+        print_rows(headings, shown, fold={"cell", "what it changes"})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table as RichTable
 
 from orchestrator.cli.options import (
     CheckpointOption,
@@ -21,12 +21,18 @@ from orchestrator.cli.options import (
     output,
     parse_overrides,
     print_json,
+    print_rows,
     print_table,
     study_name,
 )
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.library import load_study
+
+if TYPE_CHECKING:
+    from orchestrator.trial import TrialRecord  # brings Optuna with it
+
+_ON_A_TERMINAL = 200  # trials that `status` shows there: drawing 10,000 takes seconds
 
 
 @app.command()
@@ -43,7 +49,10 @@ def status(
 
     Example: moe-study status quickstart
     """
+    from dataclasses import asdict
+
     from orchestrator.report.records import read_launch
+    from orchestrator.report.rungs import rung_line, rungs_of_launch
     from orchestrator.trial import count_states
 
     launch = read_launch(
@@ -55,6 +64,7 @@ def status(
         overrides=parse_overrides(overrides),
     )
     states = count_states(launch.trials)
+    rungs, num_steps = rungs_of_launch(launch.info.attributes, launch.trials)
     if as_json:
         print_json(
             {
@@ -62,19 +72,35 @@ def status(
                 "launch": launch.info.name,
                 "states": states,
                 "trials": [record.as_json() for record in launch.trials],
+                "rungs": [asdict(rung) for rung in rungs],
             }
         )
         return
     output.print(launch.info.name, highlight=False)
     output.print(", ".join(f"{count} {state}" for state, count in states.items()), highlight=False)
-    table = RichTable("trial", "cell", "seed", "state", "val/loss", "tokens", "reason")
-    table.columns[1].overflow = table.columns[-1].overflow = "fold"
-    for column in (table.columns[0], *table.columns[2:6]):
-        column.no_wrap = True
-    for r in launch.trials:
-        value = "" if r.value is None else f"{r.value:.4f}"
-        table.add_row(str(r.number), r.cell, str(r.seed), r.state, value, f"{r.tokens:,}", r.error)
-    output.print(table)
+    if rungs:
+        output.print(rung_line(rungs, num_steps), highlight=False, soft_wrap=True)
+    shown = _worth_a_look(launch.trials) if output.is_terminal else launch.trials
+    rows = [
+        [
+            *(str(r.number), r.cell, str(r.seed), r.state),
+            *("" if r.value is None else f"{r.value:.4f}", f"{r.tokens:,}", r.error or ""),
+        ]
+        for r in shown
+    ]
+    headings = ("trial", "cell", "seed", "state", "val/loss", "tokens", "reason")
+    print_rows(headings, rows, fold={"cell", "reason"})
+    if len(shown) < len(launch.trials):
+        left_out = len(launch.trials) - len(shown)
+        output.print(f"{left_out:,} more trials: --json, or a pipe, has all", highlight=False)
+
+
+def _worth_a_look(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """All of a short launch; of a long one what runs, what failed, and the newest of the others."""
+    first = [r for r in trials if r.state in ("running", "failed")][-_ON_A_TERMINAL:]
+    others = [r for r in trials if r.state not in ("running", "failed")]
+    room = _ON_A_TERMINAL - len(first)
+    return sorted(first + others[len(others) - room :], key=lambda r: r.number)
 
 
 @app.command()
@@ -209,18 +235,20 @@ def analyze(
         print_json(result)
         return
     output.print(f"{result['launch']}, probe {probe}", highlight=False)
-    shown = RichTable("cell", "seed", "layer", "NMI", "null", "null 97.5%", "p", "purity", "random")
-    for row in result["rows"]:
-        random = row["nmi_random_router"]
-        shown.add_row(
-            row["cell"],
-            str(row["seed"]),
-            "mean" if row["layer"] is None else str(row["layer"]),
-            f"{row['nmi']:.4f}",
-            f"{row['nmi_null_mean']:.4f}",
-            f"{row['nmi_null_high']:.4f}",
-            f"{row['p_value']:.3f}",
-            f"{row['purity']:.3f}",
-            "-" if random is None else f"{random:.4f}",
-        )
-    output.print(shown)
+    headings = ("cell", "seed", "layer", "NMI", "null", "null 97.5%", "p", "purity", "random")
+    print_rows(headings, map(_analysis_row, result["rows"]), fold={"cell"})
+
+
+def _analysis_row(row: Mapping[str, Any]) -> list[str]:
+    random = row["nmi_random_router"]
+    return [
+        row["cell"],
+        str(row["seed"]),
+        "mean" if row["layer"] is None else str(row["layer"]),
+        f"{row['nmi']:.4f}",
+        f"{row['nmi_null_mean']:.4f}",
+        f"{row['nmi_null_high']:.4f}",
+        f"{row['p_value']:.3f}",
+        f"{row['purity']:.3f}",
+        "-" if random is None else f"{random:.4f}",
+    ]
