@@ -5,6 +5,7 @@ INSTALLED := .venv/.installed
 .PHONY: quickstart test lint bench clean
 
 quickstart: $(INSTALLED)  ## a small study end to end, on the embedded default corpus
+	@echo "Training 16 small models, about four minutes on two cores"
 	$(BIN)/moe-study run quickstart --scale smoke --home moe-runs
 	@$(BIN)/moe-study report quickstart --scale smoke --home moe-runs -o moe-runs/quickstart.html > /dev/null
 	@echo
@@ -28,6 +29,7 @@ bench: $(INSTALLED)  ## every benchmark, and docs/benchmarks.md from what they p
 	$(BIN)/python benchmarks/render.py
 
 $(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into .venv, which takes some minutes and says little"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@

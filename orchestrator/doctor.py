@@ -137,7 +137,7 @@ def _look_at_optuna(home: Home, url: str | None) -> str:
     if file is not None and not file.exists():
         return f"{file} is made by the first run"
     launches = SearchStore.launches(open_storage(chosen, create=False))
-    return f"{file or redact(chosen)} holds {len(launches)} launches"
+    return f"{file or redact(chosen)} holds {_counted(len(launches), 'launch', 'launches')}"
 
 
 def _look_at_mlflow(home: Home, uri: str | None) -> str:
@@ -149,7 +149,11 @@ def _look_at_mlflow(home: Home, uri: str | None) -> str:
     if file is not None and not file.exists():
         return f"{file} is made by the first run"
     own = [e for e in connect(chosen).search_experiments() if e.name != "Default"]
-    return f"{file or redact(chosen)} holds {len(own)} experiments"
+    return f"{file or redact(chosen)} holds {_counted(len(own), 'experiment', 'experiments')}"
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _ray(address: str | None) -> Check:

@@ -69,14 +69,27 @@ def ingest(session: Session, results: list[tuple[Path, dict[str, Any]]]) -> int:
             continue
         assignment = session.ledger.take(result["config_hash"])
         if assignment is None:
-            session.tell(
-                f"{folder.name} has the config hash {result['config_hash']}, which no open trial "
-                "of this launch has: done already, or another study's"
-            )
+            session.tell(_not_taken(session, folder, result))
             continue
         _record(session, assignment.record.number, folder, result)
         taken += 1
     return taken
+
+
+def _not_taken(session: Session, folder: Path, result: dict[str, Any]) -> str:
+    wanted = result["config_hash"]
+    same = [r for r in session.records if r.config_hash == wanted]
+    if not same:
+        return (
+            f"{folder.name} has the config hash {wanted}, which no trial of this launch has: name "
+            "the study, scale, corpus and seeds that its config was written for"
+        )
+    own, last = same[-1], result["curve"][-1] if result["curve"] else {}
+    metric = session.launch.study.metric
+    return (
+        f"{folder.name} is trial {own.number} ({own.cell}, seed {own.seed}), which is {own.state} "
+        f"already: {metric} {own.value} there, {last.get(metric)} here"
+    )
 
 
 def _record(session: Session, number: int, folder: Path, result: dict[str, Any]) -> None:

@@ -193,6 +193,11 @@ class Ledger:
         return len(self.records) + max(0, missing) * seeds
 
     @property
+    def num_reusable(self) -> int:
+        """Waiting trials whose configuration was trained before, in this home."""
+        return sum(self.records[n].config_hash in self._elsewhere for n in self._waiting)
+
+    @property
     def is_all_started(self) -> bool:
         """Whether no trial is left to start."""
         return not self._waiting and self.expected == len(self.records)

@@ -30,6 +30,8 @@ def load_study(name_or_path: str) -> Study:
         return _study_of(_load_file(Path(name_or_path)), name_or_path)
     names = study_names()
     if name_or_path not in names:
+        if os.path.isfile(f"{name_or_path}.py"):
+            names = [*names, f"{name_or_path}.py"]
         near = difflib.get_close_matches(name_or_path, names, n=2, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(names)}."
         raise BadInput(

@@ -71,7 +71,9 @@ class RunProgress:
         self._began = time.monotonic()
         self._bar.update(self._task, description="trials")
         if not self._console.is_terminal:
-            self.say(f"{ledger.expected} trials, {len(finished)} of them done")
+            reused = ledger.num_reusable
+            known = f", {reused} trained before in this home" if reused else ""
+            self.say(f"{ledger.expected} trials, {len(finished)} of them done{known}")
 
     def __call__(self, record: TrialRecord, metrics: Mapping[str, Any] | None) -> None:
         if metrics is not None:
@@ -84,7 +86,7 @@ class RunProgress:
 
     def _line(self, record: TrialRecord) -> str:
         value = f" {VAL_LOSS} {record.value:.4f}" if record.value is not None else ""
-        reason = f" ({record.error})" if record.error else ""
+        reason = f" ({record.reason})" if record.reason else ""
         return (
             f"trial {record.number} {record.cell} seed {record.seed}: {record.state}{value}{reason}"
         )

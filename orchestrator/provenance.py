@@ -15,7 +15,10 @@ PACKAGES = ("torch", "numpy", "ray", "optuna", "mlflow", "tokenizers", "tiktoken
 
 
 def git_state() -> dict[str, str]:
-    """Commit and dirty flag of this code; nothing where it is not a checkout."""
+    """Commit of this code, and whether its files differ from it; nothing where it is no checkout.
+
+    Files that git does not know, such as a study that `moe-study new` wrote, make no difference.
+    """
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -28,7 +31,8 @@ def git_state() -> dict[str, str]:
     commit = git("rev-parse", "HEAD")
     if commit is None:
         return {}
-    return {"git.commit": commit, "git.dirty": str(bool(git("status", "--porcelain"))).lower()}
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"git.commit": commit, "git.dirty": str(bool(changed)).lower()}
 
 
 def provenance() -> dict[str, Any]:

@@ -85,6 +85,12 @@ class TrialRecord:
         return bool(self.attributes.get(REUSED_FROM))
 
     @property
+    def reason(self) -> str:
+        """Why it failed, or whose result it has; empty for a trial that just ran."""
+        source = self.attributes.get(REUSED_FROM)
+        return self.error or (f"reused from run {source}" if source else "")
+
+    @property
     def device_s(self) -> float:
         """Seconds times workers over all attempts, as far as the record has them."""
         if self.is_reused:

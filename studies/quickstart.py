@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import log
+
 from moe.config import TrialConfig
+from orchestrator.claim_types import Better, Equivalent
 from orchestrator.study import Study
 from search_spaces.budget import dense_baselines
 from search_spaces.cells import Cell
@@ -37,4 +40,19 @@ STUDY = Study(
     scales=SCALES,
     cells=cells,
     seeds=(0, 1),
+    claims=(
+        Better(
+            id="mixture",
+            statement="a mixture beats the dense model of equal active parameters",
+            a="token-learned",
+            b="dense-active",
+        ),
+        Equivalent(
+            id="frozen",
+            statement="a frozen router is as good as a learned one, within 1% of perplexity",
+            a="token-frozen",
+            b="token-learned",
+            margin=log(1.01),
+        ),
+    ),
 )

@@ -76,4 +76,6 @@ def _tell_usage(error: Exception) -> None:
         error.show()
         return
     command = error.ctx.command_path if error.ctx else "moe-study"
-    _tell(f"{message.rstrip('.')}. See `{command} --help`.")
+    # A suggestion ends in a question mark, and a full stop of its own.
+    sentence = message.replace("?.", "?").rstrip(".")
+    _tell(f"{sentence}{'' if sentence.endswith('?') else '.'} See `{command} --help`.")

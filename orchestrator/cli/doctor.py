@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from orchestrator.cli.options import (
     HomeOption,
@@ -48,13 +49,11 @@ def doctor(
     ):
         checks.append(check)
         if not as_json:
-            state = f"[{_STYLES[check.state]}]{check.state:<7}[/]"
-            output.print(f"{state}{check.name:<16}", end="", highlight=False)
-            output.print(check.found, highlight=False, markup=False, soft_wrap=True)
+            line = Text(f"{check.state:<7}", style=_STYLES[check.state])
+            line.append(f"{check.name:<16}{check.found}", style="default not bold")
+            output.print(line, soft_wrap=True)
             if check.remedy:
-                output.print(
-                    f"{'':<23}-> {check.remedy}", highlight=False, markup=False, soft_wrap=True
-                )
+                output.print(f"{'':<23}-> {check.remedy}", highlight=False, soft_wrap=True)
     if as_json:
         print_json({"checks": [asdict(check) for check in checks]})
     raise typer.Exit(1 if any(check.state == "failed" for check in checks) else 0)

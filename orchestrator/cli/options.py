@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,19 +27,68 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Studies of Mixture-of-Experts language models whose tables can be believed.",
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"moe-study {version('moe-study')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Studies of Mixture-of-Experts language models whose tables can be believed."""
+
+
 # Names and messages hold what users wrote: none of it is markup.
 # In a log or a pipe lines are not broken where nobody's terminal ends.
 errors = Console(stderr=True, markup=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 output = Console(markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 
+
+def complete_study(typed: str) -> list[str]:
+    """Names of `studies/`, and study files of the folder at hand."""
+    package = files("studies").iterdir()
+    names = [path.name.removesuffix(".py") for path in package if path.name.endswith(".py")]
+    names = [n for n in names if n not in ("__init__", "scales", "paper_cells")]
+    return [n for n in sorted(names) + sorted(map(str, Path().glob("*.py"))) if n.startswith(typed)]
+
+
+def complete_scale(typed: str) -> list[str]:
+    return [name for name in ("smoke", "cpu", "gpu", "paper") if name.startswith(typed)]
+
+
+def complete_path(typed: str) -> list[str]:
+    from search_spaces.axes import describe_axes
+
+    return [f"{a.path}=" for a in describe_axes() if a.path.startswith(typed)]
+
+
 StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A name that `list` shows, or a path to a .py file.")
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="A name that `list` shows, or a path to a .py file.",
+        autocompletion=complete_study,
+    ),
 ]
-ScaleOption = Annotated[str | None, typer.Option(help="smoke, cpu, gpu or paper.")]
+ScaleOption = Annotated[
+    str | None, typer.Option(help="smoke, cpu, gpu or paper.", autocompletion=complete_scale)
+]
 SeedsOption = Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change what the study holds fixed."),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change what the study holds fixed.",
+        autocompletion=complete_path,
+    ),
 ]
 CorpusOption = Annotated[
     str | None, typer.Option(help="stdlib, files:GLOB, hub:NAME or hub:NAME,CONFIG+CONFIG.")

@@ -91,6 +91,9 @@ def plan_command(
             launch = resolved(study, scale, seeds, overrides, corpus, trials)
         paths = write(launch, write_configs)
         errors.print(f"wrote {len(paths)} configs to {write_configs}", highlight=False)
+        if launch.study.is_grid:
+            digest = launch.points()[0].config.data.digest
+            errors.print(f"their tokens, once `run` made them: HOME/tokens/{digest}", markup=False)
     if as_json:
         print_json(planned)
         return

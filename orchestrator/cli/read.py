@@ -84,7 +84,7 @@ def status(
     rows = [
         [
             *(str(r.number), r.cell, str(r.seed), r.state),
-            *("" if r.value is None else f"{r.value:.4f}", f"{r.tokens:,}", r.error or ""),
+            *("" if r.value is None else f"{r.value:.4f}", f"{r.tokens:,}", r.reason),
         ]
         for r in shown
     ]
@@ -156,7 +156,7 @@ def claims(
     Example: moe-study claims paper_table1 --scale cpu
     """
     from orchestrator.report.records import read_launch
-    from orchestrator.report.verdict_text import HEADINGS, markdown_table, remarks, verdict_rows
+    from orchestrator.report.verdict_text import HEADINGS, remarks, verdict_rows
 
     loaded = load_study(study)
     launch = read_launch(
@@ -176,7 +176,10 @@ def claims(
     print(f"**{loaded.name}** ({launch.info.name})", end="\n\n")
     for remark in remarks(judgement):
         print(remark, end="\n\n")
-    print("\n".join(markdown_table(HEADINGS, rows)) if rows else "The study states no claims.")
+    if rows:
+        print_rows(HEADINGS, rows, fold={"interval", "statement", "why"})
+    else:
+        print("The study states no claims: docs/studies.md says how to.")
 
 
 @app.command()
@@ -235,8 +238,18 @@ def analyze(
         print_json(result)
         return
     output.print(f"{result['launch']}, probe {probe}", highlight=False)
+    output.print(
+        "NMI: what the chosen experts tell of the label, 0 to 1; null: the same with the labels "
+        "permuted; random: of a random linear router on the same layer. docs/metrics.md has more.",
+        highlight=False,
+    )
     headings = ("cell", "seed", "layer", "NMI", "null", "null 97.5%", "p", "purity", "random")
     print_rows(headings, map(_analysis_row, result["rows"]), fold={"cell"})
+
+
+def _p_value(row: Mapping[str, Any]) -> str:
+    least = 1 / (row["n_permutations"] + 1)
+    return f"<= {least:.3f}" if row["p_value"] <= least else f"{row['p_value']:.3f}"
 
 
 def _analysis_row(row: Mapping[str, Any]) -> list[str]:
@@ -248,7 +261,7 @@ def _analysis_row(row: Mapping[str, Any]) -> list[str]:
         f"{row['nmi']:.4f}",
         f"{row['nmi_null_mean']:.4f}",
         f"{row['nmi_null_high']:.4f}",
-        f"{row['p_value']:.3f}",
+        _p_value(row),
         f"{row['purity']:.3f}",
         "-" if random is None else f"{random:.4f}",
     ]

@@ -53,5 +53,5 @@ def report(
     )
     path = out or Path(f"{loaded.name}-{launch.info.attributes['scale']}.html")
     write_report(launch, loaded, path)
-    errors.print(f"{launch.info.name}: read it in a browser", highlight=False, soft_wrap=True)
-    print(path)
+    print(path, flush=True)
+    errors.print(f"the report of {launch.info.name}, for a browser", highlight=False)

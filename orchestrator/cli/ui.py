@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import HomeOption, MlflowOption, StorageOption, app, output
+from orchestrator.cli.options import HomeOption, MlflowOption, StorageOption, app, errors, output
 from orchestrator.home import Home
 
 
@@ -38,6 +38,7 @@ def ui(
         output.file.flush()
 
     quiet()
+    errors.print("starting both pages, which takes some seconds", style="dim", highlight=False)
     serve(
         Home.at(home),
         optuna_storage=optuna_storage,

@@ -30,6 +30,8 @@ from orchestrator.claim_types import Claim
 from orchestrator.report.evidence import Evidence, Finding, Rows, Values, join
 from orchestrator.report.statistics import MAX_SEEDS, holm, holm_levels, seeds_until
 
+FEW_SEEDS = 5  # below this the spread itself is hardly known
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -163,7 +165,10 @@ class _Family:
         if self.size > 1:
             p += f", {p_adjusted:.2g} after Holm's correction over {self.size} claims"
         if seeds is not None:
-            return join(p, f"{seeds} seeds would decide it at this mean and spread", missing)
+            guess = f"{seeds} seeds would decide it at this mean and spread"
+            if finding.n < FEW_SEEDS:
+                guess = f"roughly {guess}, which {finding.n} seeds tell poorly"
+            return join(p, guess, missing)
         if untested:
             return join(p, missing)
         return join(p, f"no number of seeds up to {MAX_SEEDS:,} would decide it", missing)

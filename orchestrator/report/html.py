@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import BadInput
+from orchestrator.library import study_names
 from orchestrator.report.claims import Verdict
 from orchestrator.report.cost import cost_rows
 from orchestrator.report.records import LaunchRecords
@@ -25,12 +26,7 @@ from orchestrator.report.sections import chart_sections
 from orchestrator.report.tables import Table, body, footnotes, headings
 from orchestrator.report.verdict_text import remarks
 from orchestrator.study import Study
-from orchestrator.trial import (
-    REUSED_FROM,
-    RUN_LINK,
-    TrialRecord,
-    count_states,
-)
+from orchestrator.trial import RUN_LINK, TrialRecord, count_states
 
 MISSING = "\N{EN DASH}"
 
@@ -172,19 +168,16 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
         "run_id": record.run_id,
         "link": record.attributes.get(RUN_LINK),
         "config_hash": record.config_hash,
-        "reason": record.error or _reused(record),
+        "reason": record.reason,
     }
-
-
-def _reused(record: TrialRecord) -> str | None:
-    source = record.attributes.get(REUSED_FROM)
-    return f"reused from run {source}" if source else None
 
 
 def _reproduce(launch: LaunchRecords) -> dict[str, Any]:
     given = launch.info.attributes
     seeds = sorted({r.seed for r in launch.trials})
-    command = ["moe-study", "run", launch.info.study, "--scale", given["scale"]]
+    study = launch.info.study
+    named = study if study in study_names() else f"{study}.py"
+    command = ["moe-study", "run", named, "--scale", given["scale"]]
     command += ["--seeds", ",".join(map(str, seeds))] if seeds else []
     if given["sampled"] and launch.trials:
         command += ["--trials", str(len({r.cell_hash for r in launch.trials}))]

@@ -86,13 +86,19 @@ def table_of(
     """Rows in the order in which cells were first asked for, or (a sampled study's) best first.
 
     Trials are pooled by configuration and by the digest of the code that trained them: results of
-    different code become different rows, each with its digest.
+    different code become different rows, each with its digest. A trial that never started stands
+    with its cell's first row.
     """
+    numbered = sorted(records, key=lambda r: r.number)
+    first: dict[str, str] = {}
+    for record in numbered:
+        if digest := record.attributes.get(MOE_DIGEST):
+            first.setdefault(record.cell_hash, digest)
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
-    for record in sorted(records, key=lambda r: r.number):
-        key = (record.cell_hash, record.attributes.get(MOE_DIGEST, ""))
-        groups.setdefault(key, []).append(record)
-    rows = [_row(group, published or {}) for group in groups.values()]
+    for record in numbered:
+        digest = record.attributes.get(MOE_DIGEST) or first.get(record.cell_hash, "")
+        groups.setdefault((record.cell_hash, digest), []).append(record)
+    rows = [_row(group, digest, published or {}) for (_, digest), group in groups.items()]
     if best_first:
         rows.sort(key=lambda row: math.inf if row.mean is None else row.mean)
     return Table(
@@ -117,7 +123,7 @@ def _rank_correlation(rows: Sequence[Row], digest: str) -> dict[str, RankCorrela
     }
 
 
-def _row(records: list[TrialRecord], published: Published) -> Row:
+def _row(records: list[TrialRecord], digest: str, published: Published) -> Row:
     first = records[0]
     complete = {r.seed: r for r in records if r.state == "complete"}
     estimate = mean_interval([r.value for r in complete.values()]) if complete else None
@@ -137,7 +143,7 @@ def _row(records: list[TrialRecord], published: Published) -> Row:
         seeds=sorted(complete),
         run_ids=[r.run_id for _, r in sorted(complete.items()) if r.run_id],
         states=states,
-        moe_digest=first.attributes.get(MOE_DIGEST, ""),
+        moe_digest=digest,
         commits=sorted({r.attributes.get(COMMIT) or "" for r in complete.values()} - {""}),
         published=dict(published.get(first.cell, {})),
     )
@@ -244,7 +250,7 @@ def claims_body(table: Table) -> list[list[str]]:
 
 
 def _mixed_code(table: Table) -> bool:
-    return len({row.moe_digest for row in table.rows}) > 1
+    return len({row.moe_digest for row in table.rows} - {""}) > 1
 
 
 def _markdown(table: Table) -> str:
