@@ -9,9 +9,9 @@ import socket
 import pytest
 from typer.main import get_command
 
-from orchestrator.cli.options import app
+from orchestrator.cli.options import app, complete_path, complete_scale, complete_study
 from orchestrator.launch import resolve
-from orchestrator.library import load_study
+from orchestrator.library import load_study, study_names
 
 
 def test_every_command_has_an_example_in_its_help(moe_study):
@@ -78,6 +78,27 @@ def test_doctor_says_what_it_found_and_creates_nothing(tmp_path, moe_study):
     assert not home.exists()
     code, out, _ = moe_study("doctor", "--home", home, "--no-ray")
     assert "made by the first run" in out
+    assert "[/]" not in out
+
+
+def test_completion_knows_studies_scales_and_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "paper_mine.py").touch()
+    studies = complete_study("paper_")
+    assert {"paper_table1", "paper_balance", "paper_mine.py"} <= set(studies)
+    assert all(name.endswith(".py") or name in study_names() for name in complete_study(""))
+    assert complete_scale("s") == ["smoke"]
+    assert "moe.num_experts=" in complete_path("moe.num")
+
+
+def test_a_study_file_that_is_named_without_its_ending_is_found_for_the_user(
+    tmp_path, monkeypatch, moe_study
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_router.py").touch()
+    code, _, err = moe_study("plan", "my_router")
+    assert code == 2
+    assert "Did you mean my_router.py" in err
 
 
 def test_doctor_fails_where_a_launch_would(tmp_path, moe_study):

@@ -140,6 +140,16 @@ def test_trials_of_other_code_are_left_out_and_named(records):
     assert main_digest([]) == ""
 
 
+def test_a_trial_that_never_started_stands_with_its_cell(records):
+    waiting = [record(50, "a", 4, None, state="waiting", digest=None)]
+    waiting += [record(51, "d", 0, None, state="waiting", digest=None)]
+    made = table([*waiting, *records])
+    states = {row.cell: row.states for row in made.rows}
+    assert states["a"] == {"complete": 4, "waiting": 1}
+    assert [row.cell for row in made.rows].count("a") == 1
+    assert "code" not in render(made, "markdown").splitlines()[2]
+
+
 def test_table_has_published_values_rank_correlation_and_verdicts(records):
     found = json.loads(render(table(records), "json"))
     assert {"study", "metric", "rows", "claims", "evidence", "rank_correlation"} <= found.keys()
