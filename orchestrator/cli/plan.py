@@ -9,6 +9,7 @@ import typer
 
 from orchestrator.cli.options import (
     CorpusOption,
+    HomeOption,
     JsonOption,
     ScaleOption,
     SeedsOption,
@@ -21,6 +22,7 @@ from orchestrator.cli.options import (
     print_rows,
     resolved,
 )
+from orchestrator.home import Home
 from orchestrator.launch import resolve
 from orchestrator.library import load_study, study_names
 
@@ -72,6 +74,7 @@ def plan_command(
     overrides: SetOption = None,
     corpus: CorpusOption = None,
     trials: Annotated[int | None, typer.Option(help="Points of a sampled study.")] = None,
+    home: HomeOption = None,
     write_configs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each trial's resolved config there.")
     ] = None,
@@ -81,6 +84,7 @@ def plan_command(
 
     Example: moe-study plan quickstart --scale cpu --seeds 0,1,2,3,4
     """
+    from orchestrator.pace import pace_of
     from orchestrator.plan import plan
     from orchestrator.plan import write_configs as write
 
@@ -105,6 +109,13 @@ def plan_command(
         f"{about}{planned['flops_total']:.2e} FLOPs",
         highlight=False,
     )
+    if (pace := pace_of(Home.at(home), scale=launch.scale)) is not None:
+        minutes = planned["flops_total"] * pace.seconds_per_flop / 60
+        output.print(
+            f"about {minutes:.0f} minutes of one worker, going by {pace.trials} trials of this "
+            "home at this scale",
+            highlight=False,
+        )
     if planned["cells"]:
         shown = [
             [

@@ -133,3 +133,11 @@ def test_no_help_loses_a_word_to_markup(moe_study):
         for option in command.params:
             for word in re.findall(r"\[[^\]]+\]", getattr(option, "help", None) or ""):
                 assert re.sub(r"\s+", "", word) in shown, (name, word)
+
+
+def test_plan_tells_of_time_where_the_home_knows_it(finished, tmp_path, moe_study):
+    code, out, _ = moe_study("plan", "quickstart", "--home", finished.home.root)
+    assert code == 0
+    assert "of one worker, going by 14 trials" in out
+    _, out, _ = moe_study("plan", "quickstart", "--home", tmp_path / "none")
+    assert "going by" not in out

@@ -1,0 +1,40 @@
+"""How fast this home's earlier trials went: what `plan` tells of time."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from orchestrator.home import Home
+from orchestrator.search import SearchStore
+from orchestrator.storage import local_store_file, open_storage
+from orchestrator.trial import FLOPS_PER_TOKEN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Seconds of one worker for a FLOP, and how many trials say so."""
+
+    seconds_per_flop: float
+    trials: int
+
+
+def pace_of(home: Home, *, scale: str) -> Pace | None:
+    """The median over a home's complete trials at one scale: other sizes go at other speeds.
+
+    None where there are none. Raises BadInput where the home's record cannot be read.
+    """
+    file = local_store_file(home.optuna_storage)
+    if file is None or not file.exists():
+        return None
+    storage = open_storage(home.optuna_storage, create=False)
+    found = [
+        record.device_s / (record.tokens * record.attributes[FLOPS_PER_TOKEN])
+        for info in SearchStore.launches(storage)
+        if info.attributes["scale"] == scale
+        for record in SearchStore(storage, info).records()
+        if record.state == "complete" and record.tokens and record.device_s
+    ]
+    if not found:
+        return None
+    return Pace(seconds_per_flop=statistics.median(found), trials=len(found))
