@@ -195,7 +195,7 @@ def test_the_notebook_page_runs(in_finished):
     assert len(one_seed) == 2
     assert one_seed.ci_low.isna().all()
     assert set(curves.columns) >= {"cell", "seed", "step", "value"}
-    assert set(space["claims"].verdict) == {"undecided"}
+    assert set(space["claims"].id) == {"mixture", "frozen"}
     assert space["pareto"].on_front.any()
     assert (space["differences"]["token-learned"].dropna() == 0).all()
     assert space["launch"].is_evidence() is False
