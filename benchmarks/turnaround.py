@@ -38,6 +38,7 @@ from ray.tune.integration.ray_train import TuneReportCallback  # noqa: E402
 from moe.config import DataConfig, ModelConfig, MoEConfig, TrainConfig, TrialConfig  # noqa: E402
 from moe.data.corpus import open_corpus  # noqa: E402
 from moe.data.prepare import data_digest, prepare  # noqa: E402
+from orchestrator.checkpoint_place import CheckpointPlace  # noqa: E402
 from orchestrator.worker import Job, train_trial  # noqa: E402
 
 GOAL_S = {1: 0.3}
@@ -142,8 +143,10 @@ class stamp_steps:  # noqa: N801
 
 
 def ours(trial: dict) -> None:
+    out = Path(trial["job"]["out"])
+    place = CheckpointPlace(root=str(out.parent), is_home=True)
     with stamp_steps(trial["stamps"]):
-        train_trial(trial)
+        train_trial({"job": {**trial["job"], "out": out.name}}, place=place)
 
 
 def nest(trial: dict) -> None:

@@ -103,7 +103,7 @@ class LoopedMixture(torch.autograd.Function):
         y_ARD = x_URD.new_empty(num_assignments, num_rows, d_model)
         groups = _groups(counts_N, num_rows)
         for n, group in enumerate(groups):
-            x_rD = x_URD.index_select(0, order.unit_A[group]).view(-1, d_model)
+            x_rD = _rows(x_URD, order.unit_A[group])
             pre_rF, act_rF = pre_ARF[group].view(-1, d_expert), act_ARF[group].view(-1, d_expert)
             torch.addmm(b_in_NF[n], x_rD, w_in_NDF[n], out=pre_rF)
             torch.ops.aten.gelu.out(pre_rF, out=act_rF)
@@ -133,16 +133,16 @@ class LoopedMixture(torch.autograd.Function):
             unit_c = order.unit_A[group]
             pre_rF, act_rF = pre_ARF[group].view(-1, d_expert), act_ARF[group].view(-1, d_expert)
             gate_r = gate_A[group, None].expand(-1, num_rows).flatten()
-            dy_rD = dy_URD.index_select(0, unit_c).view(-1, d_model)
+            dy_rD = _rows(dy_URD, unit_c)
             if y_ARD is not None:
                 dgate_r = (dy_rD * y_ARD[group].view(-1, d_model)).sum(1)
-                dy_rD *= gate_r[:, None]
+                dy_rD = dy_rD * gate_r[:, None]
                 dhidden_rF = torch.mm(dy_rD, w_out_NFD[n].t(), out=buffer_rF[: len(dy_rD)])
             else:
                 dhidden_rF = torch.mm(dy_rD, w_out_NFD[n].t(), out=buffer_rF[: len(dy_rD)])
                 if ctx.needs_input_grad[1]:
                     dgate_r = (dhidden_rF * act_rF).sum(1) + dy_rD @ b_out_ND[n]
-                dy_rD *= gate_r[:, None]
+                dy_rD = dy_rD * gate_r[:, None]
                 dhidden_rF *= gate_r[:, None]
             if ctx.needs_input_grad[1]:
                 dgate_A[group] = dgate_r.view(-1, num_rows).sum(1)
@@ -150,7 +150,7 @@ class LoopedMixture(torch.autograd.Function):
             torch.sum(dy_rD, 0, out=db_out_ND[n])
             torch.ops.aten.gelu_backward.grad_input(dhidden_rF, pre_rF, grad_input=dhidden_rF)
             torch.mm(dhidden_rF, w_in_NDF[n].t(), out=dx_ARD[group].view(-1, d_model))
-            x_rD = x_URD.index_select(0, unit_c).view(-1, d_model)
+            x_rD = _rows(x_URD, unit_c)
             torch.mm(x_rD.t(), dhidden_rF, out=dw_in_NDF[n])
             torch.sum(dhidden_rF, 0, out=db_in_NF[n])
         dgate_UK = dgate_A[order.slot_UK] if ctx.needs_input_grad[1] else None
@@ -163,6 +163,13 @@ def _groups(counts_N: Tensor, num_rows: int) -> list[slice]:
     matrix products are empty or zero without further ado."""
     stops = [int(tokens) // num_rows for tokens in counts_N.cumsum(0).tolist()]
     return [slice(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+
+
+def _rows(x_URD: Tensor, unit_c: Tensor) -> Tensor:
+    """Rows of one expert's units, [c*R, D]. Where it has all units, they lie together already."""
+    if len(unit_c) == len(x_URD):
+        return x_URD.flatten(0, 1)
+    return x_URD.index_select(0, unit_c).flatten(0, 1)
 
 
 def _gated_sum(y_ARD: Tensor, slot_UK: Tensor, gate_UK: Tensor | None) -> Tensor:
