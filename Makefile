@@ -17,7 +17,7 @@ quickstart: $(INSTALLED)  ## a small study end to end, on the embedded default c
 	@echo "  from here to a verdict           docs/tutorial.md"
 
 test: $(INSTALLED) lint  ## contracts, lint and the whole suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -23,6 +23,12 @@ _WORDS = [
 ]
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: whole files are handed out, and a long one must not be last."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def corpus_folder(tmp_path_factory):
     """Forty short documents in two languages of made-up text, as JSON lines."""
