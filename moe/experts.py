@@ -3,8 +3,9 @@
 No capacity limit and no dropped tokens. The assignments are sorted by expert, so that each
 expert is a plain matrix product over rows that lie together. A token and a whole sequence are
 handled alike: a unit is R rows, R = 1 token or the S positions of a sequence, and all rows of a
-unit are moved, weighted and sorted as one. tests/moe/test_experts.py holds both paths equal to a
-per-token loop, in values and all gradients.
+unit are moved, weighted and sorted as one. Long sequences of wide experts are not sorted at all
+(`moe.sequence_mixture`). tests/moe/test_experts.py holds all paths equal to a per-token loop, in
+values and all gradients.
 
 Shapes:  U routed units   R rows of a unit   K chosen   N experts   D d_model   F d_expert
          A = U*K assignments, sorted by expert          C = R*D, a unit's rows laid end to end
@@ -21,10 +22,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from moe.router import Routing
+from moe.sequence_mixture import SequenceMixture
 
 # An expert's output counts as narrow below this share of its hidden width: keeping it adds at most
 # an eighth to what a dense FFN of equal active width keeps.
 _NARROW = 4
+# Multiply-adds of a product from which on a sequence goes through its experts by itself. Below it
+# more and smaller products cost more than gathering sequences by expert does (benchmarks/).
+_WHOLE = 1 << 24
 
 
 class Order(NamedTuple):
@@ -62,16 +67,25 @@ class Experts(nn.Module):
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else x_URD.dtype
         x_URD, gate_UK, *weights = (t.to(dtype) for t in (x_URD, routing.gate, *weights))
-        mixture = grouped_mixture if is_grouped(x_URD) else LoopedMixture.apply
         with torch.autocast(device, enabled=False):
-            order = sort_by_expert(routing.expert_index)
-            y_URD = mixture(x_URD, gate_UK, *weights, order, routing.counts_N)
+            if is_whole(x_URD, weights[0]):
+                y_URD = SequenceMixture.apply(x_URD, gate_UK, *weights, routing.expert_index)
+            else:
+                mixture = grouped_mixture if is_grouped(x_URD) else LoopedMixture.apply
+                order = sort_by_expert(routing.expert_index)
+                y_URD = mixture(x_URD, gate_UK, *weights, order, routing.counts_N)
         return y_URD.view_as(x_BSD)
 
 
 def is_grouped(x_URD: Tensor) -> bool:
     """The grouped kernels of CUDA take bfloat16; other types run expert by expert there."""
     return x_URD.is_cuda and x_URD.dtype == torch.bfloat16
+
+
+def is_whole(x_URD: Tensor, w_in_NDF: Tensor) -> bool:
+    """Whether one sequence makes a product large enough to stand by itself, on a CPU."""
+    num_rows = x_URD.shape[1]
+    return not x_URD.is_cuda and num_rows > 1 and num_rows * w_in_NDF[0].numel() >= _WHOLE
 
 
 class LoopedMixture(torch.autograd.Function):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from moe.experts import LoopedMixture, grouped_mixture, sort_by_expert
+from moe import experts as module_of_experts
+from moe.experts import Experts, LoopedMixture, grouped_mixture, sort_by_expert
 from moe.layer import MoELayer
-from moe.router import RouterContext, count_tokens
+from moe.router import RouterContext, Routing, count_tokens
+from moe.sequence_mixture import SequenceMixture
 
 D, F, S = 8, 12, 4  # d_model, d_expert, positions of a sequence
 
@@ -41,6 +43,18 @@ def choose(load: str, num_units: int, top_k: int, num_experts: int) -> Tensor:
     return score_UN.topk(top_k).indices
 
 
+def by_expert(mixture):
+    def mix(inputs, index_UK, num_experts, rows):
+        counts_N = count_tokens(index_UK, num_experts, rows)
+        return mixture(*inputs, sort_by_expert(index_UK), counts_N)
+
+    return mix
+
+
+def by_sequence(inputs, index_UK, num_experts, rows):
+    return SequenceMixture.apply(*inputs, index_UK)
+
+
 def random_inputs(index_UK: Tensor, num_experts: int, rows: int, d: int = D, f: int = F):
     """x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND."""
     n, units = num_experts, len(index_UK)
@@ -59,10 +73,11 @@ CASES = [
 @pytest.mark.parametrize(
     ("mixture", "dtype", "width"),
     [
-        pytest.param(LoopedMixture.apply, torch.float64, F, id="loop"),
-        pytest.param(LoopedMixture.apply, torch.float64, 4 * D, id="loop-wide"),
+        pytest.param(by_expert(LoopedMixture.apply), torch.float64, F, id="loop"),
+        pytest.param(by_expert(LoopedMixture.apply), torch.float64, 4 * D, id="loop-wide"),
+        pytest.param(by_sequence, torch.float64, F, id="sequence"),
         # Its kernels know no float64.
-        pytest.param(grouped_mixture, torch.float32, F, id="grouped"),
+        pytest.param(by_expert(grouped_mixture), torch.float32, F, id="grouped"),
     ],
 )
 @pytest.mark.parametrize(("unit", "load", "top_k", "num_experts"), CASES)
@@ -73,7 +88,7 @@ def test_mixture_equals_the_loop_over_tokens(mixture, dtype, width, unit, load, 
     inputs = [t.to(dtype).requires_grad_() for t in made]
     with torch.no_grad():
         inputs[1][0] = 0.0  # a closed gate still has a gradient
-    fast = mixture(*inputs, sort_by_expert(index_UK), count_tokens(index_UK, num_experts, rows))
+    fast = mixture(inputs, index_UK, num_experts, rows)
     x_URD, gate_UK, *weights = inputs
     naive = naive_mixture(
         x_URD.flatten(0, 1),
@@ -93,16 +108,18 @@ def test_mixture_equals_the_loop_over_tokens(mixture, dtype, width, unit, load, 
     assert idle or load == "random" or top_k == num_experts
 
 
-def test_backward_twice_over_one_graph_gives_the_same():
+@pytest.mark.parametrize("mixture", [by_expert(LoopedMixture.apply), by_sequence])
+def test_backward_twice_over_one_graph_gives_the_same(mixture):
     index_UK = choose("random", 6, 2, 4)
     inputs = [tensor.requires_grad_() for tensor in random_inputs(index_UK, 4, 1)]
-    y = LoopedMixture.apply(*inputs, sort_by_expert(index_UK), count_tokens(index_UK, 4, 1))
+    y = mixture(inputs, index_UK, 4, 1)
     first = torch.autograd.grad(y, inputs, torch.ones_like(y), retain_graph=True)
     second = torch.autograd.grad(y, inputs, torch.ones_like(y))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_keeps_for_backward_no_more_than_a_dense_ffn_does():
+@pytest.mark.parametrize("mixture", [by_expert(LoopedMixture.apply), by_sequence])
+def test_keeps_for_backward_no_more_than_a_dense_ffn_does(mixture):
     """Input and the two hidden activations of the chosen experts; gates and indices beside them."""
     index_UK = choose("random", 32, 2, 4)
     inputs = [t.requires_grad_() for t in random_inputs(index_UK, 4, 1, d=64, f=128)]
@@ -115,9 +132,36 @@ def test_keeps_for_backward_no_more_than_a_dense_ffn_does():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        LoopedMixture.apply(*inputs, sort_by_expert(index_UK), count_tokens(index_UK, 4, 1))
+        mixture(inputs, index_UK, 4, 1)
     dense = 8 * (32 * 64 + 2 * 32 * 2 * 128)
     assert dense <= sum(kept.values()) <= 1.1 * dense
+
+
+def test_long_sequences_of_wide_experts_go_by_themselves(monkeypatch):
+    """The two ways of a sequence agree, and size alone decides."""
+    index_UK = choose("random", 2, 2, 4)
+    module = Experts(num_experts=4, d_model=256, d_expert=512).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    results = {}
+    for rows, limit in (
+        (128, module_of_experts._WHOLE),
+        (128, math.inf),
+        (64, module_of_experts._WHOLE),
+    ):
+        monkeypatch.setattr(module_of_experts, "_WHOLE", limit)
+        x_BSD = torch.ones(2, rows, 256, dtype=torch.float64)
+        results[rows, limit] = module_of_experts.is_whole(x_BSD, module.weight_in)
+        routing = Routing(
+            unit="sequence",
+            expert_index=index_UK,
+            gate=torch.ones(2, 2, dtype=torch.float64),
+            counts_N=count_tokens(index_UK, 4, rows),
+        )
+        results[rows, limit, "y"] = module(x_BSD, routing)
+    assert [results[key] for key in results if len(key) == 2] == [True, False, False]
+    first, second = (results[128, limit, "y"] for limit in (1 << 24, math.inf))
+    torch.testing.assert_close(first, second)
 
 
 def naive_gates(gate: str, z_N: Tensor, experts: list[int]) -> list[Tensor]:
