@@ -116,9 +116,8 @@ class Ledger:
         for point in points:
             if point.config_hash not in covered:
                 covered.add(point.config_hash)
-                record = self._add(point, distributions_of(point, distributions))
-                baseline = baselines.get(point.seed)
-                self._search.write_trial_note(record.trial_id, note_of(point, baseline))
+                note = note_of(point, baselines.get(point.seed))
+                self._add(point, distributions_of(point, distributions), note)
 
     def _plan_sampled(self, retry_failed: bool) -> None:
         for record in self.records.values():
@@ -136,7 +135,8 @@ class Ledger:
                 point = self._launch.sampled_point(record.params, seed)
                 if point.config_hash not in covered:
                     covered.add(point.config_hash)
-                    self._add(point, record.distributions)
+                    note = note_of(point, self._launch.base_point())
+                    self._add(point, record.distributions, note)
 
     def _covered(self, retry_failed: bool) -> set[str]:
         return {
@@ -154,8 +154,10 @@ class Ledger:
             else:
                 self.unknown.append(record)
 
-    def _add(self, point: Point, distributions: Mapping[str, BaseDistribution]) -> TrialRecord:
-        record = self._search.add_waiting(point, distributions=distributions)
+    def _add(
+        self, point: Point, distributions: Mapping[str, BaseDistribution], note: str
+    ) -> TrialRecord:
+        record = self._search.add_waiting(point, distributions=distributions, note=note)
         self._points[point.config_hash] = point
         self._cell_hashes.add(point.cell_hash)
         self.records[record.number] = record
@@ -180,8 +182,7 @@ class Ledger:
             return
         note = note_of(point, self._launch.base_point())
         for seed in self._launch.seeds:
-            record = self._add(self._launch.sampled_point(point.overrides, seed), distributions)
-            self._search.write_trial_note(record.trial_id, note)
+            self._add(self._launch.sampled_point(point.overrides, seed), distributions, note)
 
     @property
     def expected(self) -> int:

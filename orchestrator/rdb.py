@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,7 @@ from optuna.distributions import (
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb.models import (
+    StudySystemAttributeModel,
     TrialIntermediateValueModel,
     TrialModel,
     TrialParamModel,
@@ -94,8 +96,14 @@ def read_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
     ]
 
 
-def insert_waiting(engine: Engine, study_id: int, trial: FrozenTrial) -> None:
-    """Writes a new WAITING trial, and gives `trial` its number and id.
+def insert_waiting(
+    engine: Engine,
+    study_id: int,
+    trial: FrozenTrial,
+    of_study: Callable[[int], Mapping[str, Any]] = lambda trial_id: {},
+) -> None:
+    """Writes a new WAITING trial, and gives `trial` its number and id. `of_study` gives system
+    attributes of the study that belong to it (the dashboard keeps notes there), by its id.
 
     For the one driver that holds the launch: the number is the count of earlier trials.
     """
@@ -118,7 +126,15 @@ def insert_waiting(engine: Engine, study_id: int, trial: FrozenTrial) -> None:
             {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
             for key, value in trial.user_attrs.items()
         ]
-        for model, rows in ((TrialParamModel, params), (TrialUserAttributeModel, attributes)):
+        notes = [
+            {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
+            for key, value in of_study(trial_id).items()
+        ]
+        for model, rows in (
+            (TrialParamModel, params),
+            (TrialUserAttributeModel, attributes),
+            (StudySystemAttributeModel, notes),
+        ):
             if rows:
                 connection.execute(insert(model.__table__), rows)
     trial.number, trial._trial_id = number, trial_id

@@ -196,8 +196,12 @@ class SearchStore:
         point: Point,
         *,
         distributions: Mapping[str, BaseDistribution],
+        note: str = "",
     ) -> TrialRecord:
-        """A new WAITING trial with everything that is known before it runs."""
+        """A new WAITING trial with everything that is known before it runs.
+
+        `note`: markdown beside it in Optuna Dashboard.
+        """
         self._require_same_choices(point, distributions)
         params = {path: get(point.config, path) for path in distributions}
         accounting = point.accounting
@@ -215,17 +219,19 @@ class SearchStore:
                 FLOPS_PER_TOKEN: accounting.flops_per_token,
             },
         )
-        self._create(template)
+        self._create(template, note)
         return TrialRecord.of(template)
 
-    def _create(self, trial: FrozenTrial) -> None:
+    def _create(self, trial: FrozenTrial, note: str) -> None:
         """Writes a trial, which thereby gets its number and id."""
         engine = relational(self._storage)
         if engine is not None:
-            insert_waiting(engine, self.info.study_id, trial)
+            insert_waiting(engine, self.info.study_id, trial, lambda i: _note_attributes(i, note))
             return
         trial._trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=trial)
         trial.number = self._storage.get_trial_number_from_id(trial._trial_id)
+        for key, value in _note_attributes(trial._trial_id, note).items():
+            self._storage.set_study_system_attr(self.info.study_id, key, value)
 
     def _require_same_choices(
         self, point: Point, distributions: Mapping[str, BaseDistribution]
@@ -246,16 +252,6 @@ class SearchStore:
                     "the space, or run it under another study name."
                 ) from None
 
-    def write_trial_note(self, trial_id: int, text: str) -> None:
-        """Markdown beside a new trial in Optuna Dashboard.
-
-        As its `save_note` writes it, which reads the notes of all trials before each: quadratic.
-        """
-        from optuna_dashboard._note import note_ver_key, split_body
-
-        for key, value in {note_ver_key(trial_id): 1, **split_body(text, trial_id)}.items():
-            self._storage.set_study_system_attr(self.info.study_id, key, value)
-
     def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():
             self._storage.set_trial_user_attr(trial_id, key, value)
@@ -266,6 +262,14 @@ class SearchStore:
     def set_state(self, trial_id: int, state: TrialState, value: float | None = None) -> None:
         values = None if value is None else [value]
         self._storage.set_trial_state_values(trial_id, state, values)
+
+
+def _note_attributes(trial_id: int, text: str) -> dict[str, Any]:
+    """Of the study, as the dashboard's `save_note` writes them, which reads the notes of all trials
+    before each: quadratic."""
+    from optuna_dashboard._note import note_ver_key, split_body  # slow to import
+
+    return {note_ver_key(trial_id): 1, **split_body(text, trial_id)} if text else {}
 
 
 def _with_this(drivers: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ import optuna
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
+from optuna_dashboard._note import get_note_from_system_attrs
 
 from moe.metrics import VAL_LOSS
 from orchestrator.errors import BadInput, LaunchHeld
@@ -42,11 +43,11 @@ def store(storage_url, launch):
     return SearchStore.open(open_storage(storage_url, create=True), launch, now=NOW)
 
 
-def add(store, launch, index=0):
+def add(store, launch, index=0, note=""):
     points = launch.points()
     distributions = grid_distributions(points)
     return store.add_waiting(
-        points[index], distributions=distributions_of(points[index], distributions)
+        points[index], distributions=distributions_of(points[index], distributions), note=note
     )
 
 
@@ -133,8 +134,9 @@ def test_names_are_text_and_never_sql_or_paths(storage_url, launch):
     storage = open_storage(storage_url, create=True)
     for named in (odd, long):
         store = SearchStore.open(storage, named, now=NOW)
-        made = add(store, launch)
-        store.write_trial_note(made.trial_id, ODD)
+        made = add(store, launch, note=ODD * 200)
+        notes = storage.get_study_system_attrs(store.info.study_id)
+        assert get_note_from_system_attrs(notes, made.trial_id)["body"] == ODD * 200
         assert list(seen_by_a_reader(storage_url, named.name)) == [0]
     names = {info.name: info.attributes["overrides"] for info in SearchStore.launches(storage)}
     assert names == {odd.name: odd.overrides, long.name: long.overrides}
