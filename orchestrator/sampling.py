@@ -23,7 +23,7 @@ from orchestrator.launch import Launch, Point
 from orchestrator.trial import DIVERGED_AT, TrialRecord
 from search_spaces.space import Infeasible
 
-HISTORY_LIMIT = 200
+HISTORY_LIMIT = 100
 _DRAWS = 200
 _DRAWS_FROM_TPE = 50
 _SHADOW_STATE = {
