@@ -442,9 +442,9 @@ def add_rows(tables, point, trial, pattern, study_id, first_id, first, now) -> N
 
 
 def quality_rows(options: argparse.Namespace) -> list[Row]:
-    """Simulated seconds, one trial after the other, until the best loss is near the best that any of
-    the searches found: TPE with a bounded history against one with the whole. Losses are noisy, or
-    the smooth landscape's best would be found before the bound is reached."""
+    """Simulated seconds, one trial after the other, until the best loss is near the best that any
+    of the searches found: TPE with a bounded history against one with the whole. Losses are noisy,
+    or the smooth landscape's best would be found before the bound is reached."""
     found: dict[str, list[list[float]]] = {"bounded": [], "whole": []}
     with tempfile.TemporaryDirectory() as name:
         launch = make_launch(Path(name), options.quality_trials)
