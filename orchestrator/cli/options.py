@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,9 +16,14 @@ from rich.table import Table as RichTable
 
 from moe.config import ConfigError
 from orchestrator.errors import BadInput
+from orchestrator.home import Home
 from orchestrator.launch import Launch, resolve
 from orchestrator.library import load_study
+from orchestrator.study import Study
 from search_spaces.overlay import parse_override
+
+if TYPE_CHECKING:
+    from orchestrator.report.records import LaunchRecords
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -183,9 +188,27 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], *, fold: 
     output.print(shown)
 
 
-def study_name(study: str) -> str:
-    """What a launch recorded as its study: a path is loaded for its name, a name taken as it is."""
-    return load_study(study).name
+def read_newest(
+    study: str,
+    scale: str | None,
+    overrides: list[str] | None,
+    corpus: str | None,
+    home: str | None,
+    optuna_storage: str | None,
+) -> tuple[Study, LaunchRecords]:
+    """A study, and the newest of its launches that answers to what was asked."""
+    from orchestrator.report.records import read_launch  # brings Optuna with it
+
+    loaded = load_study(study)
+    launch = read_launch(
+        loaded.name,
+        home=Home.at(home),
+        optuna_storage=optuna_storage,
+        scale=scale,
+        corpus=corpus,
+        overrides=parse_overrides(overrides),
+    )
+    return loaded, launch
 
 
 def print_table(result: Any) -> None:

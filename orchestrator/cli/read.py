@@ -19,15 +19,12 @@ from orchestrator.cli.options import (
     app,
     errors,
     output,
-    parse_overrides,
     print_json,
     print_rows,
     print_table,
-    study_name,
+    read_newest,
 )
 from orchestrator.errors import BadInput
-from orchestrator.home import Home
-from orchestrator.library import load_study
 
 if TYPE_CHECKING:
     from orchestrator.trial import TrialRecord  # brings Optuna with it
@@ -51,18 +48,10 @@ def status(
     """
     from dataclasses import asdict
 
-    from orchestrator.report.records import read_launch
     from orchestrator.report.rungs import rung_line, rungs_of_launch
     from orchestrator.trial import count_states
 
-    launch = read_launch(
-        study_name(study),
-        home=Home.at(home),
-        optuna_storage=optuna_storage,
-        scale=scale,
-        corpus=corpus,
-        overrides=parse_overrides(overrides),
-    )
+    _, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
     states = count_states(launch.trials)
     rungs, num_steps = rungs_of_launch(launch.info.attributes, launch.trials)
     if as_json:
@@ -120,20 +109,11 @@ def table(
     Published values stand beside ours where the study has them, verdicts on its claims below.
     Example: moe-study table paper_table1 --scale cpu --format latex
     """
-    from orchestrator.report.records import read_launch
     from orchestrator.report.tables import FORMATS, render
 
     if form is not None and form not in FORMATS:
         raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")
-    loaded = load_study(study)
-    launch = read_launch(
-        loaded.name,
-        home=Home.at(home),
-        optuna_storage=optuna_storage,
-        scale=scale,
-        corpus=corpus,
-        overrides=parse_overrides(overrides),
-    )
+    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
     result = launch.table(loaded)
     if form is None and output.is_terminal:
         print_table(result)
@@ -155,18 +135,9 @@ def claims(
 
     Example: moe-study claims paper_table1 --scale cpu
     """
-    from orchestrator.report.records import read_launch
     from orchestrator.report.verdict_text import HEADINGS, remarks, verdict_rows
 
-    loaded = load_study(study)
-    launch = read_launch(
-        loaded.name,
-        home=Home.at(home),
-        optuna_storage=optuna_storage,
-        scale=scale,
-        corpus=corpus,
-        overrides=parse_overrides(overrides),
-    )
+    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
     judgement = launch.judgement(loaded)
     if as_json:
         named = {"study": loaded.name, "launch": launch.info.name}
@@ -209,25 +180,16 @@ def analyze(
     Example: moe-study analyze quickstart --probe corpus:syntax
     """
     from orchestrator.analyze import analyze_launch
-    from orchestrator.report.records import read_launch
 
     if max_tokens < 1 or permutations < 1:
         raise BadInput(
             f"--max-tokens and --permutations are at least 1; received {max_tokens} and "
             f"{permutations}. Leave them out for the defaults."
         )
-    chosen = Home.at(home)
-    launch = read_launch(
-        study_name(study),
-        home=chosen,
-        optuna_storage=optuna_storage,
-        scale=scale,
-        corpus=corpus,
-        overrides=parse_overrides(overrides),
-    )
+    _, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
     result = analyze_launch(
         launch,
-        home=chosen,
+        home=launch.home,
         probe_spec=probe,
         max_tokens=max_tokens,
         permutations=permutations,

@@ -16,10 +16,8 @@ from orchestrator.cli.options import (
     StudyArgument,
     app,
     errors,
-    parse_overrides,
+    read_newest,
 )
-from orchestrator.home import Home
-from orchestrator.library import load_study
 
 
 @app.command()
@@ -40,17 +38,8 @@ def report(
     Example: moe-study report paper_table1 --scale cpu -o table1.html
     """
     from orchestrator.report.html import write_report
-    from orchestrator.report.records import read_launch
 
-    loaded = load_study(study)
-    launch = read_launch(
-        loaded.name,
-        home=Home.at(home),
-        optuna_storage=optuna_storage,
-        scale=scale,
-        corpus=corpus,
-        overrides=parse_overrides(overrides),
-    )
+    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
     path = out or Path(f"{loaded.name}-{launch.info.attributes['scale']}.html")
     write_report(launch, loaded, path)
     print(path, flush=True)
