@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 .PHONY: quickstart test lint bench clean
 
 quickstart: $(INSTALLED)  ## a small study end to end, on the embedded default corpus
-	@echo "Training 16 small models, about four minutes on two cores"
+	@echo "Training 16 small models, which takes some minutes on two cores"
 	$(BIN)/moe-study run quickstart --scale smoke --home moe-runs
 	@$(BIN)/moe-study report quickstart --scale smoke --home moe-runs -o moe-runs/quickstart.html > /dev/null
 	@echo
