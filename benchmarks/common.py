@@ -102,7 +102,7 @@ def samples(
 
 
 def machine() -> str:
-    return f"{_cpu_name()}, {num_cpus()} CPUs, {_memory_gib()} GiB, {_gpu_name()}"
+    return f"{_cpu_name()}, {num_cpus()} CPUs, {_memory_gib()} GiB, {_gpu_name()}{_threads()}"
 
 
 def num_cpus() -> int:
@@ -126,6 +126,14 @@ def _gpu_name() -> str:
     if "torch" not in sys.modules or not sys.modules["torch"].cuda.is_available():
         return "no GPU used"
     return sys.modules["torch"].cuda.get_device_name()
+
+
+def _threads() -> str:
+    """Of torch in this process, where it computes."""
+    if "torch" not in sys.modules:
+        return ""
+    count = sys.modules["torch"].get_num_threads()
+    return f", {count} torch thread{'s' if count > 1 else ''}"
 
 
 def print_result(benchmark: str, rows: Sequence[Row], *, packages: Sequence[str]) -> None:

@@ -4,10 +4,10 @@
 documentation shows it. `ours`: the Tune function of `orchestrator.worker`. Both run the same
 `moe.train` on the same tokens, one trial after the other on one local cluster, and write down when
 each trial's first step begins and its last ends, so a turnaround is the time from one trial's last
-step to the next one's first. Both in turn, in seconds of wall clock; medians are compared. The nest
-has fewer repeats by default, because each takes a third of a minute.
+step to the next one's first. Both in turn, two turnarounds at a time, one torch thread a worker, in
+seconds of wall clock; medians are compared.
 
-    python benchmarks/turnaround.py [--repeats 7] [--nest-repeats 3] [--workers 1,2]
+    python benchmarks/turnaround.py [--repeats 7] [--workers 1,2]
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from orchestrator.worker import Job, train_trial  # noqa: E402
 
 GOAL_S = {1: 0.3}
 GOAL_SHARE_OF_NEST = 0.5
+AT_A_TIME = 2
 
 
 def make_config(folder: Path, workers: int) -> tuple[TrialConfig, Path]:
@@ -201,25 +202,23 @@ def turnarounds(path: Path) -> list[float]:
     return [after[0] - before[1] for before, after in itertools.pairwise(stamps)]
 
 
-def measure(workers: int, repeats: int, nest_repeats: int) -> list[Row]:
+def measure(workers: int, repeats: int) -> list[Row]:
     """Ours and the nest in turn, a few trials each, so that both see the same machine."""
-    rounds = min(nest_repeats, repeats)
+    shares = [min(AT_A_TIME, repeats - start) for start in range(0, repeats, AT_A_TIME)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config, tokens = make_config(folder, workers)
         bundles = tune.PlacementGroupFactory([{"CPU": 1}] * workers)
         taken: dict[str, list[float]] = {"ours": [], "nest": []}
         with cluster.connected(None, cpus=workers + 1):
-            for turn in range(rounds):
-                share = repeats // rounds + (turn < repeats % rounds)
-                nests = nest_repeats // rounds + (turn < nest_repeats % rounds)
-                for kind, function, resources, count in (
-                    ("ours", unwrap(ours), bundles, share + 1),
+            for turn, share in enumerate(shares):
+                for kind, function, resources in (
+                    ("ours", unwrap(ours), bundles),
                     # The nest asks for its workers itself; its function takes one CPU beside them.
-                    ("nest", unwrap(nest), {"cpu": 1}, nests + 1),
+                    ("nest", unwrap(nest), {"cpu": 1}),
                 ):
                     stamps = f"{kind}-{turn}"
-                    space = jobs(folder, config, tokens, stamps, count, workers)
+                    space = jobs(folder, config, tokens, stamps, share + 1, workers)
                     run_kind(folder, function, resources, space, reuse=kind == "ours")
                     taken[kind] += turnarounds(folder / f"{stamps}.jsonl")
     seconds = {kind: statistics.median(values) for kind, values in taken.items()}
@@ -243,11 +242,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=MIN_REPEATS)
     parser.add_argument("--workers", default="1,2", help="data-parallel workers of a trial")
-    parser.add_argument("--nest-repeats", type=int, default=3, help="it takes 20 s a trial")
     options = parser.parse_args()
     rows = []
     for workers in map(int, options.workers.split(",")):
-        rows += measure(workers, options.repeats, options.nest_repeats)
+        rows += measure(workers, options.repeats)
     print_result("turnaround", rows, packages=("ray", "torch"))
 
 
