@@ -28,6 +28,7 @@ from orchestrator import cluster
 
 cluster.quiet()
 
+import torch  # noqa: E402
 from ray import train as ray_train  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.train import RunConfig as TrainRunConfig  # noqa: E402
@@ -243,6 +244,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=MIN_REPEATS)
     parser.add_argument("--workers", default="1,2", help="data-parallel workers of a trial")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # as the workers do, for the record of the run
     rows = []
     for workers in map(int, options.workers.split(",")):
         rows += measure(workers, options.repeats)
