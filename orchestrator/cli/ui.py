@@ -38,7 +38,8 @@ def ui(
         output.file.flush()
 
     quiet()
-    errors.print("starting both pages, which takes some seconds", style="dim", highlight=False)
+    if errors.is_terminal:
+        errors.print("starting both pages, which takes some seconds", style="dim", highlight=False)
     serve(
         Home.at(home),
         optuna_storage=optuna_storage,
