@@ -187,7 +187,8 @@ def _rows(x_URD: Tensor, unit_c: Tensor) -> Tensor:
 
 
 def _gated_sum(y_ARD: Tensor, slot_UK: Tensor, gate_UK: Tensor | None) -> Tensor:
-    """sum_k gate_uk * y[slot_uk]: [U, R, D]. An embedding bag gathers and sums in one pass."""
+    """sum_k gate_uk * y[slot_uk], without gates the plain sum: [U, R, D]. An embedding bag gathers
+    and sums in one pass."""
     y_UC = F.embedding_bag(slot_UK, y_ARD.flatten(1), per_sample_weights=gate_UK, mode="sum")
     return y_UC.view(-1, *y_ARD.shape[1:])
 

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import uuid
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -85,18 +85,16 @@ class SearchStore:
         return sorted(found, key=lambda info: info.attributes[STARTED_AT])
 
     @classmethod
-    def alike(cls, storage: BaseStorage, info: LaunchInfo) -> list[TrialRecord]:
+    def alike(cls, storage: BaseStorage, info: LaunchInfo) -> Iterator[TrialRecord]:
         """Trials of all launches of one study at one scale on one corpus, whatever was overridden.
 
-        Their losses are of one kind: the held-out text and the tokens are the same.
+        Their losses are of one kind: the held-out text and the tokens are the same. Nothing is read
+        before the first is asked for.
         """
         same = ("study", "scale", "corpus_digest")
-        return [
-            record
-            for other in cls.launches(storage)
-            if all(other.attributes[key] == info.attributes[key] for key in same)
-            for record in cls(storage, other).records()
-        ]
+        for other in cls.launches(storage):
+            if all(other.attributes[key] == info.attributes[key] for key in same):
+                yield from cls(storage, other).records()
 
     @classmethod
     def open(cls, storage: BaseStorage, launch: Launch, *, now: datetime) -> SearchStore:

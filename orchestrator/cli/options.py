@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ from moe.config import ConfigError
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
 from orchestrator.launch import Launch, resolve
-from orchestrator.library import load_study
+from orchestrator.library import load_study, study_names
 from orchestrator.study import Study
 from search_spaces.overlay import parse_override
 
@@ -30,7 +29,6 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Studies of Mixture-of-Experts language models whose tables can be believed.",
 )
 
 
@@ -58,10 +56,8 @@ output = Console(markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 
 def complete_study(typed: str) -> list[str]:
     """Names of `studies/`, and study files of the folder at hand."""
-    package = files("studies").iterdir()
-    names = [path.name.removesuffix(".py") for path in package if path.name.endswith(".py")]
-    names = [n for n in names if n not in ("__init__", "scales", "paper_cells")]
-    return [n for n in sorted(names) + sorted(map(str, Path().glob("*.py"))) if n.startswith(typed)]
+    known = [*study_names(), *sorted(map(str, Path().glob("*.py")))]
+    return [name for name in known if name.startswith(typed)]
 
 
 def complete_scale(typed: str) -> list[str]:
