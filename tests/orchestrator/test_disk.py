@@ -157,7 +157,6 @@ def test_a_home_that_became_read_only_is_still_read(moe_study, home, hold, one_c
         session.ledger.started(number)
         session.ledger.completed(number, entry(8, 2.0), tokens=1)
     monkeypatch.setattr("orchestrator.cli.options.load_study", lambda name: one_cell)
-    monkeypatch.setattr("orchestrator.cli.read.load_study", lambda name: one_cell)
     with read_only(home.root):
         for command in ("status", "table", "claims"):
             code, out, err = moe_study(command, "tiny-grid", "--home", home.root)
