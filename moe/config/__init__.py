@@ -1,0 +1,41 @@
+"""The typed configuration of one training run: every design choice is one independent field.
+
+Nothing here imports torch, so a study can be planned, costed and hashed on any machine.
+Infeasible combinations are refused when a `TrialConfig` is built, each with its reason.
+"""
+
+from moe.config.checks import ConfigError
+from moe.config.data import BYTE_VOCAB_SIZE, GPT2_VOCAB_SIZE, DataConfig
+from moe.config.mixture import (
+    Balance,
+    BalanceScope,
+    Gate,
+    MoEConfig,
+    Router,
+    RoutingScope,
+    RoutingUnit,
+    SequenceRepresentation,
+)
+from moe.config.model import ModelConfig
+from moe.config.training import OptimConfig, Precision, TrainConfig
+from moe.config.trial import TrialConfig
+
+__all__ = [
+    "BYTE_VOCAB_SIZE",
+    "GPT2_VOCAB_SIZE",
+    "Balance",
+    "BalanceScope",
+    "ConfigError",
+    "DataConfig",
+    "Gate",
+    "MoEConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Precision",
+    "Router",
+    "RoutingScope",
+    "RoutingUnit",
+    "SequenceRepresentation",
+    "TrainConfig",
+    "TrialConfig",
+]

@@ -1,0 +1,51 @@
+"""The section `data`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moe.config.checks import axis, check_types, require
+
+BYTE_VOCAB_SIZE = 257  # 256 bytes and the end-of-document token
+GPT2_VOCAB_SIZE = 50257
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which tokens. `digest` is the identity; `corpus` and `tokenizer` say where it came from."""
+
+    corpus: str = axis("stdlib", "CORPUS SPEC: stdlib, files:GLOB, hub:NAME[,CONFIG[+CONFIG...]]")
+    tokenizer: str = axis("byte", "byte, bpe (trained on the corpus), gpt2, or file:PATH")
+    vocab_size: int = axis(BYTE_VOCAB_SIZE, "rows of the embedding")
+    holdout_fraction: float = axis(0.05, "share of documents, by hash, held out for evaluation")
+    digest: str = axis("", "digest of corpus, tokenizer and split; filled when a study is resolved")
+
+    def __post_init__(self) -> None:
+        check_types(self, "data")
+        known = self.tokenizer in ("byte", "bpe", "gpt2") or self.tokenizer.startswith("file:")
+        require(
+            known,
+            "data.tokenizer must be byte, bpe, gpt2 or file:PATH",
+            self.tokenizer,
+            "Choose one of these.",
+        )
+        fixed = {"byte": BYTE_VOCAB_SIZE, "gpt2": GPT2_VOCAB_SIZE}.get(self.tokenizer)
+        if fixed is not None:
+            require(
+                self.vocab_size == fixed,
+                f"data.vocab_size of the {self.tokenizer} tokenizer is {fixed}",
+                self.vocab_size,
+                f"Set data.vocab_size={fixed}.",
+            )
+        require(
+            self.vocab_size >= BYTE_VOCAB_SIZE,
+            f"data.vocab_size must be at least {BYTE_VOCAB_SIZE} (the bytes and end of document)",
+            self.vocab_size,
+            "Raise it.",
+        )
+        require(
+            0 < self.holdout_fraction < 1,
+            "data.holdout_fraction must lie between 0 and 1",
+            self.holdout_fraction,
+            "0.05 is usual.",
+        )

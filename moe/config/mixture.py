@@ -1,0 +1,157 @@
+"""The section `moe`: what the study of arXiv 2402.13089 varies, and what others have since."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from moe.config.checks import axis, check_types, require
+
+RoutingUnit = Literal["token", "sequence"]
+RoutingScope = Literal["layer", "global"]
+Router = Literal["learned", "frozen", "random", "hash", "label"]
+SequenceRepresentation = Literal["mean", "prefix"]
+Gate = Literal["switch", "softmax_topk", "double_softmax", "sigmoid"]
+Balance = Literal["none", "switch", "loss_free"]
+BalanceScope = Literal["micro_batch", "global_batch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEConfig:
+    """The mixture that replaces the FFN. `num_experts` and `top_k` are before granularity."""
+
+    num_experts: int = axis(0, "experts N in a block; 0 is a dense model", "2402.13089")
+    top_k: int = axis(1, "experts K chosen for each routed unit", "2402.13089")
+    granularity: int = axis(1, "G: N*G experts of width d_ff/G, K*G of them chosen", "2402.07871")
+    d_expert: int = axis(
+        0, "width of an expert; 0 derives d_ff/G (set by budget matching)", "2402.07871"
+    )
+    shared_experts: int = axis(
+        0, "experts that every token passes, beside the chosen", "2401.06066"
+    )
+    layer_stride: int = axis(1, "an MoE block in every n-th layer, the last of each n")
+    routing_unit: RoutingUnit = axis("token", "what chooses: a token or its sequence", "2402.13089")
+    routing_scope: RoutingScope = axis(
+        "layer", "a router in each block, or the first block's choice for all", "2402.13089"
+    )
+    router: Router = axis(
+        "learned",
+        "learned; frozen at initialisation; random anew each step; hash of the token id; "
+        "the label of the sequence",
+        "2402.13089, 2106.04426",
+    )
+    router_init_std: float = axis(0.02, "standard deviation of the router's initial weights")
+    sequence_representation: SequenceRepresentation = axis(
+        "mean", "a sequence's router input: mean over all positions, or its causal prefix"
+    )
+    prefix_length: int = axis(0, "positions P of the causal prefix; used by `prefix` only")
+    gate: Gate = axis(
+        "softmax_topk",
+        "weights of the chosen: softmax over all (switch), over the chosen (softmax_topk), "
+        "softmax of the chosen's softmax over all (double_softmax), sigmoid of the logit (sigmoid)",
+        "2101.03961, 2401.04088, 2402.13089, 2103.16716",
+    )
+    balance: Balance = axis(
+        "none",
+        "auxiliary loss (switch) or bias on the selection (loss_free)",
+        "2101.03961, 2408.15664",
+    )
+    balance_coefficient: float = axis(
+        0.01, "weight of the auxiliary loss, or update rate of the loss-free bias"
+    )
+    balance_scope: BalanceScope = axis(
+        "micro_batch", "over which tokens the load is counted", "2501.11873"
+    )
+    z_loss_coefficient: float = axis(0.0, "weight of the router z-loss", "2202.08906")
+    label_column: str = axis("language", "label router: the corpus column that it follows")
+
+    def __post_init__(self) -> None:
+        check_types(self, "moe")
+        for name, least in (
+            ("num_experts", 0),
+            ("top_k", 1),
+            ("granularity", 1),
+            ("d_expert", 0),
+            ("shared_experts", 0),
+            ("layer_stride", 1),
+            ("prefix_length", 0),
+            ("router_init_std", 0),
+            ("balance_coefficient", 0),
+            ("z_loss_coefficient", 0),
+        ):
+            value = getattr(self, name)
+            require(value >= least, f"moe.{name} must be at least {least}", value, "Raise it.")
+        if self.num_experts == 0:
+            return
+        require(
+            self.top_k <= self.num_experts,
+            "moe.top_k must not exceed moe.num_experts",
+            (self.top_k, self.num_experts),
+            "Choose fewer experts or offer more.",
+        )
+        require(
+            not (
+                self.router == "learned"
+                and self.top_k * self.granularity == 1
+                and self.gate in ("softmax_topk", "double_softmax")
+            ),
+            "a learned Top-1 router needs a gate that is not normalised over the chosen "
+            "(its one weight would be 1, and no gradient would reach the router)",
+            self.gate,
+            "Use moe.gate=switch or sigmoid.",
+        )
+        require(
+            self.balance == "none" or self.router in ("learned", "frozen"),
+            "balancing needs a router that persists and reads the hidden states (learned, frozen)",
+            (self.balance, self.router),
+            "Set moe.balance=none.",
+        )
+        require(
+            not (self.router == "hash" and self.routing_unit == "sequence"),
+            "a hash router works on token ids, so its unit is the token",
+            self.routing_unit,
+            "Set moe.routing_unit=token.",
+        )
+        require(
+            not (self.router == "label" and (self.top_k > 1 or self.granularity > 1)),
+            "a label router sends a label to one expert, so top_k and granularity are 1",
+            (self.top_k, self.granularity),
+            "Set moe.top_k=1 and moe.granularity=1.",
+        )
+        require(
+            self.router != "label" or self.label_column != "",
+            "a label router needs moe.label_column",
+            self.label_column,
+            "Name a label column of the corpus.",
+        )
+        if self.uses_prefix:
+            require(
+                self.prefix_length >= 1,
+                "sequence_representation=prefix needs moe.prefix_length of at least 1",
+                self.prefix_length,
+                "Set it, and train.loss_start to the same number in all cells of the study.",
+            )
+
+    @property
+    def is_dense(self) -> bool:
+        return self.num_experts == 0
+
+    @property
+    def uses_prefix(self) -> bool:
+        """Whether a sequence's route is read from its first `prefix_length` positions."""
+        return (
+            self.num_experts > 0
+            and self.routing_unit == "sequence"
+            and self.router in ("learned", "frozen", "random")
+            and self.sequence_representation == "prefix"
+        )
+
+    @property
+    def total_experts(self) -> int:
+        """Experts that a block holds, after granularity (shared ones apart)."""
+        return self.num_experts * self.granularity
+
+    @property
+    def active_experts(self) -> int:
+        """Experts that a routed unit passes, after granularity (shared ones apart)."""
+        return self.top_k * self.granularity

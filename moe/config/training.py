@@ -1,0 +1,83 @@
+"""The sections `optim` and `train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from moe.config.checks import axis, check_types, require
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warmup and cosine decay."""
+
+    learning_rate: float = axis(1e-3, "peak learning rate")
+    min_learning_rate_fraction: float = axis(0.1, "last learning rate over the peak", "2402.13089")
+    warmup_steps: int = axis(20, "steps of linear warmup")
+    weight_decay: float = axis(0.1, "decay of matrices; biases, norms and embeddings have none")
+    beta1: float = axis(0.9, "AdamW beta1")
+    beta2: float = axis(0.95, "AdamW beta2")
+    grad_clip: float = axis(1.0, "bound on the gradient's norm; 0 is none")
+
+    def __post_init__(self) -> None:
+        check_types(self, "optim")
+        require(
+            self.learning_rate > 0,
+            "optim.learning_rate must be positive",
+            self.learning_rate,
+            "Try 0.001.",
+        )
+        for name in ("min_learning_rate_fraction", "warmup_steps", "weight_decay", "grad_clip"):
+            value = getattr(self, name)
+            require(value >= 0, f"optim.{name} must not be negative", value, "Use 0 or more.")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"optim.{name} must be in [0, 1)", value, "0.9 is usual.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The budget, and what changes the bits of a result."""
+
+    num_steps: int = axis(200, "optimiser steps")
+    batch_tokens: int = axis(2048, "tokens of an optimiser step, over all workers")
+    micro_batch_tokens: int = axis(2048, "tokens of one forward and backward pass of one worker")
+    precision: Precision = axis("fp32", "fp32, or bf16 autocast with fp32 weights")
+    seed: int = axis(0, "initialisation, data order, dropout and random routers")
+    eval_every: int = axis(50, "optimiser steps between evaluations; the last step always has one")
+    eval_tokens: int = axis(16384, "held-out tokens of an evaluation, the same for every cell")
+    loss_start: int = axis(
+        0, "first position that counts in training and evaluation loss (see prefix_length)"
+    )
+    max_loss: float = axis(100.0, "a training loss above this many nats ends the run as diverged")
+
+    def __post_init__(self) -> None:
+        check_types(self, "train")
+        for name in (
+            "num_steps",
+            "batch_tokens",
+            "micro_batch_tokens",
+            "eval_every",
+            "eval_tokens",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"train.{name} must be at least 1", value, "Raise it.")
+        require(
+            0 <= self.seed < 2**31,
+            "train.seed must be a non-negative 31-bit integer",
+            self.seed,
+            "Use 0, 1, 2, ...",
+        )
+        require(
+            self.batch_tokens % self.micro_batch_tokens == 0,
+            "train.micro_batch_tokens must divide train.batch_tokens",
+            (self.micro_batch_tokens, self.batch_tokens),
+            "Change one of the two.",
+        )
+        require(
+            self.loss_start >= 0, "train.loss_start must not be negative", self.loss_start, "Use 0."
+        )
+        require(self.max_loss > 0, "train.max_loss must be positive", self.max_loss, "Raise it.")

@@ -1,0 +1,132 @@
+"""A whole configuration: its sections, and the combinations of them that no run can have."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from moe.config.checks import ConfigError, require
+from moe.config.data import DataConfig
+from moe.config.mixture import MoEConfig
+from moe.config.model import ModelConfig
+from moe.config.training import OptimConfig, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """One trial, resolved: what `config_hash` is the hash of (see `moe.identity`)."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    moe: MoEConfig = field(default_factory=MoEConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        m, moe, train = self.model, self.moe, self.train
+        require(
+            train.micro_batch_tokens % m.context_length == 0,
+            "model.context_length must divide train.micro_batch_tokens",
+            (m.context_length, train.micro_batch_tokens),
+            "A micro-batch holds whole sequences.",
+        )
+        require(
+            train.loss_start < m.context_length,
+            "train.loss_start must lie inside the context",
+            (train.loss_start, m.context_length),
+            "Lower it.",
+        )
+        if moe.is_dense:
+            return
+        require(
+            m.ffn_multiple == 1.0,
+            "model.ffn_multiple is for dense models only",
+            m.ffn_multiple,
+            "Set it to 1, or moe.num_experts=0.",
+        )
+        require(
+            moe.d_expert > 0 or m.d_ff % moe.granularity == 0,
+            "moe.granularity must divide model.d_ff",
+            (moe.granularity, m.d_ff),
+            "Change one of the two, or set moe.d_expert.",
+        )
+        require(
+            moe.layer_stride <= m.num_layers,
+            "moe.layer_stride must not exceed model.num_layers (no block would hold experts)",
+            (moe.layer_stride, m.num_layers),
+            "Lower it, or set moe.num_experts=0 for a dense model.",
+        )
+        if moe.uses_prefix:
+            require(
+                moe.prefix_length < m.context_length,
+                "moe.prefix_length must lie inside the context",
+                (moe.prefix_length, m.context_length),
+                "Lower it.",
+            )
+            require(
+                train.loss_start >= moe.prefix_length,
+                "with sequence_representation=prefix, positions before the prefix's end count in "
+                "no loss, so train.loss_start must be at least moe.prefix_length",
+                (train.loss_start, moe.prefix_length),
+                "Set both to the same number, in all cells of the study.",
+            )
+
+    @property
+    def d_ff_dense(self) -> int:
+        """Width of the FFN of a dense block."""
+        return max(1, round(self.model.d_ff * self.model.ffn_multiple))
+
+    @property
+    def d_expert(self) -> int:
+        """Width of one expert."""
+        return self.moe.d_expert or self.model.d_ff // self.moe.granularity
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Indices of the blocks that hold experts."""
+        if self.moe.is_dense:
+            return ()
+        stride = self.moe.layer_stride
+        return tuple(i for i in range(self.model.num_layers) if i % stride == stride - 1)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """Indented, stable text: two configs are compared by diffing it."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, dict[str, Any]]) -> TrialConfig:
+        """Raises ConfigError on an unknown section or field: a typo must not become a default."""
+        sections = {f.name: f.default_factory for f in dataclasses.fields(cls)}
+        require(
+            isinstance(values, dict) and set(values) <= set(sections),
+            f"a config has the sections {', '.join(sections)}",
+            sorted(values) if isinstance(values, dict) else values,
+            "Remove or rename the others.",
+        )
+        built = {}
+        for name, section in sections.items():
+            given = values.get(name, {})
+            known = {f.name for f in dataclasses.fields(section)}
+            require(
+                isinstance(given, dict) and set(given) <= known,
+                f"section {name} has the fields {', '.join(sorted(known))}",
+                sorted(set(given) - known) if isinstance(given, dict) else given,
+                "Remove or rename the others.",
+            )
+            built[name] = section(**given)
+        return cls(**built)
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialConfig:
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"a config is a JSON object; received text that is not: {error}."
+            ) from None
+        return cls.from_dict(values)
