@@ -32,7 +32,7 @@ from fault_bench import Driver, Nodes, Server, evaluations  # noqa: E402
 from fault_findings import Findings, examine  # noqa: E402
 from psutil import Process  # noqa: E402
 
-from orchestrator import tracking  # noqa: E402
+from orchestrator import mlflow_store  # noqa: E402
 
 KINDS = ("driver", "worker", "node", "mlflow")
 STUDY = """
@@ -275,7 +275,7 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(KINDS), help="of faults, comma-separated")
     parser.add_argument("--keep", metavar="DIR", help="leave homes and drivers' logs here")
     options = parser.parse_args()
-    tracking.quiet()
+    mlflow_store.quiet()
     if options.keep:
         Path(options.keep).mkdir(parents=True)
         result = harness(options, Path(options.keep))

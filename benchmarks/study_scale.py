@@ -32,10 +32,11 @@ from simulated_study import fill, loss_of, make_launch
 
 from orchestrator.home import Home
 from orchestrator.launch import Launch
+from orchestrator.options import Options
 from orchestrator.report.records import read_launch
 from orchestrator.report.tables import render
 from orchestrator.sampling import HISTORY_LIMIT, BoundedHistory, propose
-from orchestrator.session import Options, opened
+from orchestrator.session import opened
 from orchestrator.trial import TrialRecord, count_states
 from studies.search import STUDY
 

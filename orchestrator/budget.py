@@ -76,13 +76,13 @@ def left_out_of(ledger: Ledger) -> LeftOut | None:
     """None where there is no budget, or it kept nothing from running."""
     budget = ledger.budget
     reason = budget and (budget.refused or budget.exhausted())
-    unknown = {record.number for record in ledger.unknown}
+    unknown = {record.number for record in ledger.agenda.unknown}
     waiting = [
         record.number
         for record in ledger.records.values()
         if record.state == "waiting" and record.number not in unknown
     ]
-    not_drawn = ledger.expected - len(ledger.records)
+    not_drawn = ledger.agenda.expected - len(ledger.records)
     if not reason or not (waiting or not_drawn):
         return None
     return LeftOut(reason=reason, trials=waiting, trials_not_drawn=not_drawn)

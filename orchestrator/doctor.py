@@ -141,8 +141,8 @@ def _look_at_optuna(home: Home, url: str | None) -> str:
 
 
 def _look_at_mlflow(home: Home, uri: str | None) -> str:
+    from orchestrator.mlflow_store import connect
     from orchestrator.storage import local_store_file
-    from orchestrator.tracking import connect
 
     chosen = uri or home.mlflow_uri
     file = local_store_file(chosen)

@@ -69,7 +69,7 @@ class LedgerSearcher(_NotPickled, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._may_start():
             # While MLflow is away nothing starts; what runs ends, and the study with the last.
-            is_over = self._first is None and self._ledger.is_all_started
+            is_over = self._first is None and self._ledger.agenda.is_all_started
             return Searcher.FINISHED if is_over else None
         try:
             assignment, self._first = self._first or self._ledger.next(), None
@@ -83,7 +83,7 @@ class LedgerSearcher(_NotPickled, Searcher):
             return Searcher.FINISHED
         self._is_waiting = False
         if assignment is None:
-            return None if self._ledger.may_have_more else Searcher.FINISHED
+            return None if self._ledger.agenda.may_have_more else Searcher.FINISHED
         return {"job": asdict(self._make_job(assignment))}
 
     def on_trial_complete(

@@ -11,21 +11,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from moe.config import ConfigError
 from moe.identity import moe_digest
 from moe.metrics import DEVICE_S, STEP, TIMESTAMP_MS, TOKENS, VAL_LOSS
+from orchestrator.agenda import Agenda
 from orchestrator.budget import Budget
 from orchestrator.launch import Launch, Point
 from orchestrator.reuse import Finished
-from orchestrator.sampling import BoundedHistory, SpaceExhausted, propose
-from orchestrator.search import SearchStore, distributions_of, grid_distributions, note_of
+from orchestrator.search import SearchStore
 from orchestrator.tracking import Tracking
 from orchestrator.trial import (
     ATTEMPT,
@@ -87,121 +85,27 @@ class Ledger:
         self._commit = f"{run_tags[COMMIT]}{differs}" if COMMIT in run_tags else None
         self._listener = listener or (lambda record, metrics: None)
         self.records: dict[int, TrialRecord] = {r.number: r for r in search.records()}
-        self._cell_hashes = {record.cell_hash for record in self.records.values()}
-        self._history = BoundedHistory()
-        for record in self.records.values():
-            self._history.note(record)
-        self._points: dict[str, Point] = {}
-        self._waiting: list[int] = []
-        self.unknown: list[TrialRecord] = []
-        self.exhausted: str | None = None
         self.budget = budget(self.records) if budget else None
         self._now = now
         self._device_s: dict[int, float] = {}
         self._device_s_written: dict[int, float] = {}
-        if launch.study.is_grid:
-            self._plan_grid(retry_failed)
-        else:
-            self._plan_sampled(retry_failed)
-
-    # What there is to do -----------------------------------------------------------------------
-
-    def _plan_grid(self, retry_failed: bool) -> None:
-        points = self._launch.points()
-        self._points = {p.config_hash: p for p in reversed(points)}
-        distributions = grid_distributions(points)
-        baselines = {p.seed: p for p in points if p.cell == self._launch.study.baseline}
-        self._queue_known()
-        covered = self._covered(retry_failed)
-        for point in points:
-            if point.config_hash not in covered:
-                covered.add(point.config_hash)
-                note = note_of(point, baselines.get(point.seed))
-                self._add(point, distributions_of(point, distributions), note)
-
-    def _plan_sampled(self, retry_failed: bool) -> None:
-        for record in self.records.values():
-            with suppress(ConfigError):  # the study file's space has changed since: see `unknown`
-                point = self._launch.sampled_point(record.params, record.seed)
-                self._points[point.config_hash] = point
-        self._queue_known()
-        covered = self._covered(retry_failed)
-        for record in list(self.records.values()):
-            if record.config_hash not in self._points:
-                continue
-            for seed in self._launch.seeds:
-                if seed == record.seed and record.config_hash in covered:
-                    continue
-                point = self._launch.sampled_point(record.params, seed)
-                if point.config_hash not in covered:
-                    covered.add(point.config_hash)
-                    note = note_of(point, self._launch.base_point())
-                    self._add(point, record.distributions, note)
-
-    def _covered(self, retry_failed: bool) -> set[str]:
-        return {
-            r.config_hash
-            for r in self.records.values()
-            if not (retry_failed and r.state == "failed")
-        }
-
-    def _queue_known(self) -> None:
-        for record in self.records.values():
-            if record.state != "waiting":
-                continue
-            if record.config_hash in self._points:
-                self._waiting.append(record.number)
-            else:
-                self.unknown.append(record)
+        self.agenda = Agenda(
+            launch,
+            self.records,
+            self._add,
+            reusable=finished_elsewhere,
+            budget=self.budget,
+            retry_failed=retry_failed,
+        )
 
     def _add(
         self, point: Point, distributions: Mapping[str, BaseDistribution], note: str
     ) -> TrialRecord:
         record = self._search.add_waiting(point, distributions=distributions, note=note)
-        self._points[point.config_hash] = point
-        self._cell_hashes.add(point.cell_hash)
         self.records[record.number] = record
-        self._history.note(record)
-        self._waiting.append(record.number)
         return record
 
-    def _sample(self) -> None:
-        """The next point of a sampled study, as one waiting trial for each seed."""
-        known = self._cell_hashes
-        if len(known) >= self._launch.trials or self.exhausted:
-            return
-        try:
-            point, distributions = propose(
-                self._launch,
-                self._history.records(),
-                index=len(known),
-                is_new=lambda candidate: candidate.cell_hash not in known,
-            )
-        except SpaceExhausted as error:
-            self.exhausted = str(error)
-            return
-        note = note_of(point, self._launch.base_point())
-        for seed in self._launch.seeds:
-            self._add(self._launch.sampled_point(point.overrides, seed), distributions, note)
-
-    @property
-    def expected(self) -> int:
-        """Trials that the launch will have when it is done."""
-        if self._launch.study.is_grid or self.exhausted:
-            return len(self.records)
-        seeds = len(self._launch.seeds)
-        missing = self._launch.trials - len(self._cell_hashes)
-        return len(self.records) + max(0, missing) * seeds
-
-    @property
-    def num_reusable(self) -> int:
-        """Waiting trials whose configuration was trained before, in this home."""
-        return sum(self.records[n].config_hash in self._elsewhere for n in self._waiting)
-
-    @property
-    def is_all_started(self) -> bool:
-        """Whether no trial is left to start."""
-        return not self._waiting and self.expected == len(self.records)
+    # What is handed out --------------------------------------------------------------------------
 
     def next(self) -> Assignment | None:
         """The next trial to run, its MLflow run made; None if there is none.
@@ -209,59 +113,25 @@ class Ledger:
         A trial whose configuration was trained before, in this home, is completed from that result.
         Raises tracking.Away while MLflow does not answer: no trial starts then.
         """
-        while True:
-            if not self._waiting and not self._launch.study.is_grid:
-                self._sample()
-            number = self._startable()
-            if number is None:
-                return None
-            record = self.records[number]
-            point = self._points[record.config_hash]
-            record = self._ensure_run(record, point)
-            self._waiting.remove(number)
-            source = self._elsewhere.get(record.config_hash)
+        while (number := self.agenda.next()) is not None:
+            assignment = self._hand_out(number)
+            source = self._elsewhere.get(assignment.record.config_hash)
             if source is None:
-                return Assignment(record=record, point=point)
-            self._reuse(record, source)
-
-    def _startable(self) -> int | None:
-        """The first waiting trial if the budget holds it, else the first that costs nothing."""
-        if not self._waiting:
-            return None
-        first = self.records[self._waiting[0]]
-        free = [n for n in self._waiting if self.records[n].config_hash in self._elsewhere]
-        if self.budget is None or first.number in free:
-            return first.number
-        if self.budget.admits(first, self._points[first.config_hash], self._begun()):
-            return first.number
-        return free[0] if free else None
-
-    def _begun(self) -> list[tuple[int, Point]]:
-        """Trials that were handed out and have not ended."""
-        return [
-            (record.number, self._points[record.config_hash])
-            for record in self.records.values()
-            if record.state in ("running", "waiting")
-            and record.number not in self._waiting
-            and record.config_hash in self._points
-        ]
-
-    @property
-    def may_have_more(self) -> bool:
-        """Whether a trial may yet be left to start, though none is now: one that runs may be lost
-        and come back, or end early and leave room in the budget."""
-        return bool(self._begun())
+                return assignment
+            self._reuse(assignment.record, source)
+        return None
 
     def take(self, config_hash: str) -> Assignment | None:
         """The waiting trial of one configuration, its MLflow run made; None if there is none."""
-        for number in self._waiting:
-            record = self.records[number]
-            if record.config_hash == config_hash:
-                point = self._points[config_hash]
-                record = self._ensure_run(record, point)
-                self._waiting.remove(number)
-                return Assignment(record=record, point=point)
-        return None
+        number = self.agenda.waiting_with(config_hash)
+        return None if number is None else self._hand_out(number)
+
+    def _hand_out(self, number: int) -> Assignment:
+        record = self.records[number]
+        point = self.agenda.point_of(record)
+        record = self._ensure_run(record, point)
+        self.agenda.hand_out(number)
+        return Assignment(record=record, point=point)
 
     def annotate(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Attributes of a running trial, in both stores."""
@@ -437,7 +307,7 @@ class Ledger:
     def requeued(self, number: int) -> None:
         """A lost trial that is to be handed out again before all others, as a new attempt."""
         self.released(number)
-        self._waiting.insert(0, number)
+        self.agenda.put_first(number)
 
     def release_running(self) -> None:
         for record in list(self.records.values()):
@@ -486,6 +356,6 @@ class Ledger:
             **changes,
         )
         self.records[record.number] = record
-        self._history.note(record)
+        self.agenda.history.note(record)
         self._listener(record, None)
         return record

@@ -71,9 +71,9 @@ class RunProgress:
         self._began = time.monotonic()
         self._bar.update(self._task, description="trials")
         if not self._console.is_terminal:
-            reused = ledger.num_reusable
+            reused = ledger.agenda.num_reusable
             known = f", {reused} trained before in this home" if reused else ""
-            self.say(f"{ledger.expected} trials, {len(finished)} of them done{known}")
+            self.say(f"{ledger.agenda.expected} trials, {len(finished)} of them done{known}")
 
     def __call__(self, record: TrialRecord, metrics: Mapping[str, Any] | None) -> None:
         if metrics is not None:
@@ -97,7 +97,7 @@ class RunProgress:
         records = list(self._ledger.records.values())
         counts = count_states(records)
         finished = sum(counts[state] for state in FINISHED_STATES)
-        expected = self._ledger.expected
+        expected = self._ledger.agenda.expected
         self._bar.update(
             self._task, completed=finished, total=expected, left=self._left(finished, expected)
         )

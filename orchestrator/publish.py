@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from mimetypes import guess_type
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
 
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, LaunchHeld, StudyError
+from orchestrator.lock import driver_locks
+from orchestrator.mlflow_store import connect, require_usable
+from orchestrator.net import redact
+from orchestrator.parent_run import find_parent
+from orchestrator.report.figure_data import Rows
+from orchestrator.report.judge import read_analysis
 from orchestrator.report.records import LaunchRecords
-from orchestrator.search import SearchStore
-from orchestrator.session import Session, parent_folder
+from orchestrator.search import OWNER, SearchStore
+from orchestrator.session import Session
+from orchestrator.storage import trouble_named
+from orchestrator.study import Study
+from orchestrator.table_files import write_table
 
+FIGURES = "figures"
 _ARTIFACT = "artifacts:"  # optuna.artifacts._upload.ARTIFACTS_ATTR_PREFIX
 PARETO_PLOT = "pareto-front"
 
@@ -29,37 +43,88 @@ def publish(session: Session) -> None:
     launch = LaunchRecords(
         home=session.options.home, info=session.info, trials=session.records, store=session.search
     )
-    folder = parent_folder(session)
+    parent, folder = session.tracking.parent_run_id, session.parent_folder
     try:
-        figures = _figures(session, launch, folder)
-        pages = _pages(session, launch, folder)
-        _to_dashboard(session, launch, [*figures, *pages])
+        figures = _figures(launch, folder, session.analysis())
+        for path in figures:
+            session.tracking.log_artifact(parent, path, FIGURES)
+        pages = _pages(launch, session.launch.study, folder)
+        for path in pages:
+            session.tracking.log_artifact(parent, path)
+        _to_dashboard(launch, [*figures, *pages])
     except (ValueError, OSError, BadInput) as error:
         session.tell(f"figures and report could not be made: {error}")
 
 
-def _figures(session: Session, launch: LaunchRecords, folder: Path) -> list[Path]:
+def publish_analysis(
+    launch: LaunchRecords,
+    study: Study,
+    *,
+    optuna_storage: str | None,
+    mlflow_uri: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Table, claims, figures and report anew in both pages, now that `analyze` has more to say.
+
+    Where a driver is at work, or MLflow is away, the next end of the launch publishes them, and
+    that is said.
+    """
+    home = launch.home
+    storage_url = home.optuna_storage if optuna_storage is None else optuna_storage
+    uri = home.mlflow_uri if mlflow_uri is None else mlflow_uri
+    later = "The launch's next `run` shows this analysis in the pages."
+    try:
+        with ExitStack() as stack, TemporaryDirectory() as made:
+            stack.enter_context(trouble_named(storage_url))
+            for lock in driver_locks(home, storage_url, launch.info.name):
+                stack.enter_context(lock)
+            folder = Path(made)
+            figures = _figures(launch, folder, read_analysis(home, launch.info.name))
+            pages = _pages(launch, study, folder)
+            _to_dashboard(launch, [*figures, *pages])
+            require_usable(uri, must_exist=True)
+            _to_parent(
+                launch, connect(uri), figures, [*pages, *write_table(launch.table(study), folder)]
+            )
+    except LaunchHeld:
+        say("a driver is at work here: the end of its launch shows this analysis in the pages")
+    except MlflowException as error:
+        say(f"MLflow is away ({error.error_code}). {later}")
+    except (StudyError, ValueError, OSError) as error:
+        say(f"{error} {later}")
+
+
+def _to_parent(
+    launch: LaunchRecords, client: MlflowClient, figures: Sequence[Path], pages: Sequence[Path]
+) -> None:
+    """Raises BadInput where the store does not have the launch."""
+    experiment = client.get_experiment_by_name(launch.info.name)
+    owner = launch.info.attributes[OWNER]
+    parent = experiment and find_parent(client, experiment.experiment_id, owner)
+    if parent is None:
+        raise BadInput(
+            f"{redact(client.tracking_uri)} has no run of this launch. Name its --mlflow-uri."
+        )
+    for paths, folder in ((figures, FIGURES), (pages, None)):
+        for path in paths:
+            client.log_artifact(parent.info.run_id, str(path), folder)
+
+
+def _figures(launch: LaunchRecords, folder: Path, rows: Rows) -> list[Path]:
     from orchestrator.report.figures import draw_launch  # matplotlib: a second to import
 
-    paths = draw_launch(launch, launch.home, folder / "figures", rows=session.analysis())
-    for path in paths:
-        session.tracking.log_artifact(session.tracking.parent_run_id, path, "figures")
-    return paths
+    return draw_launch(launch, launch.home, folder / FIGURES, rows=rows)
 
 
-def _pages(session: Session, launch: LaunchRecords, folder: Path) -> list[Path]:
+def _pages(launch: LaunchRecords, study: Study, folder: Path) -> list[Path]:
     from orchestrator.report.html import write_report
 
-    study = session.launch.study
     claims = folder / "claims.json"
     claims.write_text(json.dumps(launch.judgement(study).to_dict(), indent=2))
-    paths = [claims, write_report(launch, study, folder / "report.html")]
-    for path in paths:
-        session.tracking.log_artifact(session.tracking.parent_run_id, path)
-    return paths
+    return [claims, write_report(launch, study, folder / "report.html")]
 
 
-def _to_dashboard(session: Session, launch: LaunchRecords, paths: Sequence[Path]) -> None:
+def _to_dashboard(launch: LaunchRecords, paths: Sequence[Path]) -> None:
     from optuna_dashboard import save_plotly_graph_object
     from plotly.graph_objects import Figure
 
@@ -68,11 +133,11 @@ def _to_dashboard(session: Session, launch: LaunchRecords, paths: Sequence[Path]
     from orchestrator.report.pareto import pareto_points
 
     shown = [path for path in paths if path.suffix != ".pdf"]  # it shows images, not PDF
-    attach(session.search, launch.home.optuna_artifacts, shown)
+    attach(launch.store, launch.home.optuna_artifacts, shown)
     if points := pareto_points(launch.trials, launch.home):
         chart = with_colours(pareto_chart(points, metric=label_of(launch.metric)))
         chart["layout"]["title"] = {"text": "Loss against training FLOPs, means over seeds"}
-        save_plotly_graph_object(session.search.study, Figure(chart), graph_object_id=PARETO_PLOT)
+        save_plotly_graph_object(launch.store.study, Figure(chart), graph_object_id=PARETO_PLOT)
 
 
 def attach(search: SearchStore, folder: Path, paths: Sequence[Path]) -> None:

@@ -5,68 +5,45 @@ Everything that can be refused is refused before anything is created.
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from moe.data.prepare import prepare
-from moe.data.tokens import TokenStore
 from orchestrator import admission, cluster, nodes
-from orchestrator.budget import Budget, LeftOut, Limits, left_out_of
-from orchestrator.checkpoint_place import CheckpointPlace
-from orchestrator.cluster import PLACEMENTS, Resources
+from orchestrator.budget import Budget, LeftOut, left_out_of
+from orchestrator.cluster import Resources
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
-from orchestrator.launch import Launch, Point
+from orchestrator.launch import Launch
 from orchestrator.ledger import Ledger, Listener
 from orchestrator.lock import driver_locks
+from orchestrator.mlflow_store import connect, database_of, quiet
+from orchestrator.mlflow_store import require_usable as require_tracking
+from orchestrator.options import Options, require_folders, require_sane
+from orchestrator.parent_run import STOPPED_BY, require_not_deleted
 from orchestrator.provenance import git_state
 from orchestrator.rdb import relational
 from orchestrator.reconcile import reconcile
 from orchestrator.report.judge import judge_launch, read_analysis
 from orchestrator.report.rungs import rung_line, rungs_of_launch
-from orchestrator.report.tables import Table, render, table_of
+from orchestrator.report.tables import Table, table_of
 from orchestrator.reuse import finished_elsewhere
 from orchestrator.search import OWNER, LaunchInfo, SearchStore
 from orchestrator.sqlite import with_log
 from orchestrator.storage import open_storage, require_usable, trouble_named
-from orchestrator.tracking import STOPPED_BY, Tracking, connect, database_of, quiet
-from orchestrator.tracking import require_usable as require_tracking
+from orchestrator.table_files import write_environment, write_table
+from orchestrator.tokens import Preparing, Tokens
+from orchestrator.tracking import Tracking
 from orchestrator.trial import TrialRecord
 
 Say = Callable[[str], None]
-Preparing = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Where a launch's state lies and what its trials are granted."""
-
-    home: Home
-    optuna_storage: str | None = None
-    mlflow_uri: str | None = None
-    checkpoint_uri: str | None = None
-    address: str | None = None
-    cpus: int | None = None
-    concurrency: int | None = None
-    resources: Resources = field(default_factory=Resources)
-    limits: Limits = field(default_factory=Limits)
-    max_failures: int = 2
-    retry_failed: bool = False
-    system_metrics: bool = False
-
-    @property
-    def place(self) -> CheckpointPlace:
-        return CheckpointPlace.of(self.home, self.checkpoint_uri)
 
 
 @dataclass(kw_only=True)
@@ -121,6 +98,13 @@ class Session:
             self.tell(str(error))
             return []
 
+    @property
+    def parent_folder(self) -> Path:
+        """Where artifacts of the parent run wait until they are delivered."""
+        folder = self.options.home.spool / f"parent-{self.tracking.parent_run_id}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def is_spent(self) -> bool:
         """Whether running trials are to end: the launch has no device time left."""
         return bool(self.ledger.budget and self.ledger.budget.exhausted())
@@ -133,42 +117,6 @@ class Session:
     def tell(self, line: str) -> None:
         self.said.append(line)
         self.say(line)
-
-
-class Tokens:
-    """Prepared tokens, by data digest: made once, before the first trial that needs them."""
-
-    def __init__(self, launch: Launch, home: Home, progress: Preparing | None) -> None:
-        self._home = home
-        self._progress = progress
-        self._ready: dict[str, Path] = {}
-        known = launch.points() if launch.study.is_grid else [launch.base_point()]
-        for point in known:
-            self.of(point)
-
-    def of(self, point: Point) -> Path:
-        """Raises BadInput where the corpus cannot feed this configuration."""
-        config = point.config
-        key = f"{config.data.digest}/{config.model.context_length}/{config.train.eval_tokens}"
-        if key not in self._ready:
-            try:
-                path = prepare(config.data, self._home.tokens, progress=self._progress)
-                _require_sequences(TokenStore.open(path), point)
-            except (ValueError, OSError) as error:
-                raise BadInput(str(error)) from None
-            self._ready[key] = path
-        return self._ready[key]
-
-
-def _require_sequences(store: TokenStore, point: Point) -> None:
-    context = point.config.model.context_length
-    for split in ("train", "val"):
-        if store.num_sequences(split, context) < 1:
-            raise BadInput(
-                f"a corpus holds at least one sequence of model.context_length={context} in each "
-                f"split; received {point.config.data.corpus}, whose {split} split has none. Use a "
-                "larger corpus, or lower model.context_length."
-            )
 
 
 @contextmanager
@@ -185,7 +133,7 @@ def opened(
 
     Raises BadInput before anything is created, and LaunchHeld where another driver is at work.
     """
-    _require_sane(launch, options)
+    require_sane(launch, options)
     home, resources = options.home, options.resources
     home.require_writable()
     storage_url = _chosen(options.optuna_storage, home.optuna_storage)
@@ -193,7 +141,7 @@ def opened(
     quiet()
     # Torch makes this folder in /tmp as soon as an optimiser is built; workers inherit the setting.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home.root / "torch-cache"))
-    _require_folders(options)
+    require_folders(options)
     require_usable(storage_url)
     require_tracking(mlflow_uri)
     if options.checkpoint_uri is not None:
@@ -218,7 +166,7 @@ def opened(
             if engine is not None and url.startswith("sqlite:///"):
                 file = Path(url.removeprefix("sqlite:///"))
                 stack.enter_context(with_log(file, let_go=engine.dispose))
-        Tracking.require_usable(client, launch)
+        require_not_deleted(client, launch)
         search = SearchStore.open(storage, launch, now=datetime.now(UTC))
         owner = search.info.attributes[OWNER]
         tracking = Tracking.open(client, launch, home, owner=owner, uri=mlflow_uri)
@@ -253,7 +201,7 @@ def opened(
         ]
         said += [
             f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
-            for record in ledger.unknown
+            for record in ledger.agenda.unknown
         ]
         found, num_steps = rungs_of_launch(
             search.info.attributes, SearchStore.alike(storage, search.info)
@@ -293,12 +241,14 @@ def _leave(session: Session) -> None:
     ledger, tracking = session.ledger, session.tracking
     try:
         ledger.release_running()
-        if ledger.exhausted:
-            session.tell(ledger.exhausted)
+        if ledger.agenda.exhausted:
+            session.tell(ledger.agenda.exhausted)
         if (left_out := session.left_out) is not None and not session.interrupted:
             session.tell(str(left_out))
             tracking.set_tags(tracking.parent_run_id, {STOPPED_BY: str(left_out)})
-        _log_table(session)
+        folder = session.parent_folder
+        for path in (*write_table(session.table(), folder), write_environment(folder)):
+            tracking.log_artifact(tracking.parent_run_id, path)
     finally:  # a store or disk that fails here must not keep the spool from being delivered
         delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
         for line in tracking.rejected:
@@ -306,96 +256,8 @@ def _leave(session: Session) -> None:
         session.undelivered = not delivered or bool(tracking.rejected)
 
 
-def _log_table(session: Session) -> None:
-    """Artifacts of the parent run: its page lists only the latest children, so the table too."""
-    tracking, table = session.tracking, session.table()
-    folder = parent_folder(session)
-    for form, suffix in (("markdown", "md"), ("csv", "csv"), ("json", "json")):
-        path = folder / f"table.{suffix}"
-        path.write_text(render(table, form))
-        tracking.log_artifact(tracking.parent_run_id, path)
-    environment = folder / "environment.txt"
-    environment.write_text("".join(f"{line}\n" for line in _environment()))
-    tracking.log_artifact(tracking.parent_run_id, environment)
-
-
-def parent_folder(session: Session) -> Path:
-    folder = session.options.home.spool / f"parent-{session.tracking.parent_run_id}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _environment() -> list[str]:
-    """Python and every installed distribution, as pip would freeze them."""
-    installed = {f"{d.name}=={d.version}" for d in metadata.distributions()}
-    return [f"# Python {platform.python_version()}", *sorted(installed, key=str.lower)]
-
-
-def _require_sane(launch: Launch, options: Options) -> None:
-    workers = options.resources.workers
-    for name, value in (
-        ("--workers", workers),
-        ("--cpus-per-worker", options.resources.cpus_per_worker),
-        ("--concurrency", options.concurrency),
-        ("--cpus", options.cpus),
-    ):
-        if value is not None and value < 1:
-            raise BadInput(f"{name} is at least 1; received {value}. Raise it, or leave it out.")
-    gpus = options.resources.gpus_per_worker
-    if options.max_failures < 0 or not 0 <= gpus < math.inf:
-        raise BadInput(
-            "--max-failures and --gpus-per-worker are numbers from 0 on; received "
-            f"{options.max_failures} and {gpus}. Correct them."
-        )
-    for name, limit in (
-        ("--max-tokens", options.limits.tokens),
-        ("--max-device-hours", options.limits.device_s),
-    ):
-        if limit is not None and not 0 < limit < math.inf:
-            raise BadInput(f"{name} is a number above 0; received {limit:g}. Raise it.")
-    if gpus > 1 and gpus != round(gpus):
-        raise BadInput(
-            f"--gpus-per-worker is a fraction of one GPU or a whole number; received {gpus:g}. "
-            "Round it."
-        )
-    if options.resources.compile and options.resources.device != "cuda":
-        raise BadInput(
-            "--compile is for trials on GPUs; received it without --gpus-per-worker. Leave it out, "
-            "or give each worker a GPU."
-        )
-    if options.resources.placement not in PLACEMENTS:
-        raise BadInput(
-            f"--placement is one of {', '.join(PLACEMENTS)}; received "
-            f"{options.resources.placement!r}. Choose one."
-        )
-    train = launch.base.train
-    micro_batches = train.batch_tokens // train.micro_batch_tokens
-    if micro_batches % workers:
-        raise BadInput(
-            "each worker takes an equal share of a step's micro-batches; received "
-            f"--workers {workers} for {micro_batches} micro-batches (train.batch_tokens "
-            f"{train.batch_tokens} / train.micro_batch_tokens {train.micro_batch_tokens}). "
-            f"Set train.micro_batch_tokens={train.batch_tokens // workers}, or another divisor."
-        )
-
-
 def _chosen(url: str | None, default: str) -> str:
     return default if url is None else url
-
-
-def _require_folders(options: Options) -> None:
-    """A home makes its own folder; that of another store is the user's to make."""
-    for url, option in (
-        (options.optuna_storage, "--optuna-storage"),
-        (options.mlflow_uri, "--mlflow-uri"),
-    ):
-        if url is not None and url.startswith(("sqlite:///", "journal:")):
-            folder = Path(url.partition("///" if url.startswith("sqlite") else ":")[2]).parent
-            if not os.path.isdir(folder):
-                raise BadInput(
-                    f"{option} names a file in a folder that exists; received {url}. Make "
-                    f"{folder}, or correct the path."
-                )
 
 
 def _run_tags(resources: Resources) -> dict[str, str]:

@@ -8,10 +8,7 @@ server. Whatever a reader of Optuna needs to find here is a tag.
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,32 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy import Engine, inspect
 
 from moe.metrics import STEP, TIMESTAMP_MS
-from orchestrator import postgresql
 from orchestrator.courier import Courier, fingerprint, is_permanent, spool_path
-from orchestrator.errors import BadInput, LaunchHeld, StudyError, Unreachable
-from orchestrator.home import Home, require_plain
+from orchestrator.errors import LaunchHeld, StudyError, Unreachable
+from orchestrator.home import Home
 from orchestrator.launch import Launch, Point, mlflow_params
-from orchestrator.net import redact, require_reachable
+from orchestrator.mlflow_store import search_runs
+from orchestrator.net import redact
+from orchestrator.parent_run import OWNER, TRAINING_VIEW, open_experiment, open_parent
 from orchestrator.spool import Spool, SpoolHeld
-from orchestrator.storage import sqlite_tables
 
 TRIAL_NUMBER = "optuna.trial_number"
-PARENT = "moe_study.parent"
-STOPPED_BY = "stopped_by"
-OWNER = "moe_study.owner"
 _PARENT_RUN_ID = "mlflow.parentRunId"
-_NOTE = "mlflow.note.content"
-# Without the two MLflow 3 opens on its pages for traces of language models, which are empty here.
-_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-TRAINING_VIEW = "workflowType=machine_learning"
-_PAGE = 1000
-OPTION = "--mlflow-uri"
 LOCAL_PAGE = "http://127.0.0.1:5000"  # the first port that `moe-study ui` takes
 CLOSE_TIMEOUT_S = 30.0
 LOOP_PATIENCE_S = 1.5  # how long Tune's loop, and with it the trials' reports, may wait for a run
@@ -70,76 +56,6 @@ class RunInfo:
     @property
     def trial_number(self) -> int:
         return int(self.tags[TRIAL_NUMBER])
-
-
-def require_usable(uri: str, *, must_exist: bool = False) -> None:
-    """Raises as `connect` does, and makes no tables: what else is refused must leave nothing."""
-    if postgresql.is_postgresql(uri):
-        with postgresql.connected(uri, option=OPTION) as connection:
-            _require_no_optuna(inspect(connection).get_table_names(), uri)
-    elif uri.startswith("sqlite:///"):
-        file = Path(uri.removeprefix("sqlite:///"))
-        require_plain(str(file), f"the file of {OPTION}")
-        if os.path.exists(file):
-            try:
-                _require_no_optuna(sqlite_tables(file), uri)
-            except sqlite3.Error as error:
-                raise _unusable(uri, str(error)) from None
-        elif must_exist:
-            raise _unusable(uri, "there is no such file")
-    else:
-        connect(uri)
-
-
-def connect(uri: str) -> MlflowClient:
-    """A client whose store answers, its schema made before any worker could race for it.
-
-    Raises BadInput on an unknown kind of URI, Unreachable where nothing answers within seconds.
-    """
-    if uri.startswith(("http://", "https://")):
-        default_port = 443 if uri.startswith("https") else 80
-        require_reachable(uri, default_port=default_port, option=OPTION)
-    elif postgresql.is_postgresql(uri):
-        with postgresql.connected(uri, option=OPTION) as connection:
-            _require_no_optuna(inspect(connection).get_table_names(), uri)
-            postgresql.wait_for(connection, "mlflow tables")
-            return _client(postgresql.usable(uri, option=OPTION))
-    elif not uri.startswith("sqlite:///"):
-        raise BadInput(
-            "an MLflow URI is sqlite:///FILE, http(s)://HOST:PORT or postgresql://...; received "
-            f"{redact(uri)}. (MLflow 3 no longer writes to a plain folder.)"
-        )
-    return _client(uri)
-
-
-def _require_no_optuna(tables: list[str], uri: str) -> None:
-    """Both keep the version of their tables in one of the same name."""
-    if "study_directions" in tables:
-        raise BadInput(
-            f"MLflow needs a database of its own; received {redact(uri)}, which holds Optuna's "
-            f"tables. Name another with {OPTION}."
-        )
-
-
-def _client(uri: str) -> MlflowClient:
-    try:
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    except Exception as error:
-        raise _unusable(uri, type(error).__name__) from None
-    return client
-
-
-def database_of(client: MlflowClient) -> Engine | None:
-    """The database that a client writes to by itself; None behind a server."""
-    return getattr(client._tracking_client.store, "engine", None)
-
-
-def _unusable(uri: str, why: str) -> Unreachable:
-    return Unreachable(
-        f"the MLflow store {redact(uri)} cannot be used: {why}. Check that it is an MLflow "
-        "tracking server or database, and that you may write to it."
-    )
 
 
 class Tracking:
@@ -177,8 +93,11 @@ class Tracking:
             # What a dead driver left goes first: it may still hold the end of a run.
             courier.deliver_pending()
             artifacts = home.artifacts / fingerprint(launch.name)[:12]
-            tracking = cls(client, courier, cls._experiment(client, launch, artifacts), owner)
-            tracking._open_parent(launch)
+            experiment_id = open_experiment(client, launch, artifacts)
+            tracking = cls(client, courier, experiment_id, owner)
+            parent = open_parent(client, experiment_id, launch, owner)
+            tracking.parent_run_id = parent.info.run_id
+            tracking._saw(tracking.parent_run_id, parent.info.start_time)
         except SpoolHeld as error:
             raise LaunchHeld(f"{error}. Wait for it, then run again.") from None
         except (MlflowException, OSError) as error:
@@ -188,60 +107,6 @@ class Tracking:
             ) from None
         courier.start()
         return tracking
-
-    @staticmethod
-    def _experiment(client: MlflowClient, launch: Launch, artifacts: Path) -> str:
-        experiment = client.get_experiment_by_name(launch.name)
-        if experiment is None:
-            # A server has artifacts of its own; beside a database they lie in the home.
-            local = not client.tracking_uri.startswith(("http://", "https://"))
-            return client.create_experiment(
-                launch.name,
-                artifact_location=artifacts.as_uri() if local else None,
-                tags={
-                    "study": launch.study.name,
-                    "scale": launch.scale,
-                    "corpus": launch.corpus_spec,
-                    "corpus_digest": str(launch.corpus_digest),
-                    _NOTE: _description(launch),
-                    **_TRAINING,
-                },
-            )
-        if not _TRAINING.items() <= experiment.tags.items():
-            for key, value in _TRAINING.items():
-                client.set_experiment_tag(experiment.experiment_id, key, value)
-        return experiment.experiment_id
-
-    @staticmethod
-    def require_usable(client: MlflowClient, launch: Launch) -> None:
-        """Raises BadInput where the launch's experiment was deleted."""
-        experiment = client.get_experiment_by_name(launch.name)
-        if experiment is not None and experiment.lifecycle_stage == "deleted":
-            raise BadInput(
-                f"the experiment {launch.name!r} was deleted in MLflow, and its name is still "
-                "taken. Restore it there, or use another store."
-            )
-
-    def _open_parent(self, launch: Launch) -> None:
-        found = self._search(f"tags.`{PARENT}` = 'true' AND tags.`{OWNER}` = '{self._owner}'")
-        if found:
-            self.parent_run_id = found[0].info.run_id
-            self._saw(self.parent_run_id, found[0].info.start_time)
-            if STOPPED_BY in found[0].data.tags:
-                self._client.delete_tag(self.parent_run_id, STOPPED_BY)
-        else:
-            run = self._client.create_run(
-                self.experiment_id,
-                run_name=launch.study.name,
-                tags={
-                    PARENT: "true",
-                    OWNER: self._owner,
-                    "study": launch.study.name,
-                    _NOTE: _description(launch),
-                },
-            )
-            self.parent_run_id = run.info.run_id
-        self._client.update_run(self.parent_run_id, status="RUNNING")
 
     @property
     def page(self) -> str:
@@ -267,7 +132,11 @@ class Tracking:
 
     def runs(self) -> list[RunInfo]:
         """All runs of trials. Seconds for thousands: for reconciling only."""
-        found = self._search(f"tags.`{TRIAL_NUMBER}` LIKE '%' AND tags.`{OWNER}` = '{self._owner}'")
+        found = search_runs(
+            self._client,
+            self.experiment_id,
+            f"tags.`{TRIAL_NUMBER}` LIKE '%' AND tags.`{OWNER}` = '{self._owner}'",
+        )
         for run in found:
             self._saw(run.info.run_id, run.info.start_time)
         return [
@@ -282,21 +151,6 @@ class Tracking:
 
     def _saw(self, run_id: str, timestamp_ms: int) -> None:
         self._latest_ms[run_id] = max(timestamp_ms, self._latest_ms.get(run_id, 0))
-
-    def _search(self, query: str) -> list[Run]:
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self.experiment_id],
-                query,
-                run_view_type=ViewType.ACTIVE_ONLY,
-                max_results=_PAGE,
-                page_token=token,
-            )
-            runs += page
-            if not (token := page.token):
-                return runs
 
     def create_run(self, point: Point, *, number: int, tags: Mapping[str, str]) -> str:
         """A run that knows its trial; what else is known before it starts is on its way there.
@@ -372,7 +226,7 @@ class Tracking:
 
     def _runs_of(self, number: int) -> list[str]:
         query = f"tags.`{TRIAL_NUMBER}` = '{number}' AND tags.`{OWNER}` = '{self._owner}'"
-        return [run.info.run_id for run in self._search(query)]
+        return [run.info.run_id for run in search_runs(self._client, self.experiment_id, query)]
 
     def _discard_strays(self) -> None:
         """Runs that a store made after all, when it was no longer waited for."""
@@ -425,18 +279,6 @@ class Tracking:
         return delivered
 
 
-def quiet() -> None:
-    """MLflow's own traffic and retries, set before its first use."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # Its lines on stdout would stand between a script and its JSON, credentials and all.
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    # Its own retry would send a request whose answer was lost again, and begin a run twice.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-
 def _in_background(work: Callable[[], str]) -> Future[str]:
     """In a thread that nobody waits for when the process ends: it may hang for its timeout."""
     future: Future[str] = Future()
@@ -465,10 +307,3 @@ def _dataset(point: Point) -> dict[str, str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _description(launch: Launch) -> str:
-    return (
-        f"{launch.study.question}\n\nBaseline: {launch.study.baseline}. "
-        f"Held fixed: {launch.study.held_fixed}"
-    )

@@ -21,9 +21,10 @@ from typing import IO
 
 from orchestrator.errors import BadInput, StudyError
 from orchestrator.home import Home
+from orchestrator.mlflow_store import connect
 from orchestrator.net import answers, redact
+from orchestrator.parent_run import TRAINING_VIEW
 from orchestrator.storage import open_storage
-from orchestrator.tracking import TRAINING_VIEW, connect
 
 HOST = "127.0.0.1"
 MLFLOW_PORT, OPTUNA_PORT = 5000, 8080

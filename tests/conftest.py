@@ -11,10 +11,10 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from orchestrator import cluster, tracking
+from orchestrator import cluster, mlflow_store
 
 cluster.quiet()
-tracking.quiet()
+mlflow_store.quiet()
 
 _WORDS = [
     *("the", "router", "sends", "each", "token", "to", "two", "of", "four", "experts", "and"),
@@ -56,7 +56,7 @@ def corpus(corpus_folder):
 def mlflow_template(tmp_path_factory):
     """An MLflow database with its schema: made once, since it takes seconds."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking.connect(f"sqlite:///{path}")
+    mlflow_store.connect(f"sqlite:///{path}")
     return path
 
 

@@ -36,7 +36,7 @@ def doctor(
     Exit code 1 where something would stop a launch. Example: moe-study doctor --home moe-runs
     """
     from orchestrator.doctor import examine
-    from orchestrator.tracking import quiet
+    from orchestrator.mlflow_store import quiet
 
     quiet()
     checks = []

@@ -12,6 +12,7 @@ from orchestrator.cli.options import (
     CorpusOption,
     HomeOption,
     JsonOption,
+    MlflowOption,
     ScaleOption,
     SetOption,
     StorageOption,
@@ -172,21 +173,30 @@ def analyze(
         int, typer.Option(help="Tokens of the probe, in whole documents.")
     ] = 100_000,
     permutations: Annotated[int, typer.Option(help="Permutations of the null.")] = 200,
+    mlflow_uri: MlflowOption = None,
     checkpoint_uri: CheckpointOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What the experts of the newest launch specialise in: information about labels, with its null.
 
+    Verdicts, figures and report of both pages are made anew with it.
+
     Example: moe-study analyze quickstart --probe corpus:syntax
     """
     from orchestrator.analyze import analyze_launch
+    from orchestrator.mlflow_store import quiet
+    from orchestrator.publish import publish_analysis
 
     if max_tokens < 1 or permutations < 1:
         raise BadInput(
             f"--max-tokens and --permutations are at least 1; received {max_tokens} and "
             f"{permutations}. Leave them out for the defaults."
         )
-    _, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+
+    def say(line: str) -> None:
+        errors.print(line, highlight=False)
+
     result = analyze_launch(
         launch,
         home=launch.home,
@@ -194,8 +204,10 @@ def analyze(
         max_tokens=max_tokens,
         permutations=permutations,
         checkpoint_uri=checkpoint_uri,
-        say=lambda line: errors.print(line, highlight=False),
+        say=say,
     )
+    quiet()
+    publish_analysis(launch, loaded, optuna_storage=optuna_storage, mlflow_uri=mlflow_uri, say=say)
     if as_json:
         print_json(result)
         return

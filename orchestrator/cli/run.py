@@ -93,10 +93,11 @@ def run_command(
     Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
     """
     from orchestrator.budget import Limits
+    from orchestrator.options import Options
     from orchestrator.progress import RunProgress
     from orchestrator.publish import publish
     from orchestrator.run import run
-    from orchestrator.session import Options, opened
+    from orchestrator.session import opened
 
     launch = resolved(study, scale, seeds, overrides, corpus, trials)
     options = Options(
@@ -157,7 +158,8 @@ def ingest_command(
     Example: moe-study ingest quickstart results/ --scale gpu
     """
     from orchestrator.ingest import find_results, ingest
-    from orchestrator.session import Options, opened
+    from orchestrator.options import Options
+    from orchestrator.session import opened
 
     results = find_results(folder)
     launch = resolved(study, scale, seeds, overrides, corpus)
@@ -176,7 +178,7 @@ def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
     Example: moe-study deliver --mlflow-uri http://tracking:5000
     """
     from orchestrator.courier import deliver_spools
-    from orchestrator.tracking import connect, quiet, require_usable
+    from orchestrator.mlflow_store import connect, quiet, require_usable
 
     chosen = Home.at(home)
     chosen.require_exists()

@@ -26,7 +26,7 @@ def ui(
 
     Example: moe-study ui --home moe-runs
     """
-    from orchestrator.tracking import quiet
+    from orchestrator.mlflow_store import quiet
     from orchestrator.ui import Page, serve
 
     def ready(pages: list[Page]) -> None:

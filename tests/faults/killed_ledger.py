@@ -29,16 +29,18 @@ from optuna.storages._cached_storage import _CachedStorage
 
 from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
 from moe.metrics import VAL_LOSS
-from orchestrator import tracking as tracking_module
+from orchestrator import mlflow_store
 from orchestrator.home import Home
 from orchestrator.launch import Launch, resolve
 from orchestrator.ledger import Ledger
+from orchestrator.mlflow_store import connect
+from orchestrator.parent_run import PARENT
 from orchestrator.reconcile import reconcile
 from orchestrator.reuse import finished_elsewhere
 from orchestrator.search import OWNER, SearchStore
 from orchestrator.spool import Spool
 from orchestrator.study import Study
-from orchestrator.tracking import PARENT, TRIAL_NUMBER, Tracking, connect
+from orchestrator.tracking import TRIAL_NUMBER, Tracking
 from orchestrator.trial import MLFLOW_STATUS_OF, RUN_ID, STATE_OF
 from search_spaces.cells import Cell
 
@@ -202,7 +204,7 @@ def fork(function: Callable[[], None]) -> int:
 
 def main() -> None:
     folder, corpus, template, every = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
-    tracking_module.quiet()
+    mlflow_store.quiet()
     launch = resolve(study("kills", *OUTCOMES), corpus_spec=corpus)
     earlier = Home(folder / "earlier")
     earlier.create()

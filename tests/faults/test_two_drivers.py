@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from orchestrator.cli.options import resolved
-from orchestrator.session import Options, opened
+from orchestrator.options import Options
+from orchestrator.session import opened
 
 _STUDY = """
 from moe.config import ModelConfig, TrainConfig, TrialConfig
@@ -28,7 +29,8 @@ _HOLD = """
 import sys, time
 from orchestrator.cli.options import resolved
 from orchestrator.home import Home
-from orchestrator.session import Options, opened
+from orchestrator.options import Options
+from orchestrator.session import opened
 
 launch = resolved(sys.argv[1], None, None, None, sys.argv[2], None)
 with opened(launch, Options(home=Home.at(sys.argv[3])), say=lambda line: None, start_cluster=False):

@@ -20,7 +20,8 @@ import pytest
 from moe.config import DataConfig, ModelConfig, MoEConfig, OptimConfig, TrainConfig, TrialConfig
 from orchestrator.launch import resolve
 from orchestrator.net import answers
-from orchestrator.session import Options, opened
+from orchestrator.options import Options
+from orchestrator.session import opened
 from orchestrator.study import EarlyStopping, Study
 from search_spaces.cells import Cell
 from search_spaces.domains import Choice

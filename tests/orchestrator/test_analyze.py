@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 
+import optuna
 import pyarrow.parquet as pq
 import pytest
+from mlflow.tracking import MlflowClient
+from optuna.artifacts import get_all_artifact_meta
 
 from orchestrator import cli
+from orchestrator.publish import publish_analysis
 from orchestrator.report.judge import analysis_folder, read_analysis
+from orchestrator.report.records import read_launch
 from orchestrator.run import run
+from orchestrator.storage import open_storage
 from search_spaces.cells import Cell
 
 KEYS = {
@@ -47,6 +54,46 @@ def test_rows_of_every_cell_with_experts_against_planted_labels(
     shares = pq.read_table(kept).to_pylist()
     of_one = [row for row in shares if row["cell"] == "by-label" and row["key"] in ("en", "xx")]
     assert {row["share"] for row in of_one} == {0.0, 1.0}, "each language to its expert"
+    # Nothing was published before: what the pages show is of `analyze`.
+    client = MlflowClient(home.mlflow_uri)
+    parent = session.tracking.parent_run_id
+    names = {file.path for file in client.list_artifacts(parent)}
+    assert names >= {"claims.json", "figures", "report.html", "table.md"}
+    figures = {file.path for file in client.list_artifacts(parent, "figures")}
+    assert any("specialization" in path for path in figures), figures
+    storage = open_storage(home.optuna_storage, create=False)
+    shown = optuna.load_study(study_name=session.launch.name, storage=storage)
+    files = {a.filename for a in get_all_artifact_meta(shown)}
+    assert {"claims.json", "report.html"} <= files
+
+
+def test_a_driver_at_work_or_a_store_without_the_launch_is_said(
+    home, hold, grid_study, tmp_path, mlflow_template
+):
+    shutil.copy(mlflow_template, tmp_path / "other.db")
+    said = []
+
+    def publish(launch, **named):
+        publish_analysis(
+            launch, grid_study, **{"optuna_storage": None, "mlflow_uri": None, **named},
+            say=said.append,
+        )  # fmt: skip
+
+    with hold(grid_study, seeds=(0,)) as session:
+        number = session.ledger.next().record.number
+        session.ledger.started(number)
+        entry = {"step": 8, "tokens": 1024, "timestamp_ms": 1, "val/loss": 2.0}
+        session.ledger.completed(number, entry, tokens=1024)
+        launch = read_launch("tiny-grid", home=home)
+        publish(launch)
+    assert "a driver is at work" in said.pop()
+    publish(launch, mlflow_uri=f"sqlite:///{tmp_path}/other.db")
+    assert "has no run of this launch" in said.pop()
+    publish(launch, mlflow_uri=f"sqlite:///{tmp_path}/none.db")
+    assert "no such file" in said.pop()
+    assert not (tmp_path / "none.db").exists()
+    publish(launch)
+    assert said == []
 
 
 def test_a_probe_that_cannot_be_read_is_one_message(home, hold, grid_study, monkeypatch, capsys):

@@ -39,11 +39,11 @@ def test_no_trial_starts_that_the_tokens_do_not_hold(hold, grid_study, said, hom
     with hold(grid_study, options=tokens(3 * TRIAL_TOKENS - 1)) as session:
         first, second = session.ledger.next(), session.ledger.next()
         assert session.ledger.next() is None, "two are on their way, and a third does not fit"
-        assert session.ledger.may_have_more
+        assert session.ledger.agenda.may_have_more
         finish(session.ledger, first)
         finish(session.ledger, second)
         assert session.ledger.next() is None
-        assert not session.ledger.may_have_more
+        assert not session.ledger.agenda.may_have_more
     assert session.exit_code == 0
     assert session.left_out.trials == [2, 3, 4, 5]
     assert "--max-tokens" in said[-1]

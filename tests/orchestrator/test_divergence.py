@@ -79,7 +79,9 @@ def test_the_sampler_is_told_of_a_divergence_and_does_not_go_there_again(hold, r
             _fill(session.ledger, told=told)
             hashes = [record.config_hash for record in session.records]
             assert len(set(hashes)) == len(hashes) == 30, "no failed point is suggested again"
-            shares[told] = _share_that_diverges(session.launch, session.ledger._history.records())
+            shares[told] = _share_that_diverges(
+                session.launch, session.ledger.agenda.history.records()
+            )
     assert shares[True] < shares[False]
 
 

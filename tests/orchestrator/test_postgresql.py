@@ -19,10 +19,11 @@ from orchestrator.errors import BadInput, LaunchHeld, StudyError, Unreachable
 from orchestrator.home import Home
 from orchestrator.launch import resolve
 from orchestrator.lock import driver_locks
+from orchestrator.mlflow_store import connect
+from orchestrator.options import Options
 from orchestrator.postgresql import AdvisoryLock
-from orchestrator.session import Options, opened
+from orchestrator.session import opened
 from orchestrator.storage import open_storage, require_usable
-from orchestrator.tracking import connect
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
 from orchestrator.errors import Unreachable
-from orchestrator.tracking import Away, connect
+from orchestrator.mlflow_store import connect
+from orchestrator.tracking import Away
 
 
 def entry(step, loss):

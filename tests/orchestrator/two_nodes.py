@@ -21,9 +21,10 @@ from orchestrator import cluster as settings
 from orchestrator.home import Home
 from orchestrator.launch import resolve
 from orchestrator.library import load_study
+from orchestrator.options import Options
 from orchestrator.report.tables import as_json
 from orchestrator.run import run
-from orchestrator.session import Options, opened
+from orchestrator.session import opened
 
 LOST_AT_STEP = 150
 

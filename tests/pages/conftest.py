@@ -41,9 +41,10 @@ def finished(tmp_path_factory, mlflow_template, corpus, ray_cluster):
     from orchestrator.home import Home
     from orchestrator.launch import resolve
     from orchestrator.library import load_study
+    from orchestrator.options import Options
     from orchestrator.publish import publish
     from orchestrator.run import run
-    from orchestrator.session import Options, opened
+    from orchestrator.session import opened
 
     root = tmp_path_factory.mktemp("pages") / "moe-runs"
     root.mkdir()

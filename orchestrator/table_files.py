@@ -1,0 +1,29 @@
+"""The table and the environment of a launch, as files.
+
+MLflow's page of the parent run lists only the latest children, so it gets the table as an artifact.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from orchestrator.report.tables import Table, render
+
+
+def write_table(table: Table, folder: Path) -> list[Path]:
+    paths = []
+    for form, suffix in (("markdown", "md"), ("csv", "csv"), ("json", "json")):
+        paths.append(folder / f"table.{suffix}")
+        paths[-1].write_text(render(table, form))
+    return paths
+
+
+def write_environment(folder: Path) -> Path:
+    """Python and every installed distribution, as pip would freeze them."""
+    installed = {f"{d.name}=={d.version}" for d in metadata.distributions()}
+    lines = [f"# Python {platform.python_version()}", *sorted(installed, key=str.lower)]
+    path = folder / "environment.txt"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
