@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ TINY = TrialConfig(
     model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
     moe=MoEConfig(num_experts=4, top_k=2),
     train=TrainConfig(
-        num_steps=600, batch_tokens=128, micro_batch_tokens=128, eval_every=50, eval_tokens=256
+        num_steps=300, batch_tokens=128, micro_batch_tokens=128, eval_every=25, eval_tokens=256
     ),
 )
 STUDY = Study(
@@ -37,12 +38,12 @@ STUDY = Study(
 """
 
 
-def command(study: Path, home: Path, corpus: str, *more: str) -> list[str]:
-    run = "import sys; from orchestrator.cli import main; main()"
-    return [
-        *(sys.executable, "-c", run, "run", str(study), "--home", str(home)),
-        *("--corpus", corpus, "--cpus", "2", "--json", *more),
-    ]
+def arguments(study: Path, home: Path, corpus: str) -> list[str]:
+    return ["run", str(study), "--home", str(home), "--corpus", corpus, "--cpus", "2", "--json"]
+
+
+def process(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
 
 
 def progress(home: Path) -> int:
@@ -61,30 +62,37 @@ def progress(home: Path) -> int:
         return 0
 
 
-def rows(home: Path, study: Path) -> list[dict]:
-    run = "import sys; from orchestrator.cli import main; main()"
-    told = subprocess.run(
-        [sys.executable, "-c", run, "table", str(study), "--home", str(home), "--format", "json"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return [
-        {key: value for key, value in row.items() if key not in ("run_ids", "commits")}
-        for row in json.loads(told.stdout)["rows"]
-    ]
+@pytest.fixture
+def rows(moe_study):
+    def read(home: Path, study: Path) -> list[dict]:
+        code, out, err = moe_study("table", study, "--home", home, "--format", "json")
+        assert code == 0, err
+        return [
+            {key: value for key, value in row.items() if key not in ("run_ids", "commits")}
+            for row in json.loads(out)["rows"]
+        ]
+
+    return read
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_driver_costs_nothing(tmp_path, corpus):
+def test_a_killed_driver_costs_nothing(
+    tmp_path, corpus, mlflow_template, moe_study, rows, ray_cluster
+):
     study = tmp_path / "killed.py"
     study.write_text(STUDY)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(study, whole, corpus), check=True, capture_output=True)
+    for home in (whole, broken):
+        home.mkdir()
+        shutil.copy(mlflow_template, home / "mlflow.db")
+    code, _, err = moe_study(*arguments(study, whole, corpus))
+    assert code == 0, err
 
     driver = subprocess.Popen(
-        command(study, broken, corpus), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        process(arguments(study, broken, corpus)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 200
     while progress(broken) < 15 and time.monotonic() < deadline:
@@ -95,10 +103,10 @@ def test_a_killed_driver_costs_nothing(tmp_path, corpus):
     left = optuna.load_study(study_name=study_name, storage=f"sqlite:///{broken}/optuna.db")
     assert any(t.state.name == "RUNNING" for t in left.trials), "killed in the middle of a trial"
 
-    told = subprocess.run(
-        command(study, broken, corpus), check=True, capture_output=True, text=True
-    )
-    states = json.loads(told.stdout)["states"]
+    code, out, err = moe_study(*arguments(study, broken, corpus))
+    assert code == 0, err
+    told = json.loads(out)
+    states = told["states"]
     assert states == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
     assert rows(broken, study) == rows(whole, study)
 
@@ -108,6 +116,6 @@ def test_a_killed_driver_costs_nothing(tmp_path, corpus):
     assert len(runs) == 5
     assert {run.info.status for run in runs} == {"FINISHED"}
     for trial in left.trials:
-        run_id = json.loads(told.stdout)["trials"][trial.number]["mlflow_run_id"]
+        run_id = told["trials"][trial.number]["mlflow_run_id"]
         steps = [m.step for m in client.get_metric_history(run_id, VAL_LOSS)]
-        assert steps == list(range(50, 601, 50)), "nothing lost, nothing written twice"
+        assert steps == list(range(25, 301, 25)), "nothing lost, nothing written twice"

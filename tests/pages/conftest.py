@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
 from moe.metrics import STEP, TIMESTAMP_MS, VAL_LOSS
+from orchestrator.home import Home
 
 # The documented way to make a study small: what it holds fixed, set on the command line.
 SMALL = {
@@ -33,12 +36,25 @@ def small():
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, mlflow_template, corpus, ray_cluster):
+def finished(tmp_path_factory, request):
     """`quickstart`, trained for real on Ray: 14 trials complete, one failed, one pruned.
 
-    Those two are told to the ledger first, as a driver would; the rest is run and published.
+    Made once: the processes of pytest-xdist have one parent folder, and nothing here writes to it.
     """
-    from orchestrator.home import Home
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    facts = folder / "facts.json"
+    with FileLock(f"{folder}.lock"):
+        if not facts.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            request.getfixturevalue("ray_cluster")
+            template, corpus = map(request.getfixturevalue, ("mlflow_template", "corpus"))
+            facts.write_text(json.dumps(_train(folder / "moe-runs", template, corpus)))
+    return SimpleNamespace(home=Home(folder / "moe-runs"), **json.loads(facts.read_text()))
+
+
+def _train(root, mlflow_template, corpus):
+    """Two endings are told to the ledger, as a driver would; the rest is run and published."""
     from orchestrator.launch import resolve
     from orchestrator.library import load_study
     from orchestrator.options import Options
@@ -46,13 +62,12 @@ def finished(tmp_path_factory, mlflow_template, corpus, ray_cluster):
     from orchestrator.run import run
     from orchestrator.session import opened
 
-    root = tmp_path_factory.mktemp("pages") / "moe-runs"
-    root.mkdir()
+    root.mkdir(parents=True)
     shutil.copy(mlflow_template, root / "mlflow.db")
-    home = Home(root)
     launch = resolve(load_study("quickstart"), overrides=SMALL, corpus_spec=corpus)
+    options = Options(home=Home(root))
     # The dense models first: the queries compare mixtures, which so are all complete.
-    with opened(launch, Options(home=home), say=lambda line: None, start_cluster=False) as session:
+    with opened(launch, options, say=lambda line: None, start_cluster=False) as session:
         ledger = session.ledger
         for ending in ("failed", "pruned"):
             number = ledger.next().record.number
@@ -65,7 +80,7 @@ def finished(tmp_path_factory, mlflow_template, corpus, ray_cluster):
         run(session)
         publish(session)
     assert session.exit_code == 1
-    return SimpleNamespace(home=home, name=launch.name, said=session.said)
+    return {"name": launch.name, "said": session.said}
 
 
 @pytest.fixture
