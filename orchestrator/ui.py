@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import IO
+
+from filelock import FileLock, Timeout
 
 from orchestrator.errors import BadInput, StudyError
 from orchestrator.home import Home
@@ -76,9 +78,10 @@ def serve(
     connect(uri)
     previous = {number: signal.signal(number, _interrupt) for number in _ending_signals()}
     pages: list[Page] = []
+    ports = ExitStack()
     try:
-        pages.append(_mlflow(uri, home, mlflow_port))
-        pages.append(_dashboard(storage, home, optuna_port))
+        pages.append(_mlflow(uri, home, mlflow_port, ports))
+        pages.append(_dashboard(storage, home, optuna_port, ports))
         _wait_until_ready(pages)
         ready(pages)
         while True:
@@ -88,11 +91,12 @@ def serve(
         return
     finally:
         _stop(pages)
+        ports.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _mlflow(uri: str, home: Home, port: int | None) -> Page:
+def _mlflow(uri: str, home: Home, port: int | None, ports: ExitStack) -> Page:
     if uri.startswith("http"):
         if port is not None:
             raise BadInput(
@@ -100,7 +104,7 @@ def _mlflow(uri: str, home: Home, port: int | None) -> Page:
                 "it out."
             )
         return Page(name="MLflow", address=redact(uri).rstrip("/"), start=_EXPERIMENTS)
-    port = _port(port, MLFLOW_PORT, "--mlflow-port")
+    port = _port(port, MLFLOW_PORT, "--mlflow-port", ports)
     command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", _driver_named(uri)]
     command += ["--artifacts-destination", str(home.artifacts)]
@@ -109,8 +113,8 @@ def _mlflow(uri: str, home: Home, port: int | None) -> Page:
     return replace(page, start=_EXPERIMENTS)
 
 
-def _dashboard(storage: str, home: Home, port: int | None) -> Page:
-    port = _port(port, OPTUNA_PORT, "--optuna-port")
+def _dashboard(storage: str, home: Home, port: int | None, ports: ExitStack) -> Page:
+    port = _port(port, OPTUNA_PORT, "--optuna-port", ports)
     command = ["optuna_dashboard._cli", "--host", HOST, "--port", str(port), "--quiet"]
     if storage.startswith("journal:"):
         command += ["--storage-class", "JournalFileStorage"]
@@ -142,24 +146,42 @@ def _driver_named(url: str) -> str:
     return f"postgresql+psycopg{separator}{rest}" if kind == "postgresql" else url
 
 
-def _port(asked: int | None, usual: int, option: str) -> int:
-    """The port asked for, or the first free one from the usual on. Raises BadInput if none is."""
+def _port(asked: int | None, usual: int, option: str, ports: ExitStack) -> int:
+    """The port asked for, or the first free one from the usual on, held until `ports` closes.
+
+    Raises BadInput if none is.
+    """
     if asked is not None:
         if not 1 <= asked < 2**16:
             raise BadInput(f"{option} is from 1 to 65535; received {asked}. Choose another.")
-        if not _is_free(asked):
+        if not _hold(asked, ports):
             raise BadInput(
                 f"{option} names a free port; received {asked}, which is in use. Name another, or "
                 "leave it out to take the next free one."
             )
         return asked
     for port in range(usual, usual + _PORTS_TRIED):
-        if _is_free(port):
+        if _hold(port, ports):
             return port
     raise BadInput(
         f"`ui` needs a free port; {usual} to {usual + _PORTS_TRIED - 1} are in use. Name one with "
         f"{option}."
     )
+
+
+def _hold(port: int, ports: ExitStack) -> bool:
+    """A program binds its port seconds after it was chosen: another `ui` must not choose it too,
+    and show the first one's page as its own."""
+    lock = FileLock(Path(gettempdir()) / f"moe-study-ui-{os.getuid()}-{port}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    if _is_free(port):
+        ports.callback(lock.release)
+        return True
+    lock.release()
+    return False
 
 
 def _is_free(port: int) -> bool:

@@ -70,14 +70,13 @@ def complete_path(typed: str) -> list[str]:
     return [f"{a.path}=" for a in describe_axes() if a.path.startswith(typed)]
 
 
-StudyArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="STUDY",
-        help="A name that `list` shows, or a path to a .py file.",
-        autocompletion=complete_study,
-    ),
-]
+_Study = typer.Argument(
+    metavar="STUDY",
+    help="A name that `list` shows, or a path to a .py file.",
+    autocompletion=complete_study,
+)
+StudyArgument = Annotated[str, _Study]
+AnyStudyArgument = Annotated[str | None, _Study]
 ScaleOption = Annotated[
     str | None, typer.Option(help="smoke, cpu, gpu or paper.", autocompletion=complete_scale)
 ]

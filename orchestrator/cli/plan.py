@@ -22,6 +22,7 @@ from orchestrator.cli.options import (
     print_rows,
     resolved,
 )
+from orchestrator.errors import StudyError
 from orchestrator.home import Home
 from orchestrator.launch import resolve
 from orchestrator.library import load_study, study_names
@@ -109,7 +110,12 @@ def plan_command(
         f"{about}{planned['flops_total']:.2e} FLOPs",
         highlight=False,
     )
-    if (pace := pace_of(Home.at(home), scale=launch.scale)) is not None:
+    try:
+        pace = pace_of(Home.at(home), scale=launch.scale)
+    except StudyError as error:  # the plan stands without it
+        errors.print(f"how long it takes cannot be told: {error}", highlight=False)
+        pace = None
+    if pace is not None:
         minutes = planned["flops_total"] * pace.seconds_per_flop / 60
         output.print(
             f"about {minutes:.0f} minutes of one worker, going by {pace.trials} trials of this "

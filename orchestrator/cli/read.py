@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.options import (
+    AnyStudyArgument,
     CheckpointOption,
     CorpusOption,
     HomeOption,
@@ -20,12 +22,14 @@ from orchestrator.cli.options import (
     app,
     errors,
     output,
+    parse_overrides,
     print_json,
     print_rows,
     print_table,
     read_newest,
 )
 from orchestrator.errors import BadInput
+from orchestrator.home import Home
 
 if TYPE_CHECKING:
     from orchestrator.trial import TrialRecord  # brings Optuna with it
@@ -35,7 +39,7 @@ _ON_A_TERMINAL = 200  # trials that `status` shows there: drawing 10,000 takes s
 
 @app.command()
 def status(
-    study: StudyArgument,
+    study: AnyStudyArgument = None,
     scale: ScaleOption = None,
     overrides: SetOption = None,
     corpus: CorpusOption = None,
@@ -45,8 +49,12 @@ def status(
 ) -> None:
     """Trials of the newest launch, by state, with the reasons of those that failed.
 
+    Without STUDY: every launch of the home, by the states of its trials.
     Example: moe-study status quickstart
     """
+    if study is None:
+        _status_of_all(scale, overrides, corpus, home, optuna_storage, as_json)
+        return
     from dataclasses import asdict
 
     from orchestrator.report.rungs import rung_line, rungs_of_launch
@@ -83,6 +91,46 @@ def status(
     if len(shown) < len(launch.trials):
         left_out = len(launch.trials) - len(shown)
         output.print(f"{left_out:,} more trials: --json, or a pipe, has all", highlight=False)
+
+
+def _status_of_all(
+    scale: str | None,
+    overrides: list[str] | None,
+    corpus: str | None,
+    home: str | None,
+    optuna_storage: str | None,
+    as_json: bool,
+) -> None:
+    from orchestrator.report.records import read_launches
+    from orchestrator.search import STARTED_AT
+    from orchestrator.trial import count_states
+
+    launches = read_launches(
+        None,
+        home=Home.at(home),
+        optuna_storage=optuna_storage,
+        scale=scale,
+        corpus=corpus,
+        overrides=parse_overrides(overrides),
+    )
+    found = [
+        {
+            "study": launch.info.study,
+            "launch": launch.info.name,
+            "started_at": launch.info.attributes[STARTED_AT],
+            "states": count_states(launch.trials),
+        }
+        for launch in launches
+    ]
+    if as_json:
+        print_json({"launches": found})
+        return
+    rows = []
+    for row in found:
+        counts = [f"{count} {state}" for state, count in row["states"].items() if count]
+        at = datetime.fromisoformat(row["started_at"]).astimezone()
+        rows.append([row["study"], row["launch"], f"{at:%Y-%m-%d %H:%M}", ", ".join(counts)])
+    print_rows(("study", "launch", "last started", "trials"), rows, fold={"launch", "trials"})
 
 
 def _worth_a_look(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

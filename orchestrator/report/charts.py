@@ -219,7 +219,7 @@ def importance_chart(shares: Mapping[str, float]) -> Figure:
 
 
 def pareto_chart(points: Sequence[ParetoPoint], *, metric: str) -> Figure:
-    """The metric against training FLOPs: the front as a line, the rest as dots."""
+    """The metric against training FLOPs: the front as a line with its cells, the rest as dots."""
     front = [point for point in points if point.on_front]
     rest = [point for point in points if not point.on_front]
     data = [
@@ -227,14 +227,19 @@ def pareto_chart(points: Sequence[ParetoPoint], *, metric: str) -> Figure:
             "name": name,
             "x": [point.flops for point in shown],
             "y": [point.value for point in shown],
-            "text": [f"{point.cell} (n = {point.n})" for point in shown],
+            "text": [point.cell for point in shown],
+            "customdata": [point.n for point in shown],
             "mode": mode,
+            # Nothing lies below the front: no other cell is as good for as little.
+            "textposition": "bottom center",
+            "cliponaxis": False,
             "line": {"color": colour, "shape": "hv", "width": 1.5},
             "marker": {"color": colour, "size": 8, "symbol": symbol},
-            "hovertemplate": "%{text}<br>%{y:.4f} at %{x:.3s}FLOPs<extra></extra>",
+            "hovertemplate": "%{text} (n = %{customdata})<br>"
+            "%{y:.4f} at %{x:.3s}FLOPs<extra></extra>",
         }
         for name, shown, mode, colour, symbol in (
-            ("on the front", front, "lines+markers", "--c1", "diamond"),
+            ("on the front", front, "lines+markers+text", "--c1", "diamond"),
             ("dominated", rest, "markers", "--c0", "circle-open"),
         )
         if shown

@@ -6,7 +6,7 @@ home; neither the study's corpus nor Ray.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,18 +58,23 @@ class LaunchRecords:
         )
 
 
-def read_launch(
-    study: str,
+def read_launch(study: str, **asked: Any) -> LaunchRecords:
+    """The newest of `read_launches`, which takes the same options."""
+    return next(read_launches(study, **asked))
+
+
+def read_launches(
+    study: str | None,
     *,
     home: Home,
     optuna_storage: str | None = None,
     scale: str | None = None,
     corpus: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> LaunchRecords:
-    """The newest launch of `study` that fits what is asked for.
+) -> Iterator[LaunchRecords]:
+    """Launches of `study` (None: of all) that fit what is asked for, the newest first.
 
-    Raises BadInput where there is none, saying which launches there are.
+    Each is read as it is asked for. Raises BadInput where there is none, saying which there are.
     """
     if optuna_storage is None:
         home.require_exists()
@@ -81,16 +86,18 @@ def read_launch(
     fitting = [
         info
         for info in launches
-        if info.study == study
+        if study in (None, info.study)
         and all(value is None or info.attributes[key] == value for key, value in asked.items())
     ]
     if not fitting:
         names = ", ".join(info.name for info in launches) or "none"
         raise BadInput(
-            f"status and tables read a launch that was run; received {study!r}, and the launches "
-            f"here are: {names}. Run the study, or name its --home, --scale, --corpus and --set."
+            f"status and tables read a launch that was run; received {study or 'any study'!r}, and "
+            f"the launches here are: {names}. Run the study, or name its --home, --scale, --corpus "
+            "and --set."
         )
-    store = SearchStore(storage, fitting[-1])
-    with trouble_named(url):
-        trials = store.records()
-    return LaunchRecords(home=home, info=fitting[-1], trials=trials, store=store)
+    for info in reversed(fitting):
+        store = SearchStore(storage, info)
+        with trouble_named(url):
+            trials = store.records()
+        yield LaunchRecords(home=home, info=info, trials=trials, store=store)

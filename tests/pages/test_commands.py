@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 import socket
+from contextlib import ExitStack
 
 import pytest
 from typer.main import get_command
 
 from orchestrator.cli.options import app, complete_path, complete_scale, complete_study
+from orchestrator.errors import BadInput
 from orchestrator.launch import resolve
 from orchestrator.library import load_study, study_names
+from orchestrator.ui import _port
 
 
 def test_every_command_has_an_example_in_its_help(moe_study):
@@ -135,9 +138,49 @@ def test_no_help_loses_a_word_to_markup(moe_study):
                 assert re.sub(r"\s+", "", word) in shown, (name, word)
 
 
+def test_two_that_start_at_once_take_two_ports():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        usual = probe.getsockname()[1]
+    with ExitStack() as first, ExitStack() as second:
+        port = _port(None, usual, "--mlflow-port", first)
+        assert _port(None, usual, "--mlflow-port", second) > port
+        with pytest.raises(BadInput, match="in use"):
+            _port(port, usual, "--mlflow-port", second)
+        first.close()
+        assert _port(port, usual, "--mlflow-port", second) == port
+
+
 def test_plan_tells_of_time_where_the_home_knows_it(finished, tmp_path, moe_study):
     code, out, _ = moe_study("plan", "quickstart", "--home", finished.home.root)
     assert code == 0
     assert "of one worker, going by 14 trials" in out
     _, out, _ = moe_study("plan", "quickstart", "--home", tmp_path / "none")
     assert "going by" not in out
+
+
+def test_plan_stands_where_the_record_cannot_be_read(tmp_path, moe_study, corpus):
+    (tmp_path / "optuna.db").write_text("no database")
+    code, out, err = moe_study("plan", "quickstart", "--home", tmp_path, "--corpus", corpus)
+    assert code == 0, err
+    assert "16 trials" in out
+    assert "cannot be told" in err
+    assert "Traceback" not in err
+
+
+def test_status_without_a_study_shows_every_launch(finished, tmp_path, moe_study):
+    code, out, _ = moe_study("status", "--home", finished.home.root, "--json")
+    assert code == 0
+    (launch,) = json.loads(out)["launches"]
+    assert (launch["study"], launch["launch"]) == ("quickstart", finished.name)
+    states = {"complete": 14, "pruned": 1, "failed": 1, "running": 0, "waiting": 0}
+    assert launch["states"] == states
+    code, out, _ = moe_study("status", "--home", finished.home.root)
+    assert code == 0
+    assert "14 complete, 1 pruned, 1 failed" in out
+    code, out, err = moe_study("status", "--home", finished.home.root, "--scale", "gpu")
+    assert (code, out) == (2, "")
+    assert finished.name in err
+    code, out, err = moe_study("status", "--home", tmp_path)
+    assert (code, out) == (2, "")
+    assert list(tmp_path.iterdir()) == []
