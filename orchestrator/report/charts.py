@@ -72,7 +72,9 @@ def curves_chart(
 
 def forest_chart(rows: Sequence[Interval], *, label: str, zero: bool) -> Figure:
     """Seeds as dots, the mean with its interval if it has one; `zero`: rows are differences."""
-    names = [f"{row.cell} (n = {len(row.values)})" for row in rows]
+    names = [
+        f"{row.cell} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{len(row.values)})" for row in rows
+    ]
     seeds = {
         "name": "one seed",
         "x": [value for row in rows for value in row.values],
@@ -222,6 +224,7 @@ def pareto_chart(points: Sequence[ParetoPoint], *, metric: str) -> Figure:
     """The metric against training FLOPs: the front as a line with its cells, the rest as dots."""
     front = [point for point in points if point.on_front]
     rest = [point for point in points if not point.on_front]
+    least, most = points[0].flops, points[-1].flops
     data = [
         {
             "name": name,
@@ -230,8 +233,7 @@ def pareto_chart(points: Sequence[ParetoPoint], *, metric: str) -> Figure:
             "text": [point.cell for point in shown],
             "customdata": [point.n for point in shown],
             "mode": mode,
-            # Nothing lies below the front: no other cell is as good for as little.
-            "textposition": "bottom center",
+            "textposition": _beside(shown, least, most),
             "cliponaxis": False,
             "line": {"color": colour, "shape": "hv", "width": 1.5},
             "marker": {"color": colour, "size": 8, "symbol": symbol},
@@ -245,18 +247,32 @@ def pareto_chart(points: Sequence[ParetoPoint], *, metric: str) -> Figure:
         if shown
     ]
     x_axis: Figure = {"title": {"text": "training FLOPs of a trial"}, "tickformat": ".3~s"}
-    least, most = points[0].flops, points[-1].flops
     if least == most:
         x_axis |= {"range": [0.5 * least, 1.5 * most], "nticks": 5}
     return {
         "data": data,
         "layout": {
             "xaxis": x_axis,
-            "yaxis": {"title": {"text": metric}},
+            "yaxis": {"title": {"text": metric}, "range": _with_room([p.value for p in points])},
             "height": 380,
             "showlegend": True,
         },
     }
+
+
+def _beside(points: Sequence[ParetoPoint], least: float, most: float) -> list[str]:
+    """Where a name stands: towards the middle, and on the other side than its neighbour's."""
+    return [
+        f"{('top', 'bottom')[i % 2]} {'left' if 2 * point.flops > least + most else 'right'}"
+        for i, point in enumerate(points)
+    ]
+
+
+def _with_room(values: Sequence[float]) -> list[float]:
+    """A range that holds the names below and above the outermost points, too."""
+    low, high = min(values), max(values)
+    room = 0.15 * (high - low) or 0.01 * abs(high) or 1.0
+    return [low - room, high + room]
 
 
 def with_colours(figure: Figure, colours: Mapping[str, str] = LIGHT) -> Figure:
