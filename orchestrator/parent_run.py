@@ -55,23 +55,23 @@ def open_experiment(client: MlflowClient, launch: Launch, artifacts: Path) -> st
 
 
 def open_parent(client: MlflowClient, experiment_id: str, launch: Launch, owner: str) -> Run:
-    """The parent run of one search, running; made where there is none."""
-    run = find_parent(client, experiment_id, owner)
-    if run is None:
-        run = client.create_run(
-            experiment_id,
-            run_name=launch.study.name,
-            tags={
-                PARENT: "true",
-                OWNER: owner,
-                "study": launch.study.name,
-                _NOTE: _description(launch),
-            },
-        )
-    elif STOPPED_BY in run.data.tags:
+    """The parent run of one search, as it is; made where there is none."""
+    return find_parent(client, experiment_id, owner) or client.create_run(
+        experiment_id,
+        run_name=launch.study.name,
+        tags={
+            PARENT: "true",
+            OWNER: owner,
+            "study": launch.study.name,
+            _NOTE: _description(launch),
+        },
+    )
+
+
+def begin_parent(client: MlflowClient, run: Run) -> None:
+    if STOPPED_BY in run.data.tags:
         client.delete_tag(run.info.run_id, STOPPED_BY)
     client.update_run(run.info.run_id, status="RUNNING")
-    return run
 
 
 def find_parent(client: MlflowClient, experiment_id: str, owner: str) -> Run | None:

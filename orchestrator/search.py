@@ -86,14 +86,16 @@ class SearchStore:
 
     @classmethod
     def alike(cls, storage: BaseStorage, info: LaunchInfo) -> Iterator[TrialRecord]:
-        """Trials of all launches of one study at one scale on one corpus, whatever was overridden.
+        """Trials of the other launches of one study at one scale on one corpus, whatever was
+        overridden.
 
         Their losses are of one kind: the held-out text and the tokens are the same. Nothing is read
         before the first is asked for.
         """
         same = ("study", "scale", "corpus_digest")
         for other in cls.launches(storage):
-            if all(other.attributes[key] == info.attributes[key] for key in same):
+            is_other = other.name != info.name
+            if is_other and all(other.attributes[key] == info.attributes[key] for key in same):
                 yield from cls(storage, other).records()
 
     @classmethod

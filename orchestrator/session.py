@@ -13,8 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from optuna.storages import BaseStorage
 
 from orchestrator import admission, cluster, nodes
 from orchestrator.budget import Budget, LeftOut, left_out_of
@@ -133,27 +136,27 @@ def opened(
 
     Raises BadInput before anything is created, and LaunchHeld where another driver is at work.
     """
-    require_sane(launch, options)
-    home, resources = options.home, options.resources
-    home.require_writable()
+    home = options.home
     storage_url = _chosen(options.optuna_storage, home.optuna_storage)
     mlflow_uri = _chosen(options.mlflow_uri, home.mlflow_uri)
     quiet()
     # Torch makes this folder in /tmp as soon as an optimiser is built; workers inherit the setting.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home.root / "torch-cache"))
+    require_sane(launch, options)
+    home.require_writable()
     require_folders(options)
     require_usable(storage_url)
     require_tracking(mlflow_uri)
     if options.checkpoint_uri is not None:
         options.place.require_usable()
     if start_cluster and options.address is None:
-        cluster.require_fits_here(resources, options.cpus or cluster.local_cpus())
+        cluster.require_fits_here(options.resources, options.cpus or cluster.local_cpus())
 
     waits = None
     with ExitStack() as stack:
         if options.address:
             stack.enter_context(cluster.connected(options.address))
-            waits = admission.require_fits(resources)
+            waits = admission.require_fits(options.resources)
         stack.enter_context(_made(home))
         stack.enter_context(trouble_named(storage_url))
         for lock in driver_locks(home, storage_url, launch.name):
@@ -170,50 +173,66 @@ def opened(
         search = SearchStore.open(storage, launch, now=datetime.now(UTC))
         owner = search.info.attributes[OWNER]
         tracking = Tracking.open(client, launch, home, owner=owner, uri=mlflow_uri)
-        said = reconcile(search, tracking, metric=launch.study.metric)
-        ledger = Ledger(
-            launch,
-            search,
-            tracking,
-            finished_elsewhere=finished_elsewhere(storage, launch.name),
-            run_tags=_run_tags(resources),
-            retry_failed=options.retry_failed,
-            listener=listener,
-            budget=partial(Budget, options.limits, workers=resources.workers, launch=launch)
-            if options.limits.any
-            else None,
-        )
-        session = Session(
-            launch=launch,
-            options=options,
-            info=search.info,
-            search=search,
-            ledger=ledger,
-            tracking=tracking,
-            tokens=tokens,
-            said=[],
-            say=say,
-            marker=marker,
-        )
-        said += [
-            f"cell {name} is the same configuration as {other}: trained once, as {other}"
-            for name, other in launch.merged.items()
-        ]
-        said += [
-            f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
-            for record in ledger.agenda.unknown
-        ]
-        found, num_steps = rungs_of_launch(
-            search.info.attributes, SearchStore.alike(storage, search.info)
-        )
-        if found:
-            said.append(rung_line(found, num_steps))
-        for line in [*said, *filter(None, [waits])]:
-            session.tell(line)
         try:
+            mended = reconcile(search, tracking, metric=launch.study.metric)
+            session = Session(
+                launch=launch,
+                options=options,
+                info=search.info,
+                search=search,
+                ledger=_ledger(launch, options, storage, search, tracking, listener),
+                tracking=tracking,
+                tokens=tokens,
+                said=[],
+                say=say,
+                marker=marker,
+            )
+            about = [*mended, *_worth_saying(session, storage), *filter(None, [waits])]
+            tracking.begin()
+        except BaseException:
+            tracking.abandon()
+            raise
+        try:
+            for line in about:
+                session.tell(line)
             yield session
         finally:
             _leave(session)
+
+
+def _ledger(
+    launch: Launch,
+    options: Options,
+    storage: BaseStorage,
+    search: SearchStore,
+    tracking: Tracking,
+    listener: Listener | None,
+) -> Ledger:
+    budget = None
+    if options.limits.any:
+        budget = partial(Budget, options.limits, workers=options.resources.workers, launch=launch)
+    return Ledger(
+        launch,
+        search,
+        tracking,
+        finished_elsewhere=finished_elsewhere(storage, launch.name),
+        run_tags=_run_tags(options.resources),
+        retry_failed=options.retry_failed,
+        listener=listener,
+        budget=budget,
+    )
+
+
+def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
+    for name, other in session.launch.merged.items():
+        yield f"cell {name} is the same configuration as {other}: trained once, as {other}"
+    for record in session.ledger.agenda.unknown:
+        yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
+    info = session.info
+    alike = chain(session.records, SearchStore.alike(storage, info))
+    found, num_steps = rungs_of_launch(info.attributes, alike)
+    if found:
+        yield rung_line(found, num_steps)
 
 
 @contextmanager

@@ -11,14 +11,15 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -29,7 +30,7 @@ from orchestrator.home import Home
 from orchestrator.launch import Launch, Point, mlflow_params
 from orchestrator.mlflow_store import search_runs
 from orchestrator.net import redact
-from orchestrator.parent_run import OWNER, TRAINING_VIEW, open_experiment, open_parent
+from orchestrator.parent_run import OWNER, TRAINING_VIEW, begin_parent, open_experiment, open_parent
 from orchestrator.spool import Spool, SpoolHeld
 
 TRIAL_NUMBER = "optuna.trial_number"
@@ -62,7 +63,7 @@ class Tracking:
     """One launch's experiment. `close` says whether all metrics were delivered."""
 
     def __init__(
-        self, client: MlflowClient, courier: Courier, experiment_id: str, owner: str
+        self, client: MlflowClient, courier: Courier, experiment_id: str, parent: Run, owner: str
     ) -> None:
         self._client = client
         self._courier = courier
@@ -77,7 +78,8 @@ class Tracking:
         self._clock_offset_ns = time.time_ns() - time.monotonic_ns()
         self._latest_ms: dict[str, int] = {}
         self.experiment_id = experiment_id
-        self.parent_run_id = ""
+        self._parent = parent
+        self._saw(self.parent_run_id, parent.info.start_time)
 
     @classmethod
     def open(
@@ -90,23 +92,32 @@ class Tracking:
         """
         try:
             courier = Courier(client, Spool(spool_path(home.spool, launch.name, uri)))
+        except SpoolHeld as error:
+            raise LaunchHeld(f"{error}. Wait for it, then run again.") from None
+        with _away_named(client):
             # What a dead driver left goes first: it may still hold the end of a run.
             courier.deliver_pending()
             artifacts = home.artifacts / fingerprint(launch.name)[:12]
             experiment_id = open_experiment(client, launch, artifacts)
-            tracking = cls(client, courier, experiment_id, owner)
             parent = open_parent(client, experiment_id, launch, owner)
-            tracking.parent_run_id = parent.info.run_id
-            tracking._saw(tracking.parent_run_id, parent.info.start_time)
-        except SpoolHeld as error:
-            raise LaunchHeld(f"{error}. Wait for it, then run again.") from None
-        except (MlflowException, OSError) as error:
-            raise Unreachable(
-                f"the MLflow store {redact(uri)} went away ({type(error).__name__}). Start it "
-                "again, then run again."
-            ) from None
         courier.start()
-        return tracking
+        return cls(client, courier, experiment_id, parent, owner)
+
+    def begin(self) -> None:
+        """The parent run goes on. Raises Unreachable where the store goes away."""
+        with _away_named(self._client):
+            begin_parent(self._client, self._parent)
+
+    def abandon(self) -> None:
+        """What could not begin leaves the parent run as it ended last; a new one ends as KILLED."""
+        if self._parent.info.status == "RUNNING":
+            self.close("KILLED")
+        else:
+            self._courier.close(CLOSE_TIMEOUT_S)
+
+    @property
+    def parent_run_id(self) -> str:
+        return self._parent.info.run_id
 
     @property
     def page(self) -> str:
@@ -132,11 +143,9 @@ class Tracking:
 
     def runs(self) -> list[RunInfo]:
         """All runs of trials. Seconds for thousands: for reconciling only."""
-        found = search_runs(
-            self._client,
-            self.experiment_id,
-            f"tags.`{TRIAL_NUMBER}` LIKE '%' AND tags.`{OWNER}` = '{self._owner}'",
-        )
+        query = f"tags.`{TRIAL_NUMBER}` LIKE '%' AND tags.`{OWNER}` = '{self._owner}'"
+        with _away_named(self._client):
+            found = search_runs(self._client, self.experiment_id, query)
         for run in found:
             self._saw(run.info.run_id, run.info.start_time)
         return [
@@ -277,6 +286,17 @@ class Tracking:
         if delivered:
             self._discard_strays()
         return delivered
+
+
+@contextmanager
+def _away_named(client: MlflowClient) -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise Unreachable(
+            f"the MLflow store {redact(client.tracking_uri)} went away ({type(error).__name__}). "
+            "Start it again, then run again."
+        ) from None
 
 
 def _in_background(work: Callable[[], str]) -> Future[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from moe.config import ConfigError
 from moe.metrics import VAL_LOSS
 from orchestrator.driver import make_scheduler
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, StudyError
 from orchestrator.launch import launch_name, resolve
 from orchestrator.report.records import read_launch
 from search_spaces.cells import Cell
@@ -147,3 +148,30 @@ def test_cells_of_one_configuration_are_one_trial_and_said(corpus):
     hashes = {h for cell in planned["cells"] for h in cell["config_hash"].values()}
     assert planned["trials"] == len(hashes) == 14
     assert planned["merged"] == {"dense-total": "dense-active"}
+
+
+def test_a_launch_that_cannot_begin_leaves_its_parent_run_as_it_ended(
+    home, hold, grid_study, monkeypatch
+):
+    def refuse(*_):
+        raise StudyError("the store is damaged")
+
+    def cannot_begin():
+        with monkeypatch.context() as patch:
+            patch.setattr("orchestrator.session.finished_elsewhere", refuse)
+            with pytest.raises(StudyError, match="damaged"), hold(grid_study):
+                pytest.fail("the launch began")
+
+    client = MlflowClient(home.mlflow_uri)
+    cannot_begin()
+    (new,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert new.info.status == "KILLED"
+    with hold(grid_study) as session:
+        assert session.tracking.parent_run_id == new.info.run_id
+        assert client.get_run(new.info.run_id).info.status == "RUNNING"
+        finish_all(session, 2.0)
+    ended = client.get_run(new.info.run_id).info
+    assert ended.status == "FINISHED"
+    cannot_begin()
+    again = client.get_run(new.info.run_id).info
+    assert (again.status, again.end_time) == (ended.status, ended.end_time)
