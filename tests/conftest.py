@@ -79,6 +79,12 @@ def ray_cluster():
 
 
 @pytest.fixture
+def no_pdf(monkeypatch):
+    """Figures as PNG alone: subsetting the fonts of a PDF takes half of all drawing."""
+    monkeypatch.setattr("orchestrator.report.figures.FORMATS", ("png",))
+
+
+@pytest.fixture
 def trial_processes():
     """The processes of trials on this process's own local cluster, never on somebody else's."""
     import contextlib

@@ -77,6 +77,7 @@ def rows(moe_study):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("no_pdf")
 def test_a_killed_driver_costs_nothing(
     tmp_path, corpus, mlflow_template, moe_study, rows, ray_cluster
 ):

@@ -26,7 +26,7 @@ KEYS = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("ray_cluster", "no_pdf")
 def test_rows_of_every_cell_with_experts_against_planted_labels(
     home, hold, grid_study, monkeypatch, capsys, tmp_path
 ):
@@ -67,6 +67,7 @@ def test_rows_of_every_cell_with_experts_against_planted_labels(
     assert {"claims.json", "report.html"} <= files
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_a_driver_at_work_or_a_store_without_the_launch_is_said(
     home, hold, grid_study, tmp_path, mlflow_template
 ):

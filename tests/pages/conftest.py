@@ -65,7 +65,8 @@ def _train(root, mlflow_template, corpus):
     root.mkdir(parents=True)
     shutil.copy(mlflow_template, root / "mlflow.db")
     launch = resolve(load_study("quickstart"), overrides=SMALL, corpus_spec=corpus)
-    options = Options(home=Home(root))
+    # One process for all trials: each more takes seconds to start.
+    options = Options(home=Home(root), concurrency=1)
     # The dense models first: the queries compare mixtures, which so are all complete.
     with opened(launch, options, say=lambda line: None, start_cluster=False) as session:
         ledger = session.ledger

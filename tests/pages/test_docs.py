@@ -60,11 +60,13 @@ def made_small(words, small):
     for setting in small[1::2]:
         if setting.partition("=")[0] not in own:
             kept += ["--set", setting]
+    kept += ["--concurrency", "1"]  # one process for all trials: each more takes seconds to start
     return kept if "--seeds" in kept else [*kept, "--seeds", "0"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
+@pytest.mark.usefixtures("no_pdf")
 def test_the_commands_of_readme_and_tutorial(
     tmp_path, monkeypatch, mlflow_template, ray_cluster, moe_study, small
 ):
