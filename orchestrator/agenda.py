@@ -12,9 +12,9 @@ from optuna.distributions import BaseDistribution
 
 from moe.config import ConfigError
 from orchestrator.budget import Budget
+from orchestrator.grid import distributions_of, grid_distributions, note_of
 from orchestrator.launch import Launch, Point
 from orchestrator.sampling import BoundedHistory, SpaceExhausted, propose
-from orchestrator.search import distributions_of, grid_distributions, note_of
 from orchestrator.trial import TrialRecord
 
 Add = Callable[[Point, Mapping[str, BaseDistribution], str], TrialRecord]

@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from orchestrator.grid import distributions_of, grid_distributions
 from orchestrator.home import Home
 from orchestrator.launch import resolve
 from orchestrator.library import load_study
-from orchestrator.search import SearchStore, distributions_of, grid_distributions
+from orchestrator.search import SearchStore
 from orchestrator.storage import open_storage
 from orchestrator.trial import METRICS, MOE_DIGEST
 from search_spaces.axes import describe_axes

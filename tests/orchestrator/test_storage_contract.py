@@ -23,9 +23,10 @@ from optuna_dashboard._note import get_note_from_system_attrs
 
 from moe.metrics import VAL_LOSS
 from orchestrator.errors import BadInput, LaunchHeld
+from orchestrator.grid import distributions_of, grid_distributions
 from orchestrator.launch import resolve
 from orchestrator.run import run
-from orchestrator.search import SearchStore, distributions_of, grid_distributions
+from orchestrator.search import SearchStore
 from orchestrator.storage import local_store_file, open_storage, require_usable
 from orchestrator.trial import CELL, ERROR, METRICS, RUN_ID, count_states
 
