@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import pyarrow as pa
 
 from moe.storage import Storage
 from orchestrator.errors import BadInput, Unreachable
-from orchestrator.home import Home
+from orchestrator.home import Home, try_folder
 from orchestrator.net import PROBE_TIMEOUT_S, answers, redact
 
 PROBE_LIMIT_S = 30.0
@@ -168,15 +167,8 @@ class CheckpointPlace:
 
 
 def _require_writable(folder: Path, name: str) -> None:
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
     try:
-        if not existing.is_dir():
-            raise NotADirectoryError(f"{existing} is not a folder")
-        with tempfile.TemporaryFile(dir=existing) as probe:
-            probe.write(b"moe-study")
-            probe.flush()
+        try_folder(folder)
     except OSError as error:
         raise BadInput(
             f"--checkpoint-uri names a place that can be written; received {name} "

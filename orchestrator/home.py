@@ -22,6 +22,20 @@ def require_plain(path: str, what: str) -> None:
         )
 
 
+def try_folder(folder: Path) -> None:
+    """Raises OSError where nothing can be written to a folder, or to the one that it is to be made
+    in; creates nothing but what it removes."""
+    existing = folder
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    folder.exists()  # raises where the name is too long for the file system
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{existing} is not a folder")
+    with tempfile.TemporaryFile(dir=existing) as probe:
+        probe.write(b"moe-study")
+        probe.flush()
+
+
 @dataclass(frozen=True)
 class Home:
     root: Path
@@ -75,16 +89,8 @@ class Home:
 
     def require_writable(self) -> None:
         """Raises BadInput where the home cannot be written; creates nothing but what it removes."""
-        existing = self.root
-        while not os.path.lexists(existing) and existing != existing.parent:
-            existing = existing.parent
         try:
-            self.root.exists()  # raises where the name is too long for the file system
-            if not existing.is_dir():
-                raise NotADirectoryError(f"{existing} is not a folder")
-            with tempfile.TemporaryFile(dir=existing) as probe:
-                probe.write(b"moe-study")
-                probe.flush()
+            try_folder(self.root)
         except OSError as error:
             raise BadInput(
                 f"the home folder must be writable; received {self.root} "
