@@ -3,9 +3,9 @@
 No capacity limit and no dropped tokens. The assignments are sorted by expert, so that each
 expert is a plain matrix product over rows that lie together. A token and a whole sequence are
 handled alike: a unit is R rows, R = 1 token or the S positions of a sequence, and all rows of a
-unit are moved, weighted and sorted as one. Long sequences of wide experts are not sorted at all
-(`moe.sequence_mixture`). tests/moe/test_experts.py holds all paths equal to a per-token loop, in
-values and all gradients.
+unit are moved, weighted and sorted as one. Long sequences that share few of their wide experts are
+not sorted at all (`moe.sequence_mixture`). tests/moe/test_experts.py holds all paths equal to a
+per-token loop, in values and all gradients.
 
 Shapes:  U routed units   R rows of a unit   K chosen   N experts   D d_model   F d_expert
          A = U*K assignments, sorted by expert          C = R*D, a unit's rows laid end to end
@@ -68,7 +68,7 @@ class Experts(nn.Module):
         dtype = torch.get_autocast_dtype(device) if autocast else x_URD.dtype
         x_URD, gate_UK, *weights = (t.to(dtype) for t in (x_URD, routing.gate, *weights))
         with torch.autocast(device, enabled=False):
-            if is_whole(x_URD, weights[0]):
+            if is_whole(x_URD, weights[0], routing):
                 y_URD = SequenceMixture.apply(x_URD, gate_UK, *weights, routing.expert_index)
             else:
                 mixture = grouped_mixture if is_grouped(x_URD) else LoopedMixture.apply
@@ -82,10 +82,16 @@ def is_grouped(x_URD: Tensor) -> bool:
     return x_URD.is_cuda and x_URD.dtype == torch.bfloat16
 
 
-def is_whole(x_URD: Tensor, w_in_NDF: Tensor) -> bool:
-    """Whether one sequence makes a product large enough to stand by itself, on a CPU."""
+def is_whole(x_URD: Tensor, w_in_NDF: Tensor, routing: Routing) -> bool:
+    """Whether each sequence goes through its experts by itself, on a CPU.
+
+    One makes a product that is large enough to stand alone, and most experts have but one: where
+    several share an expert, adding up their weight gradients costs more than gathering their rows.
+    """
     num_rows = x_URD.shape[1]
-    return not x_URD.is_cuda and num_rows > 1 and num_rows * w_in_NDF[0].numel() >= _WHOLE
+    if x_URD.is_cuda or num_rows == 1 or num_rows * w_in_NDF[0].numel() < _WHOLE:
+        return False
+    return routing.expert_index.numel() < 2 * int((routing.counts_N > 0).sum())
 
 
 class LoopedMixture(torch.autograd.Function):

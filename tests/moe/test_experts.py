@@ -137,31 +137,36 @@ def test_keeps_for_backward_no_more_than_a_dense_ffn_does(mixture):
     assert dense <= sum(kept.values()) <= 1.1 * dense
 
 
-def test_long_sequences_of_wide_experts_go_by_themselves(monkeypatch):
-    """The two ways of a sequence agree, and size alone decides."""
-    index_UK = choose("random", 2, 2, 4)
+@pytest.mark.parametrize(
+    ("rows", "index", "whole"),
+    [
+        (128, [[0, 1], [2, 3]], True),
+        (128, [[0, 1], [2, 0]], True),
+        (128, [[0, 1], [1, 0]], False),
+        (64, [[0, 1], [2, 3]], False),
+    ],
+    ids=["each its own", "few shared", "all shared", "short"],
+)
+def test_long_sequences_that_share_few_wide_experts_go_by_themselves(
+    monkeypatch, rows, index, whole
+):
+    """Size and load decide, and both ways give the same."""
+    index_UK = torch.tensor(index)
     module = Experts(num_experts=4, d_model=256, d_expert=512).double()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    results = {}
-    for rows, limit in (
-        (128, module_of_experts._WHOLE),
-        (128, math.inf),
-        (64, module_of_experts._WHOLE),
-    ):
-        monkeypatch.setattr(module_of_experts, "_WHOLE", limit)
-        x_BSD = torch.ones(2, rows, 256, dtype=torch.float64)
-        results[rows, limit] = module_of_experts.is_whole(x_BSD, module.weight_in)
-        routing = Routing(
-            unit="sequence",
-            expert_index=index_UK,
-            gate=torch.ones(2, 2, dtype=torch.float64),
-            counts_N=count_tokens(index_UK, 4, rows),
-        )
-        results[rows, limit, "y"] = module(x_BSD, routing)
-    assert [results[key] for key in results if len(key) == 2] == [True, False, False]
-    first, second = (results[128, limit, "y"] for limit in (1 << 24, math.inf))
-    torch.testing.assert_close(first, second)
+    x_BSD = torch.randn(2, rows, 256, dtype=torch.float64)
+    routing = Routing(
+        unit="sequence",
+        expert_index=index_UK,
+        gate=torch.rand(2, 2, dtype=torch.float64),
+        counts_N=count_tokens(index_UK, 4, rows),
+    )
+    assert module_of_experts.is_whole(x_BSD, module.weight_in, routing) == whole
+    y_BSD = module(x_BSD, routing)
+    monkeypatch.setattr(module_of_experts, "_WHOLE", math.inf)
+    assert not module_of_experts.is_whole(x_BSD, module.weight_in, routing)
+    torch.testing.assert_close(module(x_BSD, routing), y_BSD)
 
 
 def naive_gates(gate: str, z_N: Tensor, experts: list[int]) -> list[Tensor]:
