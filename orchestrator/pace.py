@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.home import Home
 from orchestrator.search import SearchStore
-from orchestrator.storage import local_store_file, open_storage
+from orchestrator.storage import local_store_file, open_storage, trouble_named
 from orchestrator.trial import FLOPS_PER_TOKEN
 
 
@@ -22,19 +22,20 @@ class Pace:
 def pace_of(home: Home, *, scale: str) -> Pace | None:
     """The median over a home's complete trials at one scale: other sizes go at other speeds.
 
-    None where there are none. Raises BadInput where the home's record cannot be read.
+    None where there are none. Raises StudyError where the home's record cannot be read.
     """
     file = local_store_file(home.optuna_storage)
     if file is None or not file.exists():
         return None
     storage = open_storage(home.optuna_storage, create=False)
-    found = [
-        record.device_s / (record.tokens * record.attributes[FLOPS_PER_TOKEN])
-        for info in SearchStore.launches(storage)
-        if info.attributes["scale"] == scale
-        for record in SearchStore(storage, info).records()
-        if record.state == "complete" and record.tokens and record.device_s
-    ]
+    with trouble_named(home.optuna_storage):
+        found = [
+            record.device_s / (record.tokens * record.attributes[FLOPS_PER_TOKEN])
+            for info in SearchStore.launches(storage)
+            if info.attributes["scale"] == scale
+            for record in SearchStore(storage, info).records()
+            if record.state == "complete" and record.tokens and record.device_s
+        ]
     if not found:
         return None
     return Pace(seconds_per_flop=statistics.median(found), trials=len(found))

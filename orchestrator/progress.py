@@ -58,7 +58,7 @@ class RunProgress:
             self._live.stop()
 
     def say(self, line: str) -> None:
-        self._console.print(line, highlight=False)
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def preparing(self, documents: int, size_bytes: int) -> None:
         text = f"preparing tokens: {documents} documents, {size_bytes / 1e6:.0f} MB"

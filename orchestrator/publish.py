@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from mimetypes import guess_type
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,10 +78,14 @@ def publish_analysis(
             stack.enter_context(trouble_named(storage_url))
             for lock in driver_locks(home, storage_url, launch.info.name):
                 stack.enter_context(lock)
+            # A driver may have gone on while this was measured.
+            launch = replace(launch, trials=launch.store.records())
             folder = Path(made)
             figures = _figures(launch, folder, read_analysis(home, launch.info.name))
             pages = _pages(launch, study, folder)
             _to_dashboard(launch, [*figures, *pages])
+            if mlflow_uri is None and not home.has_mlflow:
+                raise BadInput(f"{home.root} has no MLflow store: name its --mlflow-uri.")
             require_usable(uri, must_exist=True)
             _to_parent(
                 launch, connect(uri), figures, [*pages, *write_table(launch.table(study), folder)]
@@ -90,8 +94,10 @@ def publish_analysis(
         say("a driver is at work here: the end of its launch shows this analysis in the pages")
     except MlflowException as error:
         say(f"MLflow is away ({error.error_code}). {later}")
-    except (StudyError, ValueError, OSError) as error:
-        say(f"{error} {later}")
+    except (ValueError, OSError) as error:
+        say(f"{error}. {later}")
+    except StudyError as error:
+        say(f"The pages do not show this analysis: {error}")
 
 
 def _to_parent(

@@ -14,7 +14,7 @@ from typing import Any
 from moe.identity import moe_digest
 from orchestrator import admission, cluster
 from orchestrator.checkpoint_place import run_name
-from orchestrator.errors import StudyError, Unreachable
+from orchestrator.errors import StudyError
 from orchestrator.ledger import Assignment
 from orchestrator.session import Session
 from orchestrator.tracking import LOOP_PATIENCE_S, Away
@@ -29,7 +29,7 @@ def run(session: Session) -> None:
             try:
                 first = session.ledger.next()
             except Away as error:
-                raise Unreachable(f"{error}. Start it again, then run again.") from None
+                raise StudyError(f"{error}. Once it answers, the same command goes on.") from None
             if first is None:
                 return
             with cluster.connected(options.address, cpus=options.cpus):

@@ -29,6 +29,7 @@ from orchestrator.ledger import Ledger, Listener
 from orchestrator.lock import driver_locks
 from orchestrator.mlflow_store import connect, database_of, quiet
 from orchestrator.mlflow_store import require_usable as require_tracking
+from orchestrator.net import redact
 from orchestrator.options import Options, require_folders, require_sane
 from orchestrator.parent_run import STOPPED_BY, require_not_deleted
 from orchestrator.provenance import git_state
@@ -43,7 +44,7 @@ from orchestrator.sqlite import with_log
 from orchestrator.storage import open_storage, require_usable, trouble_named
 from orchestrator.table_files import write_environment, write_table
 from orchestrator.tokens import Preparing, Tokens
-from orchestrator.tracking import Tracking
+from orchestrator.tracking import Tracking, away_named
 from orchestrator.trial import TrialRecord
 
 Say = Callable[[str], None]
@@ -163,13 +164,14 @@ def opened(
             stack.enter_context(lock)
         marker = _mark_place(launch, options) if options.address else None
         tokens = Tokens(launch, home, preparing)
-        storage = open_storage(storage_url, create=True)
         client = connect(mlflow_uri)
+        with away_named(client):
+            require_not_deleted(client, launch)
+        storage = open_storage(storage_url, create=True)
         for url, engine in ((storage_url, relational(storage)), (mlflow_uri, database_of(client))):
             if engine is not None and url.startswith("sqlite:///"):
                 file = Path(url.removeprefix("sqlite:///"))
                 stack.enter_context(with_log(file, let_go=engine.dispose))
-        require_not_deleted(client, launch)
         search = SearchStore.open(storage, launch, now=datetime.now(UTC))
         owner = search.info.attributes[OWNER]
         tracking = Tracking.open(client, launch, home, owner=owner, uri=mlflow_uri)
@@ -269,10 +271,24 @@ def _leave(session: Session) -> None:
         for path in (*write_table(session.table(), folder), write_environment(folder)):
             tracking.log_artifact(tracking.parent_run_id, path)
     finally:  # a store or disk that fails here must not keep the spool from being delivered
-        delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
+        try:
+            delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
+        except KeyboardInterrupt:  # a second one, while MLflow is waited for
+            session.interrupted, delivered = True, False
         for line in tracking.rejected:
             session.tell(f"MLflow refused {line}")
         session.undelivered = not delivered or bool(tracking.rejected)
+        if session.undelivered:
+            session.tell(_how_to_deliver(session))
+
+
+def _how_to_deliver(session: Session) -> str:
+    uri = session.options.mlflow_uri
+    return (
+        f"metrics are not yet in MLflow: {session.tracking.spool} keeps them. Once the server is "
+        f"back: moe-study deliver --home {session.options.home.root}"
+        + (f" --mlflow-uri {redact(uri)}" if uri else "")
+    )
 
 
 def _chosen(url: str | None, default: str) -> str:

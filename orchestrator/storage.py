@@ -96,9 +96,8 @@ def trouble_named(url: str) -> Iterator[None]:
             raise
         raise StudyError(halted(error)) from None
     except (SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         raise StudyError(
-            f"the Optuna storage {redact(url)} cannot be used any more: {_why(cause or error)}. "
+            f"the Optuna storage {redact(url)} cannot be used any more: {_why(error)}. "
             "What was done is kept; mend it, and the same command continues."
         ) from None
 
@@ -201,6 +200,8 @@ def _require_log(file: Path, lock: JournalFileSymlinkLock, *, mend: bool) -> Non
 
 
 def _why(error: BaseException) -> str:
+    if isinstance(error, StorageInternalError):  # Optuna's own words hide those of the database
+        error = error.__cause__ or error
     if isinstance(error, SQLAlchemyError):
         return postgresql.reason(error)
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -25,7 +25,7 @@ from mlflow.tracking import MlflowClient
 
 from moe.metrics import STEP, TIMESTAMP_MS
 from orchestrator.courier import Courier, fingerprint, is_permanent, spool_path
-from orchestrator.errors import LaunchHeld, StudyError, Unreachable
+from orchestrator.errors import LaunchHeld, StudyError
 from orchestrator.home import Home
 from orchestrator.launch import Launch, Point, mlflow_params
 from orchestrator.mlflow_store import search_runs
@@ -88,13 +88,13 @@ class Tracking:
         """`owner` is the record of the search that these runs belong to: several homes may share
         one server, and neither may touch the other's runs.
 
-        Raises Unreachable where the store goes away, LaunchHeld where its spool is being delivered.
+        Raises StudyError where the store goes away, LaunchHeld where its spool is being delivered.
         """
         try:
             courier = Courier(client, Spool(spool_path(home.spool, launch.name, uri)))
         except SpoolHeld as error:
             raise LaunchHeld(f"{error}. Wait for it, then run again.") from None
-        with _away_named(client):
+        with away_named(client):
             # What a dead driver left goes first: it may still hold the end of a run.
             courier.deliver_pending()
             artifacts = home.artifacts / fingerprint(launch.name)[:12]
@@ -104,8 +104,8 @@ class Tracking:
         return cls(client, courier, experiment_id, parent, owner)
 
     def begin(self) -> None:
-        """The parent run goes on. Raises Unreachable where the store goes away."""
-        with _away_named(self._client):
+        """The parent run goes on. Raises StudyError where the store goes away."""
+        with away_named(self._client):
             begin_parent(self._client, self._parent)
 
     def abandon(self) -> None:
@@ -144,7 +144,7 @@ class Tracking:
     def runs(self) -> list[RunInfo]:
         """All runs of trials. Seconds for thousands: for reconciling only."""
         query = f"tags.`{TRIAL_NUMBER}` LIKE '%' AND tags.`{OWNER}` = '{self._owner}'"
-        with _away_named(self._client):
+        with away_named(self._client):
             found = search_runs(self._client, self.experiment_id, query)
         for run in found:
             self._saw(run.info.run_id, run.info.start_time)
@@ -289,13 +289,14 @@ class Tracking:
 
 
 @contextmanager
-def _away_named(client: MlflowClient) -> Iterator[None]:
+def away_named(client: MlflowClient) -> Iterator[None]:
+    """Raises StudyError where the store stops answering while a launch begins."""
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise Unreachable(
+        raise StudyError(
             f"the MLflow store {redact(client.tracking_uri)} went away ({type(error).__name__}). "
-            "Start it again, then run again."
+            "What was begun is kept: once it answers, the same command goes on."
         ) from None
 
 

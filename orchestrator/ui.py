@@ -178,10 +178,15 @@ def _hold(port: int, ports: ExitStack) -> bool:
     except Timeout:
         return False
     if _is_free(port):
-        ports.callback(lock.release)
+        ports.callback(_let_go, lock)
         return True
-    lock.release()
+    _let_go(lock)
     return False
+
+
+def _let_go(lock: FileLock) -> None:
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 def _is_free(port: int) -> bool:

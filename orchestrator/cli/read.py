@@ -129,7 +129,8 @@ def _status_of_all(
     for row in found:
         counts = [f"{count} {state}" for state, count in row["states"].items() if count]
         at = datetime.fromisoformat(row["started_at"]).astimezone()
-        rows.append([row["study"], row["launch"], f"{at:%Y-%m-%d %H:%M}", ", ".join(counts)])
+        states = ", ".join(counts) or "none yet"
+        rows.append([row["study"], row["launch"], f"{at:%Y-%m-%d %H:%M}", states])
     print_rows(("study", "launch", "last started", "trials"), rows, fold={"launch", "trials"})
 
 
@@ -232,7 +233,7 @@ def analyze(
     Example: moe-study analyze quickstart --probe corpus:syntax
     """
     from orchestrator.analyze import analyze_launch
-    from orchestrator.mlflow_store import quiet
+    from orchestrator.mlflow_store import quiet, require_usable
     from orchestrator.publish import publish_analysis
 
     if max_tokens < 1 or permutations < 1:
@@ -241,6 +242,10 @@ def analyze(
             f"{permutations}. Leave them out for the defaults."
         )
     loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    launch.home.require_writable()  # rows and figures are kept there
+    quiet()
+    if mlflow_uri is not None:
+        require_usable(mlflow_uri, must_exist=True)
 
     def say(line: str) -> None:
         errors.print(line, highlight=False)
@@ -254,7 +259,6 @@ def analyze(
         checkpoint_uri=checkpoint_uri,
         say=say,
     )
-    quiet()
     publish_analysis(launch, loaded, optuna_storage=optuna_storage, mlflow_uri=mlflow_uri, say=say)
     if as_json:
         print_json(result)

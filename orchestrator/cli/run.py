@@ -29,7 +29,6 @@ from orchestrator.cli.options import (
 from orchestrator.cluster import Resources
 from orchestrator.errors import BadInput
 from orchestrator.home import Home
-from orchestrator.net import redact
 
 
 @app.command("run")
@@ -223,13 +222,3 @@ def print_session(session: Any, as_json: bool) -> None:
         print_table(session.table())
     counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
     errors.print(counted or "no trials", highlight=False)
-    if session.undelivered:
-        errors.print(
-            f"metrics are not yet in MLflow: {session.tracking.spool} keeps them. Once the server "
-            f"is back: moe-study deliver --home {session.options.home.root}"
-            + (f" --mlflow-uri {redact(uri)}" if (uri := session.options.mlflow_uri) else ""),
-            highlight=False,
-            soft_wrap=True,
-        )
-    if session.interrupted:
-        errors.print("interrupted; the same command continues", highlight=False)

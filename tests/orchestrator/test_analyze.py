@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import optuna
 import pyarrow.parquet as pq
@@ -93,8 +94,29 @@ def test_a_driver_at_work_or_a_store_without_the_launch_is_said(
     publish(launch, mlflow_uri=f"sqlite:///{tmp_path}/none.db")
     assert "no such file" in said.pop()
     assert not (tmp_path / "none.db").exists()
+    with hold(grid_study, seeds=(0,)) as session:  # another driver goes on meanwhile
+        number = session.ledger.next().record.number
+        session.ledger.started(number)
+        session.ledger.completed(number, entry, tokens=1024)
     publish(launch)
     assert said == []
+    client = MlflowClient(home.mlflow_uri)
+    table = client.download_artifacts(session.tracking.parent_run_id, "table.json", str(tmp_path))
+    rows = json.loads(Path(table).read_text())["rows"]
+    assert {row["cell"]: row["n"] for row in rows} == {"dense": 1, "learned": 1, "frozen": 0}
+
+
+def test_a_store_or_home_that_cannot_take_it_is_refused_before_the_work(
+    home, hold, grid_study, monkeypatch, moe_study
+):
+    with hold(grid_study, seeds=(0,)):
+        pass
+    monkeypatch.setattr("orchestrator.cli.options.load_study", lambda name: grid_study)
+    asked = ("analyze", "tiny-grid", "--probe", "corpus:language", "--home", home.root)
+    for uri in ("./mlruns", "sqlite:///none.db"):
+        code, out, err = moe_study(*asked, "--mlflow-uri", uri)
+        assert (code, out) == (2, "")
+        assert "analysed" not in err
 
 
 def test_a_probe_that_cannot_be_read_is_one_message(home, hold, grid_study, monkeypatch, capsys):

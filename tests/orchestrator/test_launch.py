@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from moe.config import ConfigError
@@ -175,3 +176,23 @@ def test_a_launch_that_cannot_begin_leaves_its_parent_run_as_it_ended(
     cannot_begin()
     again = client.get_run(new.info.run_id).info
     assert (again.status, again.end_time) == (ended.status, ended.end_time)
+
+
+@pytest.mark.parametrize(
+    "request_", ["get_experiment_by_name", "create_experiment", "search_runs", "update_run"]
+)
+def test_a_store_that_goes_away_while_a_launch_begins_is_named(
+    home, hold, grid_study, monkeypatch, request_
+):
+    """Whichever request it is that fails: one message, and the same command goes on."""
+
+    def away(*_, **__):
+        raise MlflowException("503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, request_, away)
+        with pytest.raises(StudyError, match="went away"), hold(grid_study):
+            pytest.fail("the launch began")
+    with hold(grid_study) as session:
+        finish_all(session, 2.0)
+    assert {record.state for record in session.records} == {"complete"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import sqlite3
 from contextlib import ExitStack
 
 import pytest
@@ -166,6 +168,17 @@ def test_plan_stands_where_the_record_cannot_be_read(tmp_path, moe_study, corpus
     assert "16 trials" in out
     assert "cannot be told" in err
     assert "Traceback" not in err
+
+
+def test_plan_stands_where_a_part_of_the_record_is_gone(finished, tmp_path, moe_study):
+    shutil.copy(finished.home.root / "optuna.db", tmp_path)
+    with sqlite3.connect(tmp_path / "optuna.db") as database:
+        database.execute("DROP TABLE trial_user_attributes")
+    database.close()
+    code, _, err = moe_study("plan", "quickstart", "--home", tmp_path)
+    assert code == 0
+    assert "cannot be told" in err
+    assert "trial_user_attributes" in err
 
 
 def test_status_without_a_study_shows_every_launch(finished, tmp_path, moe_study):
