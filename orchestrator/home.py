@@ -59,10 +59,6 @@ class Home:
         return f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
-    def has_mlflow(self) -> bool:
-        return (self.root / "mlflow.db").exists()
-
-    @property
     def artifacts(self) -> Path:
         return self.root / "mlartifacts"
 

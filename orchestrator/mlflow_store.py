@@ -90,7 +90,7 @@ def database_of(client: MlflowClient) -> Engine | None:
 def _unusable(uri: str, why: str) -> Unreachable:
     return Unreachable(
         f"the MLflow store {redact(uri)} cannot be used: {why}. Check that it is an MLflow "
-        "tracking server or database, and that you may write to it."
+        f"tracking server or database that you may write to, or name another with {OPTION}."
     )
 
 

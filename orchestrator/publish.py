@@ -84,8 +84,6 @@ def publish_analysis(
             figures = _figures(launch, folder, read_analysis(home, launch.info.name))
             pages = _pages(launch, study, folder)
             _to_dashboard(launch, [*figures, *pages])
-            if mlflow_uri is None and not home.has_mlflow:
-                raise BadInput(f"{home.root} has no MLflow store: name its --mlflow-uri.")
             require_usable(uri, must_exist=True)
             _to_parent(
                 launch, connect(uri), figures, [*pages, *write_table(launch.table(study), folder)]

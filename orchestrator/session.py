@@ -135,7 +135,8 @@ def opened(
 ) -> Iterator[Session]:
     """The launch, held. On leaving, whatever still runs is put back to waiting in both stores.
 
-    Raises BadInput before anything is created, and LaunchHeld where another driver is at work.
+    Raises BadInput before anything is created, LaunchHeld where another driver is at work, and
+    StudyError where a store goes away while the launch begins.
     """
     home = options.home
     storage_url = _chosen(options.optuna_storage, home.optuna_storage)

@@ -222,3 +222,5 @@ def print_session(session: Any, as_json: bool) -> None:
         print_table(session.table())
     counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
     errors.print(counted or "no trials", highlight=False)
+    if session.interrupted:
+        errors.print("interrupted; the same command continues", highlight=False)

@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from moe.config import ConfigError
 from moe.metrics import VAL_LOSS
+from orchestrator.cli.run import print_session
 from orchestrator.driver import make_scheduler
 from orchestrator.errors import BadInput, StudyError
 from orchestrator.launch import launch_name, resolve
@@ -196,3 +197,11 @@ def test_a_store_that_goes_away_while_a_launch_begins_is_named(
     with hold(grid_study) as session:
         finish_all(session, 2.0)
     assert {record.state for record in session.records} == {"complete"}
+
+
+def test_an_interrupted_launch_says_that_the_same_command_continues(hold, grid_study, capsys):
+    with hold(grid_study) as session:
+        session.interrupted = True
+    print_session(session, as_json=False)
+    assert "interrupted; the same command continues" in capsys.readouterr().err
+    assert session.exit_code == 130
