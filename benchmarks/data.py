@@ -7,8 +7,9 @@ RSS of a process of its own that prepares a generated corpus of `--bytes`.
 
 Random batches are read against a plain copy: numpy taking the same rows from the same tokens.
 
-GPT-2's vocabulary is looked for in the caches that moe/data/gpt2.py names and in `--vocabulary`;
-without it the same is measured with a BPE trained on the corpus, and the case says so.
+GPT-2's vocabulary is looked for in the caches that moe/data/gpt2_vocabulary.py names and in
+`--vocabulary`; without it the same is measured with a BPE trained on the corpus, and the case says
+so.
 
     python benchmarks/data.py [--corpus SPEC] [--vocabulary FILE] [--bytes 2e9]
 """
@@ -32,11 +33,11 @@ from common import MIN_REPEATS, Row, limit, medians, print_result, row, samples,
 from moe.config import GPT2_VOCAB_SIZE, DataConfig
 from moe.data import spill
 from moe.data.corpus import open_corpus
-from moe.data.gpt2 import GPT2_RANKS_SHA256, _cached, _is_gpt2
+from moe.data.gpt2_vocabulary import GPT2_RANKS_SHA256, _cached, _is_gpt2
 from moe.data.labels import TEXT_COLUMN
 from moe.data.prepare import prepare
+from moe.data.token_store import TokenStore
 from moe.data.tokenizer import RankTokenizer, load_tokenizer, open_tokenizer
-from moe.data.tokens import TokenStore
 
 SPEED_GOAL = 3e6  # tokens a second of one core
 MEMORY_GOAL_BYTES = 1_500_000_000

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
-from orchestrator.net import answers
+from orchestrator.base.urls import answers
 
 _START_TIMEOUT_S = 180
 _TRIES = 5

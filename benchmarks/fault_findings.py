@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from orchestrator.report.tables import as_json, table_of
-from orchestrator.search import SearchStore
+from orchestrator.stores.optuna_trials import SearchStore
 
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 _OPEN = ("RUNNING", "SCHEDULED", "WAITING")

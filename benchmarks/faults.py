@@ -23,16 +23,16 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator import cluster
+from orchestrator.cluster import connection
 
-cluster.quiet()
+connection.quiet()
 
 import optuna  # noqa: E402
 from fault_bench import Driver, Nodes, Server, evaluations  # noqa: E402
 from fault_findings import Findings, examine  # noqa: E402
 from psutil import Process  # noqa: E402
 
-from orchestrator import mlflow_store  # noqa: E402
+from orchestrator.stores import mlflow_client  # noqa: E402
 
 KINDS = ("driver", "worker", "node", "mlflow")
 STUDY = """
@@ -275,7 +275,7 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(KINDS), help="of faults, comma-separated")
     parser.add_argument("--keep", metavar="DIR", help="leave homes and drivers' logs here")
     options = parser.parse_args()
-    mlflow_store.quiet()
+    mlflow_client.quiet()
     if options.keep:
         Path(options.keep).mkdir(parents=True)
         result = harness(options, Path(options.keep))

@@ -1,7 +1,7 @@
 """Training GPT-2 small on one GPU: tokens a second and model-FLOPs utilisation (MFU).
 
 A mixture of 4 experts with 2 chosen, and its granular form of 64 with 32 chosen, beside the dense
-model of equal active width: `moe.trainer.Trainer` in bfloat16, as a trial runs it, eager and
+model of equal active width: `moe.train.trainer.Trainer` in bfloat16, as a trial runs it, eager and
 compiled, all against the eager dense model. MFU stands in `case`: FLOPs of `moe.accounting` over
 the GPU's peak (`--peak-tflops` where it is not known here). A step that makes the host wait for the
 device is counted there too, and graphs that were compiled after the first steps; there should be
@@ -24,9 +24,9 @@ from common import MIN_REPEATS, Row, print_result, row, samples, tell
 
 from moe.accounting import account
 from moe.config import GPT2_VOCAB_SIZE, TrialConfig
-from moe.data.tokens import Batch
-from moe.distributed import World
-from moe.trainer import Trainer
+from moe.data.token_store import Batch
+from moe.train.distributed import World
+from moe.train.trainer import Trainer
 from search_spaces.overlay import overlay
 from studies.scales import PAPER
 

@@ -26,9 +26,9 @@ from common import MIN_REPEATS, Row, medians, print_result, row, tell, thread_s
 from torch import Tensor, nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
-from moe.experts import Experts
-from moe.layer import FeedForward
-from moe.router import Routing, count_tokens
+from moe.model.experts import Experts
+from moe.model.moe_layer import FeedForward
+from moe.model.router import Routing, count_tokens
 
 DENSE_GOAL, DENSE_GOAL_OF_MANY, MANY = 1.10, 1.30, 64
 OTHERS_GOAL = 1.0

@@ -29,14 +29,14 @@ from common import Row, machine, print_result, row, tell
 from ray.tune.schedulers import TrialScheduler
 
 from moe.metrics import DEVICE_S, STEP
-from orchestrator.driver import make_scheduler
-from orchestrator.home import Home
-from orchestrator.launch import Launch, Point, resolve
+from orchestrator.base.home import Home
+from orchestrator.driver.tune_adapters import make_scheduler
 from orchestrator.report.records import read_launch
 from orchestrator.report.rungs import rung_line, rungs
-from orchestrator.sampling import propose
-from orchestrator.study import Study
-from orchestrator.trial import TrialRecord
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.launch import Launch, Point, resolve
+from orchestrator.study.study import Study
+from orchestrator.trials.sampling import propose
 from studies.search import STUDY as SEARCH
 
 TABLE = Path(__file__).resolve().parent / "data" / "search_curves.json"

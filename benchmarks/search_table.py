@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 
 from moe.config import TrialConfig
-from orchestrator.study import Study
+from orchestrator.study.study import Study
 from search_spaces.cells import Cell, readable_name
 from search_spaces.domains import Choice
 from search_spaces.space import Space

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 from simulated_study import entry_of
 
 from moe.metrics import TOKENS
-from orchestrator.launch import Point
-from orchestrator.session import Session
+from orchestrator.driver.session import Session
+from orchestrator.study.launch import Point
 
 
 class Driven(SimpleNamespace):

@@ -20,12 +20,12 @@ from optuna.storages._rdb.models import (
 from sqlalchemy import insert
 
 from moe.metrics import STEP, TIMESTAMP_MS, TOKENS, TOKENS_PER_S, TRAIN_LOSS, VAL_LOSS
-from orchestrator.home import Home
-from orchestrator.launch import Launch, Point, resolve
-from orchestrator.rdb import relational
-from orchestrator.search import SearchStore
-from orchestrator.storage import open_storage
-from orchestrator.trial import METRICS, MOE_DIGEST
+from orchestrator.base.home import Home
+from orchestrator.stores.optuna_sql import relational
+from orchestrator.stores.optuna_storage import open_storage
+from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.trial_record import METRICS, MOE_DIGEST
+from orchestrator.study.launch import Launch, Point, resolve
 from search_spaces.space import Infeasible
 from studies.search import STUDY
 

@@ -18,7 +18,7 @@ from common import limit, medians, print_result, row, tell
 from sklearn.metrics import normalized_mutual_info_score
 
 from moe.analysis.analyze import Choices, analyze, probe_word_form
-from moe.analysis.permutation import association
+from moe.analysis.permutation_test import association
 
 LAYERS, EXPERTS, TOP_K, LABELS, WORDS = 4, 4, 2, 17, 8000
 GOAL_S = 10.0

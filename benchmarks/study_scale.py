@@ -30,14 +30,14 @@ from common import Row, limit, medians, print_result, row, tell
 from simulated_driver import Driven, Simulation
 from simulated_study import fill, loss_of, make_launch
 
-from orchestrator.home import Home
-from orchestrator.launch import Launch
-from orchestrator.options import Options
+from orchestrator.base.home import Home
+from orchestrator.driver.options import Options
+from orchestrator.driver.session import opened
 from orchestrator.report.records import read_launch
 from orchestrator.report.tables import render
-from orchestrator.sampling import HISTORY_LIMIT, BoundedHistory, propose
-from orchestrator.session import opened
-from orchestrator.trial import TrialRecord, count_states
+from orchestrator.stores.trial_record import TrialRecord, count_states
+from orchestrator.study.launch import Launch
+from orchestrator.trials.sampling import HISTORY_LIMIT, BoundedHistory, propose
 from studies.search import STUDY
 
 SUGGESTION_GOAL_S = REPORT_GOAL_S = 0.02

@@ -3,7 +3,7 @@
 Both take the same tokens from the same loader, one micro-batch a step: forward, backward, norm of
 the gradient, clipping, fused AdamW. The dense model is plain PyTorch (nanoGPT's shape: nn.Linear,
 F.scaled_dot_product_attention, tied head, exact GELU); its FFN is as wide as the experts that a
-token passes. Ours is `moe.trainer.Trainer`, its loss log and router losses included.
+token passes. Ours is `moe.train.trainer.Trainer`, its loss log and router losses included.
 
 Rows `without_metrics` and `without_loader` are our own step with that part taken out; their goal of
 1.01 is the share that the part may cost. What metrics cost is timed by itself, since a difference
@@ -32,13 +32,13 @@ from torch import Tensor, nn
 from moe.accounting import account
 from moe.config import DataConfig, TrialConfig
 from moe.data.prepare import prepare
-from moe.data.tokens import TokenStore
-from moe.distributed import World
-from moe.evaluate import DeviceBatch
-from moe.optim import learning_rate
-from moe.routing_stats import RoutingHistory, RoutingSnapshot, RoutingTotals
-from moe.trainer import Trainer
-from orchestrator.spool import Spool
+from moe.data.token_store import TokenStore
+from moe.train.distributed import World
+from moe.train.evaluate import DeviceBatch
+from moe.train.optim import learning_rate
+from moe.train.routing_stats import RoutingHistory, RoutingSnapshot, RoutingTotals
+from moe.train.trainer import Trainer
+from orchestrator.stores.outbox_files import Spool
 from studies.scales import CPU, GPU
 
 STEP_GOAL = 1.10  # what an MoE layer may cost beyond a dense one

@@ -1,7 +1,7 @@
 """What a trial costs beyond its training steps: this project's way against the documented nest.
 
 `nest`: a Tune function that builds a TorchTrainer for each trial and forwards its reports, as Ray's
-documentation shows it. `ours`: the Tune function of `orchestrator.worker`. Both run the same
+documentation shows it. `ours`: the Tune function of `orchestrator.driver.worker`. Both run the same
 `moe.train` on the same tokens, one trial after the other on one local cluster, and write down when
 each trial's first step begins and its last ends, so a turnaround is the time from one trial's last
 step to the next one's first. Both in turn, two turnarounds at a time, one torch thread a worker, in
@@ -24,9 +24,9 @@ from pathlib import Path
 
 from common import MIN_REPEATS, Row, limit, print_result, row
 
-from orchestrator import cluster
+from orchestrator.cluster import connection
 
-cluster.quiet()
+connection.quiet()
 
 import torch  # noqa: E402
 from ray import train as ray_train  # noqa: E402
@@ -39,8 +39,8 @@ from ray.tune.integration.ray_train import TuneReportCallback  # noqa: E402
 from moe.config import DataConfig, ModelConfig, MoEConfig, TrainConfig, TrialConfig  # noqa: E402
 from moe.data.corpus import open_corpus  # noqa: E402
 from moe.data.prepare import data_digest, prepare  # noqa: E402
-from orchestrator.checkpoint_place import CheckpointPlace  # noqa: E402
-from orchestrator.worker import Job, train_trial  # noqa: E402
+from orchestrator.base.checkpoint_place import CheckpointPlace  # noqa: E402
+from orchestrator.driver.worker import Job, train_trial  # noqa: E402
 
 GOAL_S = {1: 0.3}
 GOAL_SHARE_OF_NEST = 0.5
@@ -98,10 +98,10 @@ def timed_train(job: Job, report, stamps: str, rank: int = 0, size: int = 1) -> 
     """Runs moe.train as each kind does, and writes when its first step began and last one ended."""
     import torch
 
-    import moe.train as mt
+    import moe.train.training_run as mt
 
     torch.set_num_threads(job.threads)
-    from moe.data.tokens import TokenStore
+    from moe.data.token_store import TokenStore
 
     with stamp_steps(stamps if rank == 0 else None):
         mt.train(
@@ -121,7 +121,7 @@ class stamp_steps:  # noqa: N801
         self.path = path
 
     def __enter__(self) -> None:
-        from moe.trainer import Trainer
+        from moe.train.trainer import Trainer
 
         self.original = original = Trainer.train_step
         self.first: float | None = None
@@ -136,7 +136,7 @@ class stamp_steps:  # noqa: N801
         Trainer.train_step = step
 
     def __exit__(self, *_: object) -> None:
-        from moe.trainer import Trainer
+        from moe.train.trainer import Trainer
 
         Trainer.train_step = self.original
         if self.path and self.first:
@@ -211,7 +211,7 @@ def measure(workers: int, repeats: int) -> list[Row]:
         config, tokens = make_config(folder, workers)
         bundles = tune.PlacementGroupFactory([{"CPU": 1}] * workers)
         taken: dict[str, list[float]] = {"ours": [], "nest": []}
-        with cluster.connected(None, cpus=workers + 1):
+        with connection.connected(None, cpus=workers + 1):
             for turn, share in enumerate(shares):
                 for kind, function, resources in (
                     ("ours", unwrap(ours), bundles),

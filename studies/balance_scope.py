@@ -7,8 +7,7 @@ them. The two differ only where a step has several micro-batches, so here it has
 from __future__ import annotations
 
 from moe.config import TrialConfig
-from orchestrator.claim_types import Better, Specialises
-from orchestrator.study import Study
+from orchestrator.study import Better, Specialises, Study
 from search_spaces.overlay import overlay
 from studies.paper_cells import PAPER_SCALES, SEEDS, mixture
 

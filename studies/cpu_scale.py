@@ -8,8 +8,7 @@ what came out on which corpus, and `studies.scales.CPU` is the answer, frozen.
 
 from __future__ import annotations
 
-from orchestrator.claim_types import Better
-from orchestrator.study import Study
+from orchestrator.study import Better, Study
 from search_spaces.overlay import overlay
 from studies.paper_cells import dense
 from studies.scales import CPU

@@ -3,8 +3,7 @@ chosen, so that total and active parameters stay (output biases and routers apar
 
 from __future__ import annotations
 
-from orchestrator.claim_types import Better
-from orchestrator.study import Study
+from orchestrator.study import Better, Study
 from studies.paper_cells import PAPER_SCALES, SEEDS, dense, mixture
 
 CELLS = {

@@ -9,8 +9,7 @@ judged again at half and at twice the rate.
 from __future__ import annotations
 
 from moe.config import TrialConfig
-from orchestrator.claim_types import All, Better, Claim, Effect, Equivalent, LargerEffect
-from orchestrator.study import Study
+from orchestrator.study import All, Better, Claim, Effect, Equivalent, LargerEffect, Study
 from search_spaces.cells import Cell
 from studies import paper_table1, paper_table2, paper_table3
 from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, dense, mixture

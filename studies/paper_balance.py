@@ -7,8 +7,7 @@ two experts that take every token would lower it by a half.
 from __future__ import annotations
 
 from moe.metrics import LOAD_ENTROPY
-from orchestrator.claim_types import All, Better, Equivalent
-from orchestrator.study import Study
+from orchestrator.study import All, Better, Equivalent, Study
 from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, mixture
 from studies.published import published
 

@@ -8,8 +8,7 @@ corpus:domain, a table's subject or category) and a syntax (corpus:syntax, conll
 
 from __future__ import annotations
 
-from orchestrator.claim_types import All, Specialises
-from orchestrator.study import Study
+from orchestrator.study import All, Specialises, Study
 from studies.paper_cells import PAPER_SCALES, SEEDS, mixture
 
 TOPICS = ("topic", "domain", "subject", "category")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.claim_types import All, Better, Equivalent
-from orchestrator.study import Study
+from orchestrator.study import All, Better, Equivalent, Study
 from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, dense, mixture
 from studies.published import published
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.claim_types import All, Ordered
-from orchestrator.study import Study
+from orchestrator.study import All, Ordered, Study
 from studies.paper_cells import PAPER_SCALES, SEEDS, mixture
 from studies.published import published
 

@@ -8,8 +8,7 @@ another column.
 from __future__ import annotations
 
 from moe.config import TrialConfig
-from orchestrator.claim_types import All, Equivalent, NotBetter
-from orchestrator.study import Study
+from orchestrator.study import All, Equivalent, NotBetter, Study
 from search_spaces.cells import Cell
 from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, by_label, mixture
 from studies.published import published

@@ -5,8 +5,7 @@ from __future__ import annotations
 from math import log
 
 from moe.config import TrialConfig
-from orchestrator.claim_types import Better, Equivalent
-from orchestrator.study import Study
+from orchestrator.study import Better, Equivalent, Study
 from search_spaces.budget import dense_baselines
 from search_spaces.cells import Cell
 from search_spaces.overlay import diff

@@ -7,8 +7,7 @@ persists and balances, and sees nothing of the context.
 
 from __future__ import annotations
 
-from orchestrator.claim_types import Better, Equivalent
-from orchestrator.study import Study
+from orchestrator.study import Better, Equivalent, Study
 from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, dense, mixture
 from studies.published import published
 

@@ -7,8 +7,7 @@ do: near uniform where scores are small, near one-hot where they are large.
 from __future__ import annotations
 
 from moe.config import TrialConfig
-from orchestrator.claim_types import All, Equivalent
-from orchestrator.study import Study
+from orchestrator.study import All, Equivalent, Study
 from search_spaces.cells import Cell
 from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, mixture
 

@@ -8,8 +8,7 @@ no number of this study stands beside one of another study.
 from __future__ import annotations
 
 from moe.config import TrialConfig
-from orchestrator.claim_types import Better, Equivalent
-from orchestrator.study import Study
+from orchestrator.study import Better, Equivalent, Study
 from search_spaces.cells import Cell
 from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, dense, mixture
 

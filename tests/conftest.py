@@ -11,10 +11,11 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from orchestrator import cluster, mlflow_store
+from orchestrator.cluster import connection
+from orchestrator.stores import mlflow_client
 
-cluster.quiet()
-mlflow_store.quiet()
+connection.quiet()
+mlflow_client.quiet()
 
 _WORDS = [
     *("the", "router", "sends", "each", "token", "to", "two", "of", "four", "experts", "and"),
@@ -56,14 +57,14 @@ def corpus(corpus_folder):
 def mlflow_template(tmp_path_factory):
     """An MLflow database with its schema: made once, since it takes seconds."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow_store.connect(f"sqlite:///{path}")
+    mlflow_client.connect(f"sqlite:///{path}")
     return path
 
 
 @pytest.fixture
 def home(tmp_path, mlflow_template):
     """A home with an MLflow schema and nothing else."""
-    from orchestrator.home import Home
+    from orchestrator.base.home import Home
 
     root = tmp_path / "home"
     root.mkdir()
@@ -74,14 +75,14 @@ def home(tmp_path, mlflow_template):
 @pytest.fixture(scope="session")
 def ray_cluster():
     """One local cluster of four CPUs for all tests that need Ray."""
-    with cluster.connected(None, cpus=4):
+    with connection.connected(None, cpus=4):
         yield
 
 
 @pytest.fixture
 def no_pdf(monkeypatch):
     """Figures as PNG alone: subsetting the fonts of a PDF takes half of all drawing."""
-    monkeypatch.setattr("orchestrator.report.figures.FORMATS", ("png",))
+    monkeypatch.setattr("orchestrator.report.print_figures.FORMATS", ("png",))
 
 
 @pytest.fixture

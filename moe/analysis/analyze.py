@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from moe.analysis import olmoe
-from moe.analysis.permutation import Null, association, conditional_information
+from moe.analysis.permutation_test import Null, association, conditional_information
 from moe.analysis.specialization import (
     WordForm,
     contingency,
@@ -23,8 +23,8 @@ from moe.analysis.specialization import (
     word_form_baseline,
 )
 from moe.config import RoutingUnit
-from moe.data.alignment import NO_LABEL
-from moe.data.probes import LabelledUnit
+from moe.probes.alignment import NO_LABEL
+from moe.probes.probe_sources import LabelledUnit
 
 ExchangedUnit = Literal["span", "sequence", "document"]
 _OF_TOKENS = ("token_T", "label_T", "unit_T", "document_T", "sequence_T")

@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moe.analysis.analyze import Choices
-from moe.checkpoint import FINAL, load_checkpoint
 from moe.config import TrialConfig
-from moe.data.alignment import TokenizedProbe
-from moe.evaluate import autocast
-from moe.model import MoETransformer
-from moe.seeding import named_generator
-from moe.storage import DamagedError, Storage
+from moe.model.seeding import named_generator
+from moe.model.transformer import MoETransformer
+from moe.probes.alignment import TokenizedProbe
+from moe.train.checkpoint import FINAL, load_checkpoint
+from moe.train.evaluate import autocast
+from moe.train.run_folder import DamagedError, Storage
 
 BATCH_TOKENS = 8192
 NUM_DRAWS = 32  # of a random router's weights

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe.analysis.permutation import association, normalized_information
+from moe.analysis.permutation_test import association, normalized_information
 
 _BLOCK_TOKENS = 1 << 16
 

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from moe.data.files import LocalFiles, missing_text
-from moe.data.hub import HubConfigs, HubDataset
 from moe.data.labels import TEXT_COLUMN, LabelTable
-from moe.data.stdlib import StandardLibrary
+from moe.data.sources.files import LocalFiles, missing_text
+from moe.data.sources.hub import HubConfigs, HubDataset
+from moe.data.sources.stdlib import StandardLibrary
 
 if TYPE_CHECKING:
     import datasets
@@ -54,7 +54,7 @@ class Corpus:
 
     def dataset(self, cache_dir: Path) -> datasets.IterableDataset:
         """The documents as a streaming data set; only temporary files go to `cache_dir`."""
-        from moe.data.builder import stream
+        from moe.data.sources.document_stream import stream
 
         return stream(lambda: self.documents(cache_dir), cache_dir)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from moe.config import BYTE_VOCAB_SIZE, DataConfig
-from moe.data.gpt2 import GPT2_RANKS_SHA256, bytes_of, gpt2_ranks, to_ranks
+from moe.data.gpt2_vocabulary import GPT2_RANKS_SHA256, bytes_of, gpt2_ranks, to_ranks
 from moe.data.layout import token_dtype
 
 BPE_SAMPLE_BYTES = 16 << 20  # bpe is trained on at most this much of the training text

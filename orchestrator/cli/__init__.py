@@ -9,19 +9,19 @@ import warnings
 
 import typer
 
+from orchestrator.base.errors import BadInput, StudyError, halted, is_disk_trouble
+from orchestrator.base.urls import DiscreetRecord, redact
 from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app)
-    doctor,
-    new,
-    plan,
-    read,
-    report,
-    run,
-    submit,
-    ui,
+    doctor_command,
+    new_command,
+    plan_command,
+    read_commands,
+    report_command,
+    run_command,
+    submit_command,
+    ui_command,
 )
-from orchestrator.cli.options import app, errors
-from orchestrator.errors import BadInput, StudyError, halted, is_disk_trouble
-from orchestrator.net import DiscreetRecord, redact
+from orchestrator.cli.parameters import app, errors
 
 _UsageError = typer.BadParameter.__base__
 

@@ -1,59 +1,179 @@
-"""The command that looks before a launch does: `doctor`."""
+"""Is everything here that a launch needs? Each check says what it found, and what to do."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
 
-import typer
-from rich.text import Text
+from orchestrator.base.errors import StudyError
+from orchestrator.base.home import Home
+from orchestrator.base.urls import redact
+from orchestrator.cluster import connection
 
-from orchestrator.cli.options import (
-    HomeOption,
-    JsonOption,
-    MlflowOption,
-    StorageOption,
-    app,
-    output,
-    print_json,
-)
-from orchestrator.home import Home
-
-_STYLES = {"ok": "green", "note": "yellow", "failed": "bold red"}
+_LEAST_FREE_BYTES = 2 * 10**9  # a smoke launch writes about a tenth of this
+_DISTRIBUTION = "moe-study"
 
 
-@app.command()
-def doctor(
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
-    mlflow_uri: MlflowOption = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")] = None,
-    ray: Annotated[bool, typer.Option(help="Start or join a cluster, for seconds.")] = True,
-    as_json: JsonOption = False,
-) -> None:
-    """Check Python, packages, GPU, disk, both stores and Ray; say what to do. Creates nothing.
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """`failed` stops a launch, `note` does not; `remedy` is empty where all is well."""
 
-    Exit code 1 where something would stop a launch. Example: moe-study doctor --home moe-runs
-    """
-    from orchestrator.doctor import examine
-    from orchestrator.mlflow_store import quiet
+    name: str
+    state: Literal["ok", "note", "failed"]
+    found: str
+    remedy: str = ""
 
-    quiet()
-    checks = []
-    for check in examine(
-        Home.at(home),
-        optuna_storage=optuna_storage,
-        mlflow_uri=mlflow_uri,
-        address=address,
-        start_ray=ray,
-    ):
-        checks.append(check)
-        if not as_json:
-            line = Text(f"{check.state:<7}", style=_STYLES[check.state])
-            line.append(f"{check.name:<16}{check.found}", style="default not bold")
-            output.print(line, soft_wrap=True)
-            if check.remedy:
-                output.print(f"{'':<23}-> {check.remedy}", highlight=False, soft_wrap=True)
-    if as_json:
-        print_json({"checks": [asdict(check) for check in checks]})
-    raise typer.Exit(1 if any(check.state == "failed" for check in checks) else 0)
+
+def examine(
+    home: Home,
+    *,
+    optuna_storage: str | None = None,
+    mlflow_uri: str | None = None,
+    address: str | None = None,
+    start_ray: bool = True,
+) -> Iterator[Check]:
+    """One check after the other, so that the slow ones are seen coming. Creates nothing."""
+    yield _python()
+    yield from _versions()
+    yield _gpu()
+    yield _disk(home)
+    yield _store("Optuna storage", lambda: _look_at_optuna(home, optuna_storage))
+    yield _store("MLflow store", lambda: _look_at_mlflow(home, mlflow_uri))
+    if start_ray:
+        yield _ray(address)
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()}, {sys.executable}"
+    return Check(name="Python", state="ok", found=found)
+
+
+def _versions() -> Iterator[Check]:
+    """What pyproject.toml asks for, against what is installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        requirements = [Requirement(text) for text in metadata.requires(_DISTRIBUTION) or ()]
+    except metadata.PackageNotFoundError:
+        yield Check(
+            name="packages",
+            state="note",
+            found=f"{_DISTRIBUTION} is not installed, so its requirements are not known",
+            remedy="pip install --constraint constraints.txt --editable .",
+        )
+        return
+    wrong = []
+    needed = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+    for requirement in needed:
+        try:
+            installed = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{requirement.name} {installed} is not {requirement.specifier}")
+    if wrong:
+        yield Check(
+            name="packages",
+            state="failed",
+            found="; ".join(wrong),
+            remedy="pip install --constraint constraints.txt --editable .",
+        )
+        return
+    shown = ("torch", "ray", "optuna", "mlflow")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in shown)
+    yield Check(name="packages", state="ok", found=f"{len(needed)} as required; {versions}")
+
+
+def _gpu() -> Check:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check(
+            name="GPU",
+            state="note",
+            found=f"torch {torch.__version__} sees none",
+            remedy="scales smoke and cpu need none; for gpu and paper see --gpus-per-worker",
+        )
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Check(name="GPU", state="ok", found=", ".join(names))
+
+
+def _disk(home: Home) -> Check:
+    try:
+        home.require_writable()
+    except StudyError as error:
+        return Check(name="home", state="failed", found=str(error), remedy="name another --home")
+    place = home.root
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    exists = "exists" if home.root.exists() else "is made by the first run"
+    found = f"{home.root} {exists}; {free / 1e9:.0f} GB free"
+    if free < _LEAST_FREE_BYTES:
+        remedy = "free some space, or name a --home on another disk"
+        return Check(name="home", state="failed", found=found, remedy=remedy)
+    return Check(name="home", state="ok", found=found)
+
+
+def _store(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name=name, state="ok", found=look())
+    except StudyError as error:
+        return Check(name=name, state="failed", found=str(error), remedy="see the message")
+
+
+def _look_at_optuna(home: Home, url: str | None) -> str:
+    from orchestrator.stores.optuna_storage import local_store_file, open_storage
+    from orchestrator.stores.optuna_trials import SearchStore
+
+    chosen = url or home.optuna_storage
+    file = local_store_file(chosen)
+    if file is not None and not file.exists():
+        return f"{file} is made by the first run"
+    launches = SearchStore.launches(open_storage(chosen, create=False))
+    return f"{file or redact(chosen)} holds {_counted(len(launches), 'launch', 'launches')}"
+
+
+def _look_at_mlflow(home: Home, uri: str | None) -> str:
+    from orchestrator.stores.mlflow_client import connect
+    from orchestrator.stores.optuna_storage import local_store_file
+
+    chosen = uri or home.mlflow_uri
+    file = local_store_file(chosen)
+    if file is not None and not file.exists():
+        return f"{file} is made by the first run"
+    own = [e for e in connect(chosen).search_experiments() if e.name != "Default"]
+    return f"{file or redact(chosen)} holds {_counted(len(own), 'experiment', 'experiments')}"
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _ray(address: str | None) -> Check:
+    """Starts a cluster of one CPU, or joins the one that is named, and asks what it has."""
+    import ray
+
+    try:
+        with connection.connected(address, cpus=1):
+            total = ray.cluster_resources()
+    except StudyError as error:
+        return Check(name="Ray", state="failed", found=str(error), remedy="see the message")
+    except Exception as error:
+        return Check(
+            name="Ray",
+            state="failed",
+            found=f"no cluster starts here: {type(error).__name__}: {error}",
+            remedy="on a busy machine try again; see docs/troubleshooting.md",
+        )
+    has = f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
+    if address:
+        return Check(name="Ray", state="ok", found=f"the cluster at {address} has {has}")
+    cpus = connection.local_cpus()
+    return Check(name="Ray", state="ok", found=f"a cluster starts here; {cpus} CPUs for trials")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from moe.metrics import DEVICE_S
-from orchestrator.trial import FLOPS_PER_TOKEN, TrialRecord
+from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, TrialRecord
 
 TOTAL = "total"
 

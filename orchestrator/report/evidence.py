@@ -18,7 +18,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.claim_types import (
+from orchestrator.report.statistics import (
+    mean_interval,
+    paired_differences,
+    region_p_values,
+    two_sided_p,
+)
+from orchestrator.study.claims import (
     NULL_MEAN,
     All,
     Better,
@@ -30,12 +36,6 @@ from orchestrator.claim_types import (
     Ordered,
     Specialises,
     lower_is_better,
-)
-from orchestrator.report.statistics import (
-    mean_interval,
-    paired_differences,
-    region_p_values,
-    two_sided_p,
 )
 
 Values = Mapping[str, Mapping[int, Mapping[str, float]]]

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.home import Home
+from orchestrator.base.home import Home
 from orchestrator.report.judge import main_digest
 from orchestrator.report.statistics import mean_interval, paired_differences
-from orchestrator.trial import MOE_DIGEST, TrialRecord
+from orchestrator.stores.trial_record import MOE_DIGEST, TrialRecord
 
 if TYPE_CHECKING:
     from orchestrator.report.records import LaunchRecords

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.claim_types import All, Claim, Specialises
-from orchestrator.errors import BadInput
-from orchestrator.home import Home
-from orchestrator.report.claims import Verdict, judge
-from orchestrator.study import Study
-from orchestrator.trial import MOE_DIGEST, TrialRecord
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.report.verdicts import Verdict, judge
+from orchestrator.stores.trial_record import MOE_DIGEST, TrialRecord
+from orchestrator.study.claims import All, Claim, Specialises
+from orchestrator.study.study import Study
 
 # Why the verdicts of a scale are no evidence, whatever their intervals say.
 NO_EVIDENCE = {

@@ -14,15 +14,15 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.home import Home
-from orchestrator.library import load_study
-from orchestrator.report.claims import Verdict
-from orchestrator.report.html import render_report
+from orchestrator.base.home import Home
 from orchestrator.report.judge import read_analysis
+from orchestrator.report.page import render_report
 from orchestrator.report.pareto import pareto_points
 from orchestrator.report.records import LaunchRecords, read_launch
-from orchestrator.study import Study
-from orchestrator.trial import FLOPS_PER_TOKEN, PARAMS_ACTIVE, PARAMS_TOTAL, RUN_LINK
+from orchestrator.report.verdicts import Verdict
+from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, PARAMS_ACTIVE, PARAMS_TOTAL, RUN_LINK
+from orchestrator.study.library import load_study
+from orchestrator.study.study import Study
 
 _ROW_KEYS = ("cell", "n", "mean", "ci_low", "ci_high", "perplexity")
 _COUNTS = (PARAMS_TOTAL, PARAMS_ACTIVE, FLOPS_PER_TOKEN)

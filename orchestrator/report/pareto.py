@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.home import Home
+from orchestrator.base.home import Home
 from orchestrator.report.figure_data import counted, tokens_per_step
-from orchestrator.trial import FLOPS_PER_TOKEN, TrialRecord
+from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.errors import BadInput
-from orchestrator.home import Home
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
 from orchestrator.report.judge import Judgement, judge_launch, read_analysis
 from orchestrator.report.tables import Table, table_of
-from orchestrator.search import LaunchInfo, SearchStore
-from orchestrator.storage import open_storage, trouble_named
-from orchestrator.study import Study
-from orchestrator.trial import TrialRecord
+from orchestrator.stores.optuna_storage import open_storage, trouble_named
+from orchestrator.stores.optuna_trials import LaunchInfo, SearchStore
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)

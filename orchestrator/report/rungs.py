@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.report.statistics import kendall_tau
-from orchestrator.study import EarlyStopping
-from orchestrator.trial import TrialRecord
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.study import EarlyStopping
 
 MIN_CURVES = 10
 

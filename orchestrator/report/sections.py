@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe.metrics import VAL_LOSS
-from orchestrator.report import charts
+from orchestrator.report import plotly_charts
 from orchestrator.report.figure_data import (
     MOST_SAMPLED,
     CellTrials,
@@ -19,8 +19,8 @@ from orchestrator.report.figure_data import (
     specializations,
     tokens_per_step,
 )
+from orchestrator.report.figure_labels import label_of, probe_name, word_form_note
 from orchestrator.report.judge import read_analysis
-from orchestrator.report.labels import label_of, probe_name, word_form_note
 from orchestrator.report.pareto import pareto_points
 from orchestrator.report.records import LaunchRecords
 
@@ -35,7 +35,7 @@ class Section:
 
     title: str
     how: str = ""
-    figures: Mapping[str, charts.Figure] = field(default_factory=dict)
+    figures: Mapping[str, plotly_charts.Figure] = field(default_factory=dict)
     missing: str = ""
     captions: Mapping[str, str] = field(default_factory=dict)
     steps: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +64,7 @@ def _curves(
     is_loss = launch.metric == VAL_LOSS
     curves = [c for cell in cells if (c := curve_of(cell, x_of[cell.name], is_loss))]
     cut = launch.info.attributes["sampled"] and len(cells) == MOST_SAMPLED
-    chart = charts.curves_chart(
+    chart = plotly_charts.curves_chart(
         curves,
         launch.info.attributes.get("baseline"),
         x_label=x_label,
@@ -87,9 +87,9 @@ def _ends(launch: LaunchRecords, cells: Sequence[CellTrials]) -> Section:
     figures = {}
     if cells:
         rows = [interval_of(cell) for cell in cells]
-        figures["means"] = charts.forest_chart(rows, label=label, zero=False)
+        figures["means"] = plotly_charts.forest_chart(rows, label=label, zero=False)
     if differences:
-        figures["differences"] = charts.forest_chart(
+        figures["differences"] = plotly_charts.forest_chart(
             differences, label=f"difference in {label}", zero=True
         )
     return Section(
@@ -106,20 +106,20 @@ def _loads(
 ) -> Section:
     found = [load for cell in cells if (load := load_of(cell, launch.home, x_of[cell.name]))]
     loads = {f"load-{i}": load for i, load in enumerate(found)}
-    most = max((float(charts.load_ratio(load).max()) for load in found), default=0.0)
+    most = max((float(plotly_charts.load_ratio(load).max()) for load in found), default=0.0)
     ceiling = max(2.0, round(most + 0.05, 1))
     return Section(
         title="Expert load",
         how="How many times an even share each expert gets, by layer. Experts are ranked by their "
         "load over the whole training, in each seed and layer, and averaged by rank: expert 0 of "
         "one seed has nothing to do with expert 0 of another.",
-        figures={name: charts.load_chart(load, ceiling) for name, load in loads.items()},
+        figures={name: plotly_charts.load_chart(load, ceiling) for name, load in loads.items()},
         missing="No routing arrays of complete mixtures are in this home.",
         captions={name: f"{x.cell} (n = {len(x.load_SEMN)})" for name, x in loads.items()},
         steps={
             name: {
                 "at": [f"{x:,.0f} {x_label}" for x in load.x_E],
-                "z": charts.load_ratio(load).round(4).tolist(),
+                "z": plotly_charts.load_ratio(load).round(4).tolist(),
             }
             for name, load in loads.items()
         },
@@ -138,13 +138,15 @@ def _specialization(launch: LaunchRecords, cells: Sequence[CellTrials]) -> Itera
             f"specialization-{number}-{i}": panel
             for i, panel in enumerate(specializations(cells, of_probe))
         }
-        top = max((charts.highest(panel) for panel in panels.values()), default=0.0)
+        top = max((plotly_charts.highest(panel) for panel in panels.values()), default=0.0)
         yield Section(
             title=f"{title}: {probe_name(probe)}",
             how="Information that the chosen experts carry about the label, by layer. Blue: "
             "trained, a line through the mean over seeds; orange crosses: a random linear router; "
             f"{word_form_note(of_probe)}.",
-            figures={name: charts.specialization_chart(p, top) for name, p in panels.items()},
+            figures={
+                name: plotly_charts.specialization_chart(p, top) for name, p in panels.items()
+            },
             missing="None of the analysed cells is among the complete ones.",
             captions={name: f"{p.cell} (n = {len(p.nmi_SM)})" for name, p in panels.items()},
         )
@@ -154,7 +156,9 @@ def _pareto(launch: LaunchRecords) -> Section:
     points = pareto_points(launch.trials, launch.home)
     front = ", ".join(point.cell for point in points if point.on_front)
     chart = (
-        {"pareto": charts.pareto_chart(points, metric=label_of(launch.metric))} if points else {}
+        {"pareto": plotly_charts.pareto_chart(points, metric=label_of(launch.metric))}
+        if points
+        else {}
     )
     return Section(
         title="Quality against compute",
@@ -172,7 +176,7 @@ def _importance(launch: LaunchRecords) -> Section:
         title="Importance",
         how="How much of reaching the best trials each parameter explains (PED-ANOVA, as Optuna "
         "Dashboard shows it), over complete trials; a parameter counts where a trial has it.",
-        figures={"importance": charts.importance_chart(shares)} if shares else {},
+        figures={"importance": plotly_charts.importance_chart(shares)} if shares else {},
         missing="Too few complete trials to tell parameters apart."
         if sampled
         else "A grid asks about cells, and its claims and differences answer; shares of "

@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.errors import BadInput
+from orchestrator.base.errors import BadInput
 from orchestrator.report.judge import Judgement, main_digest
 from orchestrator.report.statistics import RankCorrelation, kendall_tau, mean_interval
 from orchestrator.report.verdict_text import HEADINGS as CLAIM_HEADINGS
 from orchestrator.report.verdict_text import markdown_table, remarks, verdict_rows
-from orchestrator.trial import (
+from orchestrator.stores.trial_record import (
     COMMIT,
     FLOPS_PER_TOKEN,
     MOE_DIGEST,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from orchestrator.report.claims import Verdict
 from orchestrator.report.judge import Judgement
+from orchestrator.report.verdicts import Verdict
 
 HEADINGS = (
     "claim",

@@ -10,9 +10,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from moe.data.alignment import NO_LABEL, tokenize_probe
-from moe.data.probes import Document, Probe
 from moe.data.tokenizer import ByteTokenizer
+from moe.probes.alignment import NO_LABEL, tokenize_probe
+from moe.probes.probe_sources import Document, Probe
 
 
 @dataclass(frozen=True)

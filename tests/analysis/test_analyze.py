@@ -10,7 +10,7 @@ import pytest
 
 from moe.analysis.analyze import Choices, analyze, probe_word_form
 from moe.analysis.specialization import contingency, normalized_mutual_information
-from moe.data.alignment import NO_LABEL
+from moe.probes.alignment import NO_LABEL
 
 N = 4
 

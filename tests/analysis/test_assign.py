@@ -13,13 +13,13 @@ import torch
 from moe.analysis.analyze import analyze
 from moe.analysis.assign import choose, load_final
 from moe.config import DataConfig, ModelConfig, MoEConfig, TrainConfig, TrialConfig
-from moe.data.alignment import TokenizedProbe, tokenize_probe
 from moe.data.prepare import prepare
-from moe.data.probes import Document, Probe, open_probe
+from moe.data.token_store import TokenStore
 from moe.data.tokenizer import ByteTokenizer, open_tokenizer
-from moe.data.tokens import TokenStore
-from moe.model import MoETransformer
-from moe.train import train
+from moe.model.transformer import MoETransformer
+from moe.probes.alignment import TokenizedProbe, tokenize_probe
+from moe.probes.probe_sources import Document, Probe, open_probe
+from moe.train.training_run import train
 
 CONTEXT = 16
 LANGUAGES = ("de", "en", "fr", "it")

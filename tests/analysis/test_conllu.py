@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moe.data.conllu import Sentence, read_sentences
+from moe.probes.conllu import Sentence, read_sentences
 
 
 def conllu(*words: str, text: str | None = None) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from moe.data.lexical import lexical_spans
+from moe.probes.lexical import lexical_spans
 
 
 def classes(source: str) -> list[tuple[str, str]]:

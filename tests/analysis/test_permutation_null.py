@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moe.analysis.permutation import Null, association, conditional_information
+from moe.analysis.permutation_test import Null, association, conditional_information
 
 N, L = 4, 5
 PERMUTATIONS = 99
@@ -136,12 +136,12 @@ def test_planted_specialisation_is_found(exchanged):
 def test_all_choices_of_a_unit_move_together():
     """Routes that change places stay whole, in all layers: a joint route occurs as often before
     as after."""
-    from moe.analysis import permutation
+    from moe.analysis import permutation_test
 
     rng = np.random.default_rng(0)
     unit_T = np.repeat(np.arange(50), 4)
     expert_MTK = rng.integers(0, N, (3, 50, 2))[:, unit_T]
-    draws = permutation._paired(
+    draws = permutation_test._paired(
         expert_MTK, rng.integers(0, L, 200), unit_T, "route", None, num_permutations=5, seed=0
     )
     first, *rest = [sorted(map(bytes, experts.transpose(1, 0, 2))) for experts, _ in draws]
@@ -151,11 +151,11 @@ def test_all_choices_of_a_unit_move_together():
 
 def test_units_of_about_a_size_change_places():
     """Each with at least nine others where there are so many, and none twice."""
-    from moe.analysis import permutation
+    from moe.analysis import permutation_test
 
     rng = np.random.default_rng(0)
     for size_U in (np.exp(rng.normal(3, 2, 500)).astype(int) + 1, np.full(30, 7), np.arange(1, 9)):
-        groups = permutation._alike(size_U)
+        groups = permutation_test._alike(size_U)
         assert sorted(np.concatenate(groups)) == list(range(len(size_U)))
         assert all(len(group) >= 10 for group in groups) or len(groups) == 1
         common = [size_U[group] for group in groups if len(group) > 40]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moe.data.probes import open_probe
+from moe.probes.probe_sources import open_probe
 
 GERMAN = """\
 # sent_id = 1

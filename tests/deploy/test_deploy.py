@@ -13,8 +13,8 @@ import ray
 import typer
 import yaml
 
-from orchestrator.admission import Growth
 from orchestrator.cli import app
+from orchestrator.cluster.capacity import Growth
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

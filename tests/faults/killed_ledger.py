@@ -29,19 +29,19 @@ from optuna.storages._cached_storage import _CachedStorage
 
 from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
 from moe.metrics import VAL_LOSS
-from orchestrator import mlflow_store
-from orchestrator.home import Home
-from orchestrator.launch import Launch, resolve
-from orchestrator.ledger import Ledger
-from orchestrator.mlflow_store import connect
-from orchestrator.parent_run import PARENT
-from orchestrator.reconcile import reconcile
-from orchestrator.reuse import finished_elsewhere
-from orchestrator.search import OWNER, SearchStore
-from orchestrator.spool import Spool
+from orchestrator.base.home import Home
+from orchestrator.stores import mlflow_client
+from orchestrator.stores.mlflow_client import connect
+from orchestrator.stores.mlflow_runs import TRIAL_NUMBER, Tracking
+from orchestrator.stores.optuna_trials import OWNER, SearchStore
+from orchestrator.stores.outbox_files import Spool
+from orchestrator.stores.parent_run import PARENT
+from orchestrator.stores.reuse import finished_elsewhere
+from orchestrator.stores.trial_record import MLFLOW_STATUS_OF, RUN_ID, STATE_OF
 from orchestrator.study import Study
-from orchestrator.tracking import TRIAL_NUMBER, Tracking
-from orchestrator.trial import MLFLOW_STATUS_OF, RUN_ID, STATE_OF
+from orchestrator.study.launch import Launch, resolve
+from orchestrator.trials.ledger import Ledger
+from orchestrator.trials.reconcile import reconcile
 from search_spaces.cells import Cell
 
 STEPS = (2, 4)
@@ -204,7 +204,7 @@ def fork(function: Callable[[], None]) -> int:
 
 def main() -> None:
     folder, corpus, template, every = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
-    mlflow_store.quiet()
+    mlflow_client.quiet()
     launch = resolve(study("kills", *OUTCOMES), corpus_spec=corpus)
     earlier = Home(folder / "earlier")
     earlier.create()

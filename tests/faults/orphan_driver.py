@@ -12,26 +12,26 @@ import sys
 import time
 from pathlib import Path
 
-from orchestrator import cluster
+from orchestrator.cluster import connection
 
-cluster.quiet()
+connection.quiet()
 
 import ray  # noqa: E402
 
-from orchestrator import pulse  # noqa: E402
+from orchestrator.cluster import driver_heartbeat  # noqa: E402
 
 
 @ray.remote(num_cpus=1)
 class Worker:
     def train(self, name: str, file: str) -> None:
-        pulse.SILENCE_LIMIT_S = 8.0  # the test need not wait for longer
+        driver_heartbeat.SILENCE_LIMIT_S = 8.0  # the test need not wait for longer
         ray.get(ray.get_actor(name).feel.remote())
-        pulse.follow(name)
+        driver_heartbeat.follow(name)
         Path(f"{file}.part").write_text(str(os.getpid()))
         os.replace(f"{file}.part", file)
         while True:
             time.sleep(1)
 
 
-with cluster.connected(sys.argv[1]), pulse.beating() as name:
+with connection.connected(sys.argv[1]), driver_heartbeat.beating() as name:
     ray.get(Worker.remote().train.remote(name, sys.argv[2]))

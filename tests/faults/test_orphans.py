@@ -14,7 +14,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from orchestrator import pulse
+from orchestrator.cluster import driver_heartbeat
 
 _SCRIPT = Path(__file__).with_name("orphan_driver.py")
 
@@ -66,5 +66,9 @@ def test_a_worker_whose_driver_and_head_are_lost_ends_by_itself(two_nodes, tmp_p
 
 
 def test_an_orphan_is_gone_within_half_a_minute():
-    slowest = pulse.SILENCE_LIMIT_S + pulse._ANSWER_WITHIN_S + pulse._ASK_EVERY_S
+    slowest = (
+        driver_heartbeat.SILENCE_LIMIT_S
+        + driver_heartbeat._ANSWER_WITHIN_S
+        + driver_heartbeat._ASK_EVERY_S
+    )
     assert slowest < 30

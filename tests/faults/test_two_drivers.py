@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from orchestrator.cli.options import resolved
-from orchestrator.options import Options
-from orchestrator.session import opened
+from orchestrator.cli.parameters import resolved
+from orchestrator.driver.options import Options
+from orchestrator.driver.session import opened
 
 _STUDY = """
 from moe.config import ModelConfig, TrainConfig, TrialConfig
@@ -28,7 +28,7 @@ STUDY = Study(name="held", question="?", baseline="dense", held_fixed="all",
 _HOLD = """
 import sys, time
 from orchestrator.cli.options import resolved
-from orchestrator.home import Home
+from orchestrator.base.home import Home
 from orchestrator.options import Options
 from orchestrator.session import opened
 

@@ -11,7 +11,7 @@ import pytest
 
 from moe.accounting import account
 from moe.config import DataConfig, ModelConfig, MoEConfig, TrialConfig
-from moe.model import MoETransformer
+from moe.model.transformer import MoETransformer
 
 GRID = [
     {"num_experts": 0, "ffn_multiple": 1.5},

@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from moe.balance import LoadBalance, switch_loss, z_loss
 from moe.config import MoEConfig
-from moe.model import MoETransformer
-from moe.router import Routing, count_tokens
+from moe.model.balance import LoadBalance, switch_loss, z_loss
+from moe.model.router import Routing, count_tokens
+from moe.model.transformer import MoETransformer
 
 
 def routing_of(index_UK, num_experts=4, rows=1, unit="token") -> Routing:

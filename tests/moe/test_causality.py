@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moe.model import MoETransformer
+from moe.model.transformer import MoETransformer
 
 PREFIX = 3
 TOKEN = {"num_experts": 4, "top_k": 2, "gate": "switch", "num_layers": 3, "router_init_std": 1.0}

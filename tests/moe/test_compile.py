@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from moe import experts
-from moe.model import MoETransformer
+from moe.model import experts
+from moe.model.transformer import MoETransformer
 
 
 # What dynamo does while it traces, torch warns itself of.

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from moe import experts as module_of_experts
-from moe.experts import Experts, LoopedMixture, grouped_mixture, sort_by_expert
-from moe.layer import MoELayer
-from moe.router import RouterContext, Routing, count_tokens
-from moe.sequence_mixture import SequenceMixture
+from moe.model import experts as module_of_experts
+from moe.model.experts import Experts, LoopedMixture, grouped_mixture, sort_by_expert
+from moe.model.experts_by_sequence import SequenceMixture
+from moe.model.moe_layer import MoELayer
+from moe.model.router import RouterContext, Routing, count_tokens
 
 D, F, S = 8, 12, 4  # d_model, d_expert, positions of a sequence
 

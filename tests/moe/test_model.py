@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moe.model import MoETransformer, decays
+from moe.model.transformer import MoETransformer, decays
 
 MOE = {"num_experts": 4, "top_k": 2}
 CELLS = [

@@ -9,8 +9,7 @@ import sys
 import pytest
 import torch
 
-from moe.model import MoETransformer
-from moe.router import (
+from moe.model.router import (
     FrozenRouter,
     HashRouter,
     LabelRouter,
@@ -19,6 +18,7 @@ from moe.router import (
     RouterContext,
     gate_weights,
 )
+from moe.model.transformer import MoETransformer
 
 GATES = ("switch", "softmax_topk", "double_softmax", "sigmoid")
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moe.data import files
 from moe.data.corpus import open_corpus
+from moe.data.sources import files
 
 from .conftest import make_rows, write_jsonl, write_parquet
 

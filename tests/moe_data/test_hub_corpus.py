@@ -13,7 +13,7 @@ import pytest
 from moe.config import DataConfig
 from moe.data.corpus import open_corpus
 from moe.data.prepare import prepare
-from moe.data.tokens import TokenStore
+from moe.data.token_store import TokenStore
 
 from .conftest import make_rows, write_jsonl, write_parquet
 
@@ -218,7 +218,7 @@ def test_offline_is_said_at_once(monkeypatch):
 def test_a_hub_that_never_answers_is_given_up(monkeypatch):
     from huggingface_hub import constants
 
-    from moe.data import hub
+    from moe.data.sources import hub
 
     monkeypatch.setattr(hub, "PROBE_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from moe.data.permutation import permute
+from moe.data.shuffle import permute
 
 
 @pytest.mark.parametrize("n", [*range(1, 70), 100, 255, 256, 257, 1000, 65_537, 300_000])

@@ -19,7 +19,7 @@ from moe.data.corpus import open_corpus
 from moe.data.labels import LabelTable
 from moe.data.layout import META_FILE
 from moe.data.prepare import data_digest, prepare
-from moe.data.tokens import TokenStore
+from moe.data.token_store import TokenStore
 
 from .conftest import make_rows, write_jsonl
 

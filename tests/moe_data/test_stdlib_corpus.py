@@ -4,8 +4,8 @@ import platform
 
 import pytest
 
-from moe.data import stdlib
 from moe.data.corpus import open_corpus
+from moe.data.sources import stdlib
 
 
 @pytest.fixture(scope="module")

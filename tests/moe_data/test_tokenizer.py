@@ -17,7 +17,7 @@ from tokenizers import (
 )
 
 from moe.config import DataConfig
-from moe.data import gpt2
+from moe.data import gpt2_vocabulary
 from moe.data.tokenizer import (
     GPT2_PATTERN,
     ByteTokenizer,
@@ -239,7 +239,7 @@ def no_gpt2(tmp_path, monkeypatch):
 
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names: None)
-    monkeypatch.setattr(gpt2, "RANKS_URL", "http://127.0.0.1:9/ranks")
+    monkeypatch.setattr(gpt2_vocabulary, "RANKS_URL", "http://127.0.0.1:9/ranks")
     return tmp_path
 
 
@@ -247,7 +247,9 @@ def test_gpt2_offline_names_the_remedy(no_gpt2):
     fields = DataConfig(tokenizer="gpt2", vocab_size=50257)
     with pytest.raises(ValueError, match=r"no cache of this machine.*data\.tokenizer=file:PATH"):
         load_tokenizer(fields)
-    assert gpt2.GPT2_RANKS_SHA256 in tokenizer_identity(fields)  # costs and hashes need no file
+    assert gpt2_vocabulary.GPT2_RANKS_SHA256 in tokenizer_identity(
+        fields
+    )  # costs and hashes need no file
 
 
 def test_gpt2_from_a_cache(no_gpt2, monkeypatch, bpe):
@@ -257,8 +259,8 @@ def test_gpt2_from_a_cache(no_gpt2, monkeypatch, bpe):
 
     import huggingface_hub
 
-    monkeypatch.setattr(gpt2, "GPT2_RANKS_SHA256", hashlib.sha256(bpe.ranks).hexdigest())
-    printable = {value: character for character, value in gpt2._BYTE_OF.items()}
+    monkeypatch.setattr(gpt2_vocabulary, "GPT2_RANKS_SHA256", hashlib.sha256(bpe.ranks).hexdigest())
+    printable = {value: character for character, value in gpt2_vocabulary._BYTE_OF.items()}
     vocabulary = {
         "".join(printable[byte] for byte in token): id_ for id_, token in enumerate(bpe.tokens[:-1])
     }
@@ -271,12 +273,15 @@ def test_gpt2_from_a_cache(no_gpt2, monkeypatch, bpe):
 
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub, "try_to_load_from_cache", found)
-        assert gpt2.gpt2_ranks() == bpe.ranks
-    for url, data in ((gpt2.ENCODER_URL, as_json.encode()), (gpt2.RANKS_URL, bpe.ranks)):
+        assert gpt2_vocabulary.gpt2_ranks() == bpe.ranks
+    for url, data in (
+        (gpt2_vocabulary.ENCODER_URL, as_json.encode()),
+        (gpt2_vocabulary.RANKS_URL, bpe.ranks),
+    ):
         cached = no_gpt2 / hashlib.sha1(url.encode()).hexdigest()
         cached.write_bytes(data)
-        assert gpt2.gpt2_ranks() == bpe.ranks
+        assert gpt2_vocabulary.gpt2_ranks() == bpe.ranks
         cached.write_bytes(data[:100] if data == bpe.ranks else b"{}")
         with pytest.raises(ValueError, match="was not reached"):
-            gpt2.gpt2_ranks()
+            gpt2_vocabulary.gpt2_ranks()
         cached.unlink()

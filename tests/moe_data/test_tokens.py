@@ -14,8 +14,8 @@ import pytest
 
 from moe.data.corpus import open_corpus
 from moe.data.prepare import prepare
+from moe.data.token_store import DamagedTokens, TokenStore, verify
 from moe.data.tokenizer import open_tokenizer
-from moe.data.tokens import DamagedTokens, TokenStore, verify
 
 from .conftest import make_rows, write_jsonl
 
@@ -223,7 +223,7 @@ def test_the_tokenizer_is_kept_beside_the_tokens(data, tmp_path):
 
 
 def test_a_large_vocabulary_needs_wider_ids(data, tmp_path):
-    from moe.data.gpt2 import to_ranks
+    from moe.data.gpt2_vocabulary import to_ranks
 
     tokens = [bytes([i]) for i in range(256)]
     tokens += [b"\xff%d" % i for i in range(256, 70_000)]

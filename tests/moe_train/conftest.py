@@ -12,7 +12,7 @@ import torch
 
 from moe.config import DataConfig, ModelConfig, MoEConfig, OptimConfig, TrainConfig, TrialConfig
 from moe.data.prepare import prepare
-from moe.data.tokens import TokenStore
+from moe.data.token_store import TokenStore
 
 _SECTIONS = {"model": ModelConfig, "moe": MoEConfig, "optim": OptimConfig, "train": TrainConfig}
 _TINY = {

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 import torch._dynamo  # AdamW imports it: once, before the forks
 
-from moe.checkpoint import Checkpoints
 from moe.config import TrialConfig
-from moe.data.tokens import TokenStore
-from moe.storage import Storage
-from moe.train import train
-from moe.trainer import Trainer
+from moe.data.token_store import TokenStore
+from moe.train.checkpoint import Checkpoints
+from moe.train.run_folder import Storage
+from moe.train.trainer import Trainer
+from moe.train.training_run import train
 
 
 def die() -> None:

@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from moe.checkpoint import Checkpoint, Checkpoints, TrainerState, load_checkpoint
-from moe.storage import Storage
+from moe.train.checkpoint import Checkpoint, Checkpoints, TrainerState, load_checkpoint
+from moe.train.run_folder import Storage
 
 
 def _checkpoint(config, step, final=False):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe.checkpoint import load_checkpoint
-from moe.distributed import World
-from moe.train import resolve, train
+from moe.train.checkpoint import load_checkpoint
+from moe.train.distributed import World
+from moe.train.training_run import resolve, train
 
 _SCRIPT = Path(__file__).with_name("two_ranks.py")
 _SCENARIOS = ("whole", "no dropout", "exit", "resume", "stop", "diverge", "full disk")
@@ -111,7 +111,7 @@ def test_failure_of_rank_0_to_write_ends_both(outcomes):
 
 
 def test_workers_share_micro_batches_evenly(config, store, monkeypatch):
-    monkeypatch.setattr("moe.train.check_world", lambda world: None)
+    monkeypatch.setattr("moe.train.training_run.check_world", lambda world: None)
     with pytest.raises(ValueError, match=r"3 workers for 4 micro-batches.*fewer workers"):
         resolve(config, store, World(rank=0, size=3))
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from moe.config import OptimConfig
-from moe.model import MoETransformer
-from moe.optim import build_optimizer, learning_rate
+from moe.model.transformer import MoETransformer
+from moe.train.optim import build_optimizer, learning_rate
 
 
 def test_schedule_rises_linearly_then_falls_along_a_cosine():

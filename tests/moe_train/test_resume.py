@@ -13,10 +13,10 @@ import pytest
 import torch
 from pyarrow import fs
 
-from moe.checkpoint import load_checkpoint
-from moe.storage import Storage, TakenOverError
-from moe.train import train
-from moe.trainer import Trainer
+from moe.train.checkpoint import load_checkpoint
+from moe.train.run_folder import Storage, TakenOverError
+from moe.train.trainer import Trainer
+from moe.train.training_run import train
 
 _SCRIPT = Path(__file__).with_name("killed_run.py")
 _FILES_OF_A_CHECKPOINT = 6  # five and the manifest; config.json and a note are written before

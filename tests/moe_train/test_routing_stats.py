@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moe.routing_stats import RoutingHistory, RoutingSnapshot, RoutingTotals, saturation
+from moe.train.routing_stats import RoutingHistory, RoutingSnapshot, RoutingTotals, saturation
 
 
 def _routing(probs_UN, counts_N):

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from moe.step_log import LOSS, DivergenceError, StepLog
+from moe.train.step_log import LOSS, DivergenceError, StepLog
 
 
 def _filled(rows, capacity=4):

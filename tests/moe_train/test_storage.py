@@ -5,7 +5,7 @@ import json
 import pytest
 from pyarrow import fs
 
-from moe.storage import MANIFEST, DamagedError, Storage
+from moe.train.run_folder import MANIFEST, DamagedError, Storage
 
 
 def _object_store(tmp_path):

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from moe import metrics as names
-from moe.checkpoint import load_checkpoint
-from moe.distributed import World
 from moe.metrics import METRICS
-from moe.model import MoETransformer
-from moe.step_log import GRAD_NORM, LOSS
-from moe.train import DivergenceError, train
-from moe.trainer import Trainer
+from moe.model.transformer import MoETransformer
+from moe.train.checkpoint import load_checkpoint
+from moe.train.distributed import World
+from moe.train.step_log import GRAD_NORM, LOSS
+from moe.train.trainer import Trainer
+from moe.train.training_run import DivergenceError, train
 
 ALONE = World()
 

@@ -11,11 +11,11 @@ import sys
 import pytest
 import torch
 
-from moe.checkpoint import load_checkpoint
 from moe.config import TrialConfig
 from moe.identity import config_hash, moe_digest
-from moe.train import train
-from moe.train_cli import main
+from moe.train.checkpoint import load_checkpoint
+from moe.train.command import main
+from moe.train.training_run import train
 
 _WITHOUT = [
     "datasets",
@@ -133,7 +133,7 @@ def test_interruption_exits_130_and_the_same_command_continues(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("moe.trainer.Trainer.train_step", interrupted)
+        patch.setattr("moe.train.trainer.Trainer.train_step", interrupted)
         assert main(command) == 130
     assert "same command continues" in capsys.readouterr().err
     assert main(command) == 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moe.distributed import World
-from moe.train import train
-from moe.trainer import Trainer
+from moe.train.distributed import World
+from moe.train.trainer import Trainer
+from moe.train.training_run import train
 
 pytestmark = [
     pytest.mark.gpu,

@@ -19,8 +19,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from moe.config import TrialConfig
-from moe.data.tokens import TokenStore
-from moe.train import DivergenceError, World, train
+from moe.data.token_store import TokenStore
+from moe.train.training_run import DivergenceError, World, train
 
 
 def scenario(name: str, config: TrialConfig, store: TokenStore, folder: Path, rank: int) -> Any:

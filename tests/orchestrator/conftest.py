@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from moe.config import DataConfig, ModelConfig, MoEConfig, OptimConfig, TrainConfig, TrialConfig
-from orchestrator.launch import resolve
-from orchestrator.net import answers
-from orchestrator.options import Options
-from orchestrator.session import opened
+from orchestrator.base.urls import answers
+from orchestrator.driver.options import Options
+from orchestrator.driver.session import opened
 from orchestrator.study import EarlyStopping, Study
+from orchestrator.study.launch import resolve
 from search_spaces.cells import Cell
 from search_spaces.domains import Choice
 from search_spaces.space import Space

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.admission import Growth, capacity, fits, read_monitor_config
-from orchestrator.cluster import Resources
-from orchestrator.errors import BadInput
+from orchestrator.base.errors import BadInput
+from orchestrator.cluster.capacity import Growth, capacity, fits, read_monitor_config
+from orchestrator.cluster.connection import Resources
 
 CONFIG = {
     "max_workers": 5,
@@ -60,7 +60,7 @@ def test_a_fraction_of_a_gpu_lies_on_one():
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_live_cluster_without_autoscaler_refuses_with_what_it_has():
-    from orchestrator.admission import require_fits
+    from orchestrator.cluster.capacity import require_fits
 
     assert require_fits(Resources(workers=4)) is None
     refused = pytest.raises(BadInput, match=r"5 workers of 1 CPU.*4 CPUs and 0 GPUs on 1 nodes.*4 ")

@@ -15,11 +15,11 @@ from mlflow.tracking import MlflowClient
 from optuna.artifacts import get_all_artifact_meta
 
 from orchestrator import cli
-from orchestrator.publish import publish_analysis
+from orchestrator.driver.publish import publish_analysis
+from orchestrator.driver.tune_loop import run
 from orchestrator.report.judge import analysis_folder, read_analysis
 from orchestrator.report.records import read_launch
-from orchestrator.run import run
-from orchestrator.storage import open_storage
+from orchestrator.stores.optuna_storage import open_storage
 from search_spaces.cells import Cell
 
 KEYS = {
@@ -37,7 +37,7 @@ def test_rows_of_every_cell_with_experts_against_planted_labels(
     with hold(study, seeds=(0,), overrides={"data.holdout_fraction": 0.4}) as session:
         run(session)
     assert session.exit_code == 0
-    monkeypatch.setattr("orchestrator.cli.options.load_study", lambda name: study)
+    monkeypatch.setattr("orchestrator.cli.parameters.load_study", lambda name: study)
     arguments = ["analyze", "tiny-grid", "--probe", "corpus:language", "--home", str(home.root)]
     monkeypatch.setattr(sys, "argv", ["moe-study", *arguments, "--permutations", "99", "--json"])
     with pytest.raises(SystemExit) as ended:
@@ -111,7 +111,7 @@ def test_a_store_or_home_that_cannot_take_it_is_refused_before_the_work(
 ):
     with hold(grid_study, seeds=(0,)):
         pass
-    monkeypatch.setattr("orchestrator.cli.options.load_study", lambda name: grid_study)
+    monkeypatch.setattr("orchestrator.cli.parameters.load_study", lambda name: grid_study)
     asked = ("analyze", "tiny-grid", "--probe", "corpus:language", "--home", home.root)
     for uri in ("./mlruns", "sqlite:///none.db"):
         code, out, err = moe_study(*asked, "--mlflow-uri", uri)
@@ -122,7 +122,7 @@ def test_a_store_or_home_that_cannot_take_it_is_refused_before_the_work(
 def test_a_probe_that_cannot_be_read_is_one_message(home, hold, grid_study, monkeypatch, capsys):
     with hold(grid_study, seeds=(0,)):
         pass
-    monkeypatch.setattr("orchestrator.cli.options.load_study", lambda name: grid_study)
+    monkeypatch.setattr("orchestrator.cli.parameters.load_study", lambda name: grid_study)
     arguments = ["analyze", "tiny-grid", "--probe", "table:no.tsv:a:b", "--home", str(home.root)]
     monkeypatch.setattr(sys, "argv", ["moe-study", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -9,10 +9,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import DEVICE_S, VAL_LOSS
-from orchestrator.budget import Limits, spent
-from orchestrator.errors import BadInput
-from orchestrator.run import run
-from orchestrator.trial import count_states
+from orchestrator.base.errors import BadInput
+from orchestrator.driver.tune_loop import run
+from orchestrator.stores.trial_record import count_states
+from orchestrator.trials.spending import Limits, spent
 
 TRIAL_TOKENS = 8 * 128  # of the tiny configuration
 

@@ -9,14 +9,14 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from moe.identity import moe_digest
-from orchestrator.analyze import analyze_launch
-from orchestrator.checkpoint_place import CheckpointPlace
-from orchestrator.errors import BadInput
-from orchestrator.home import Home
-from orchestrator.nodes import mark, require_shared
+from orchestrator.base.checkpoint_place import CheckpointPlace
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.cluster.nodes import mark, require_shared
+from orchestrator.driver.tune_loop import run
+from orchestrator.report.analysis import analyze_launch
 from orchestrator.report.records import read_launch
-from orchestrator.run import run
-from orchestrator.trial import CHECKPOINT_PLACE, REUSED_FROM
+from orchestrator.stores.trial_record import CHECKPOINT_PLACE, REUSED_FROM
 
 
 def closed_port():

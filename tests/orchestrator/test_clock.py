@@ -8,10 +8,10 @@ import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 
-from moe.data.tokens import TokenStore
+from moe.data.token_store import TokenStore
 from moe.metrics import VAL_LOSS
-from moe.train import train
-from orchestrator.search import SearchStore
+from moe.train.training_run import train
+from orchestrator.stores.optuna_trials import SearchStore
 
 DAY_S = 86_400
 
@@ -80,7 +80,7 @@ def test_the_launch_started_last_is_the_newest_also_after_a_jump_back(
 ):
     from datetime import UTC, datetime, timedelta
 
-    from orchestrator import session as session_module
+    from orchestrator.driver import session as session_module
 
     class Earlier(datetime):
         @classmethod

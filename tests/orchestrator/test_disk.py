@@ -13,8 +13,8 @@ from mlflow.tracking import MlflowClient
 
 from moe.data.layout import verify
 from moe.metrics import VAL_LOSS
-from orchestrator.errors import BadInput, StudyError
-from orchestrator.run import run
+from orchestrator.base.errors import BadInput, StudyError
+from orchestrator.driver.tune_loop import run
 
 OVERRIDES = {"train.num_steps": 60, "train.eval_every": 10}
 
@@ -156,7 +156,7 @@ def test_a_home_that_became_read_only_is_still_read(moe_study, home, hold, one_c
         number = session.ledger.next().record.number
         session.ledger.started(number)
         session.ledger.completed(number, entry(8, 2.0), tokens=1)
-    monkeypatch.setattr("orchestrator.cli.options.load_study", lambda name: one_cell)
+    monkeypatch.setattr("orchestrator.cli.parameters.load_study", lambda name: one_cell)
     with read_only(home.root):
         for command in ("status", "table", "claims"):
             code, out, err = moe_study(command, "tiny-grid", "--home", home.root)

@@ -10,9 +10,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
-from orchestrator.run import run
-from orchestrator.sampling import propose
-from orchestrator.trial import DIVERGED_AT
+from orchestrator.driver.tune_loop import run
+from orchestrator.stores.trial_record import DIVERGED_AT
+from orchestrator.trials.sampling import propose
 from search_spaces.cells import Cell
 from search_spaces.domains import Choice, Float
 from search_spaces.space import Space

@@ -11,11 +11,11 @@ from mlflow.tracking import MlflowClient
 
 from moe.identity import moe_digest
 from moe.metrics import VAL_LOSS
-from orchestrator.errors import BadInput
-from orchestrator.ingest import find_results, ingest
-from orchestrator.launch import resolve
-from orchestrator.plan import write_configs
-from orchestrator.run import run
+from orchestrator.base.errors import BadInput
+from orchestrator.driver.ingest import find_results, ingest
+from orchestrator.driver.tune_loop import run
+from orchestrator.study.launch import resolve
+from orchestrator.study.plan import write_configs
 
 # Runs `python -m moe.train` as on a machine that has torch, numpy and pyarrow only.
 BARE = textwrap.dedent(

@@ -10,11 +10,11 @@ from mlflow.tracking import MlflowClient
 
 from moe.config import ConfigError
 from moe.metrics import VAL_LOSS
-from orchestrator.cli.run import print_session
-from orchestrator.driver import make_scheduler
-from orchestrator.errors import BadInput, StudyError
-from orchestrator.launch import launch_name, resolve
+from orchestrator.base.errors import BadInput, StudyError
+from orchestrator.cli.run_command import print_session
+from orchestrator.driver.tune_adapters import make_scheduler
 from orchestrator.report.records import read_launch
+from orchestrator.study.launch import launch_name, resolve
 from search_spaces.cells import Cell
 
 
@@ -89,7 +89,7 @@ def test_one_seed_has_no_interval(home, hold, grid_study):
 def test_results_of_other_code_get_rows_of_their_own(hold, grid_study, monkeypatch):
     with hold(grid_study, seeds=(0,)) as session:
         finish_all(session, 2.0)
-    monkeypatch.setattr("orchestrator.ledger.moe_digest", lambda: "other")
+    monkeypatch.setattr("orchestrator.trials.ledger.moe_digest", lambda: "other")
     with hold(grid_study, seeds=(0, 1)) as session:
         finish_all(session, 3.0)
         rows = session.table().rows
@@ -141,8 +141,8 @@ def test_a_study_says_what_is_wrong_with_it(grid_study):
 
 
 def test_cells_of_one_configuration_are_one_trial_and_said(corpus):
-    from orchestrator.library import load_study
-    from orchestrator.plan import plan
+    from orchestrator.study.library import load_study
+    from orchestrator.study.plan import plan
 
     launch = resolve(load_study("quickstart"), corpus_spec=corpus, overrides={"moe.num_experts": 2})
     assert launch.merged == {"dense-total": "dense-active"}
@@ -160,7 +160,7 @@ def test_a_launch_that_cannot_begin_leaves_its_parent_run_as_it_ended(
 
     def cannot_begin():
         with monkeypatch.context() as patch:
-            patch.setattr("orchestrator.session.finished_elsewhere", refuse)
+            patch.setattr("orchestrator.driver.session.finished_elsewhere", refuse)
             with pytest.raises(StudyError, match="damaged"), hold(grid_study):
                 pytest.fail("the launch began")
 

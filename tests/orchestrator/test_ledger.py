@@ -9,8 +9,8 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
 from moe.metrics import VAL_LOSS
-from orchestrator.errors import LaunchHeld
-from orchestrator.trial import RUN_ID
+from orchestrator.base.errors import LaunchHeld
+from orchestrator.stores.trial_record import RUN_ID
 
 STATUS = {
     TrialState.COMPLETE: "FINISHED",

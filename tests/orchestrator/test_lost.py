@@ -12,8 +12,8 @@ import pytest
 import ray
 from mlflow.tracking import MlflowClient
 
-from orchestrator import lost
-from orchestrator.run import run
+from orchestrator.cluster import failure_cause
+from orchestrator.driver.tune_loop import run
 
 
 def test_a_trial_that_keeps_losing_its_process_fails_and_the_others_go_on(
@@ -80,18 +80,18 @@ def test_ray_kills_a_trial_for_want_of_memory_and_the_reason_says_so(tmp_path, h
 
 def test_want_of_memory_is_named_as_such(ray_cluster, monkeypatch):
     error = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory")
-    assert lost.reason(error, None).startswith("out of memory: ")
+    assert failure_cause.reason(error, None).startswith("out of memory: ")
 
-    node = {"id": ray.get_runtime_context().get_node_id(), "oom_kills": lost.oom_kills()}
+    node = {"id": ray.get_runtime_context().get_node_id(), "oom_kills": failure_cause.oom_kills()}
     died = ray.exceptions.ActorDiedError()
-    assert lost.reason(died, node).startswith("the trial's process was lost: ")
+    assert failure_cause.reason(died, node).startswith("the trial's process was lost: ")
     if node["oom_kills"] is None:
         pytest.skip("this kernel does not count what it kills for memory")
     before = {**node, "oom_kills": node["oom_kills"] - 1}
-    assert lost.reason(died, before).startswith("out of memory: ")
+    assert failure_cause.reason(died, before).startswith("out of memory: ")
     gone = {**before, "id": node["id"][::-1]}
-    monkeypatch.setattr(lost, "_ASK_NODE_S", 1.0)
-    assert lost.reason(died, gone).startswith("the trial's process was lost: ")
+    monkeypatch.setattr(failure_cause, "_ASK_NODE_S", 1.0)
+    assert failure_cause.reason(died, gone).startswith("the trial's process was lost: ")
 
 
 def test_an_error_of_the_training_is_its_last_line(ray_cluster):
@@ -101,11 +101,13 @@ def test_an_error_of_the_training_is_its_last_line(ray_cluster):
 
     with pytest.raises(ray.exceptions.RayTaskError) as raised:
         ray.get(train.remote())
-    assert lost.reason(raised.value, None) == "KeyError: 'out of memory? no: a missing key'"
-    assert lost.reason(None, None) == "the trial's process was lost"
+    assert (
+        failure_cause.reason(raised.value, None) == "KeyError: 'out of memory? no: a missing key'"
+    )
+    assert failure_cause.reason(None, None) == "the trial's process was lost"
 
 
 def test_a_machine_without_the_count_says_nothing(tmp_path):
-    assert lost.oom_kills(tmp_path / "none") is None
+    assert failure_cause.oom_kills(tmp_path / "none") is None
     (tmp_path / "vmstat").write_text("pgfault 12\noom_kill 3\n")
-    assert lost.oom_kills(tmp_path / "vmstat") == 3
+    assert failure_cause.oom_kills(tmp_path / "vmstat") == 3

@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from orchestrator.grid import distributions_of, grid_distributions
-from orchestrator.home import Home
-from orchestrator.launch import resolve
-from orchestrator.library import load_study
-from orchestrator.search import SearchStore
-from orchestrator.storage import open_storage
-from orchestrator.trial import METRICS, MOE_DIGEST
+from orchestrator.base.home import Home
+from orchestrator.stores.optuna_storage import open_storage
+from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.trial_record import METRICS, MOE_DIGEST
+from orchestrator.study.launch import resolve
+from orchestrator.study.library import load_study
+from orchestrator.trials.grid import distributions_of, grid_distributions
 from search_spaces.axes import describe_axes
 
 SECRET = "s3cret-pw"

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from orchestrator.errors import Unreachable
-from orchestrator.net import redact, require_reachable
+from orchestrator.base.errors import Unreachable
+from orchestrator.base.urls import redact, require_reachable
 
 
 @pytest.mark.parametrize(

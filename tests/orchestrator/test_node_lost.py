@@ -13,12 +13,12 @@ from mlflow.tracking import MlflowClient
 
 from moe.identity import moe_digest
 from moe.metrics import VAL_LOSS
-from orchestrator.analyze import analyze_launch
-from orchestrator.home import Home
-from orchestrator.library import load_study
+from orchestrator.base.home import Home
+from orchestrator.driver.tune_loop import run
+from orchestrator.report.analysis import analyze_launch
 from orchestrator.report.records import read_launch
 from orchestrator.report.tables import as_json
-from orchestrator.run import run
+from orchestrator.study.library import load_study
 
 STUDY = """
 from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig

@@ -10,8 +10,8 @@ import ray
 
 from moe.config import DataConfig
 from moe.data.prepare import prepare
-from moe.data.tokens import TokenStore, verify
-from orchestrator.node_tokens import bring, this_node, token_source, tokens_here
+from moe.data.token_store import TokenStore, verify
+from orchestrator.cluster.token_transfer import bring, this_node, token_source, tokens_here
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -84,7 +84,7 @@ def test_a_node_without_room_leaves_nothing(prepared, source, tmp_path, monkeypa
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orchestrator.node_tokens.verify", full)
+    monkeypatch.setattr("orchestrator.cluster.token_transfer.verify", full)
     with pytest.raises(OSError, match="No space"):
         bring(prepared.name, source, tmp_path / "full")
     assert [p for p in os.listdir(tmp_path / "full") if not p.endswith(".lock")] == []

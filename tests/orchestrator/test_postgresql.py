@@ -14,16 +14,16 @@ import traceback
 import pytest
 from sqlalchemy import inspect
 
-from orchestrator import postgresql
-from orchestrator.errors import BadInput, LaunchHeld, StudyError, Unreachable
-from orchestrator.home import Home
-from orchestrator.launch import resolve
-from orchestrator.lock import driver_locks
-from orchestrator.mlflow_store import connect
-from orchestrator.options import Options
-from orchestrator.postgresql import AdvisoryLock
-from orchestrator.session import opened
-from orchestrator.storage import open_storage, require_usable
+from orchestrator.base.errors import BadInput, LaunchHeld, StudyError, Unreachable
+from orchestrator.base.home import Home
+from orchestrator.driver.options import Options
+from orchestrator.driver.session import opened
+from orchestrator.stores import postgresql
+from orchestrator.stores.driver_lock import driver_locks
+from orchestrator.stores.mlflow_client import connect
+from orchestrator.stores.optuna_storage import open_storage, require_usable
+from orchestrator.stores.postgresql import AdvisoryLock
+from orchestrator.study.launch import resolve
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.net import answers
+from orchestrator.base.urls import answers
 
 TOKEN = "0123456789abcdef" * 3
 ASK = """
 import sys
 from orchestrator.cluster import connected
-from orchestrator.errors import Unreachable
+from orchestrator.base.errors import Unreachable
 from orchestrator.ray_token import require_token
 
 try:

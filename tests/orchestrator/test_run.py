@@ -12,14 +12,14 @@ import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 
-from moe.data.tokens import TokenStore
+from moe.data.token_store import TokenStore
 from moe.metrics import VAL_LOSS
-from moe.train import train
-from orchestrator.cluster import Resources
+from moe.train.training_run import train
+from orchestrator.cluster.connection import Resources
+from orchestrator.driver.tune_loop import run
 from orchestrator.report.tables import table_of
-from orchestrator.run import run
+from orchestrator.stores.trial_record import MLFLOW_STATUS_OF, STATE_OF, count_states
 from orchestrator.study import EarlyStopping
-from orchestrator.trial import MLFLOW_STATUS_OF, STATE_OF, count_states
 from search_spaces.cells import Cell
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -10,8 +10,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import create_trial
 
-from orchestrator.sampling import BoundedHistory, study_of
-from orchestrator.trial import TrialRecord
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.trials.sampling import BoundedHistory, study_of
 
 
 def trial(number, state, value=None, **attributes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.spool import Spool, SpoolHeld
+from orchestrator.stores.outbox_files import Spool, SpoolHeld
 
 
 def entries(spool):

@@ -22,13 +22,13 @@ from optuna.trial import TrialState
 from optuna_dashboard._note import get_note_from_system_attrs
 
 from moe.metrics import VAL_LOSS
-from orchestrator.errors import BadInput, LaunchHeld
-from orchestrator.grid import distributions_of, grid_distributions
-from orchestrator.launch import resolve
-from orchestrator.run import run
-from orchestrator.search import SearchStore
-from orchestrator.storage import local_store_file, open_storage, require_usable
-from orchestrator.trial import CELL, ERROR, METRICS, RUN_ID, count_states
+from orchestrator.base.errors import BadInput, LaunchHeld
+from orchestrator.driver.tune_loop import run
+from orchestrator.stores.optuna_storage import local_store_file, open_storage, require_usable
+from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.trial_record import CELL, ERROR, METRICS, RUN_ID, count_states
+from orchestrator.study.launch import resolve
+from orchestrator.trials.grid import distributions_of, grid_distributions
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 ODD = 'o\'clock "quoted"; DROP TABLE studies;-- 100% {brace} \\n ü ☃ \t[/red]'
@@ -194,7 +194,7 @@ def test_a_reader_beside_the_writer_always_sees_whole_trials(storage_url, store,
 
 WRITER = """
 import sys
-from orchestrator.storage import open_storage
+from orchestrator.stores.optuna_storage import open_storage
 
 storage = open_storage(sys.argv[1], create=True)
 step = 0

@@ -20,7 +20,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from orchestrator.net import answers
+from orchestrator.base.urls import answers
 
 STUDY = """
 from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig

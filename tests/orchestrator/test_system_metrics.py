@@ -8,7 +8,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
-from orchestrator.run import run
+from orchestrator.driver.tune_loop import run
 
 CPU = "system/cpu_utilization_percentage"
 

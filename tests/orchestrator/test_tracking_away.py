@@ -15,9 +15,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
-from orchestrator.errors import Unreachable
-from orchestrator.mlflow_store import connect
-from orchestrator.tracking import Away
+from orchestrator.base.errors import Unreachable
+from orchestrator.stores.mlflow_client import connect
+from orchestrator.stores.mlflow_runs import Away
 
 
 def entry(step, loss):
@@ -267,7 +267,7 @@ STUDY = Study(
 def test_still_away_at_the_end_is_exit_code_1_and_deliver_mends_it(
     moe_study, home, corpus, proxy, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("orchestrator.tracking.CLOSE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("orchestrator.stores.mlflow_runs.CLOSE_TIMEOUT_S", 1.0)
     study = tmp_path / "away.py"
     study.write_text(STUDY)
     options = ("--home", home.root, "--mlflow-uri", proxy.uri)

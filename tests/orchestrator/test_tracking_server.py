@@ -6,8 +6,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
-from orchestrator.courier import deliver_spools
-from orchestrator.tracking import Away
+from orchestrator.stores.mlflow_runs import Away
+from orchestrator.stores.outbox import deliver_spools
 
 
 def entry(step, loss):
@@ -19,7 +19,7 @@ def test_metrics_outlive_a_server_that_is_away_and_nothing_is_shown(
     mlflow_server, home, hold, grid_study, capfd, said, monkeypatch
 ):
     server = mlflow_server
-    monkeypatch.setattr("orchestrator.tracking.CLOSE_TIMEOUT_S", 3.0)
+    monkeypatch.setattr("orchestrator.stores.mlflow_runs.CLOSE_TIMEOUT_S", 3.0)
     with hold(grid_study, seeds=(0,), options={"mlflow_uri": server.uri}) as session:
         ledger = session.ledger
         numbers = []

@@ -17,14 +17,14 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from orchestrator import cluster as settings
-from orchestrator.home import Home
-from orchestrator.launch import resolve
-from orchestrator.library import load_study
-from orchestrator.options import Options
+from orchestrator.base.home import Home
+from orchestrator.cluster import connection as settings
+from orchestrator.driver.options import Options
+from orchestrator.driver.session import opened
+from orchestrator.driver.tune_loop import run
 from orchestrator.report.tables import as_json
-from orchestrator.run import run
-from orchestrator.session import opened
+from orchestrator.study.launch import resolve
+from orchestrator.study.library import load_study
 
 LOST_AT_STEP = 150
 

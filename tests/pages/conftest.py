@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from moe.metrics import STEP, TIMESTAMP_MS, VAL_LOSS
-from orchestrator.home import Home
+from orchestrator.base.home import Home
 
 # The documented way to make a study small: what it holds fixed, set on the command line.
 SMALL = {
@@ -55,12 +55,12 @@ def finished(tmp_path_factory, request):
 
 def _train(root, mlflow_template, corpus):
     """Two endings are told to the ledger, as a driver would; the rest is run and published."""
-    from orchestrator.launch import resolve
-    from orchestrator.library import load_study
-    from orchestrator.options import Options
-    from orchestrator.publish import publish
-    from orchestrator.run import run
-    from orchestrator.session import opened
+    from orchestrator.driver.options import Options
+    from orchestrator.driver.publish import publish
+    from orchestrator.driver.session import opened
+    from orchestrator.driver.tune_loop import run
+    from orchestrator.study.launch import resolve
+    from orchestrator.study.library import load_study
 
     root.mkdir(parents=True)
     shutil.copy(mlflow_template, root / "mlflow.db")

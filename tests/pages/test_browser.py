@@ -15,9 +15,9 @@ import time
 import psutil
 import pytest
 
-from orchestrator.library import load_study
-from orchestrator.report.html import write_report
+from orchestrator.report.page import write_report
 from orchestrator.report.records import read_launch
+from orchestrator.study.library import load_study
 
 WAIT_S = 240
 # MLflow's page asks who is logged in, also where nobody can be.

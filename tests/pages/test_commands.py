@@ -12,11 +12,11 @@ from contextlib import ExitStack
 import pytest
 from typer.main import get_command
 
-from orchestrator.cli.options import app, complete_path, complete_scale, complete_study
-from orchestrator.errors import BadInput
-from orchestrator.launch import resolve
-from orchestrator.library import load_study, study_names
-from orchestrator.ui import _port
+from orchestrator.base.errors import BadInput
+from orchestrator.cli.pages import _port
+from orchestrator.cli.parameters import app, complete_path, complete_scale, complete_study
+from orchestrator.study.launch import resolve
+from orchestrator.study.library import load_study, study_names
 
 
 def test_every_command_has_an_example_in_its_help(moe_study):

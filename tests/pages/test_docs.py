@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
-from orchestrator.cli.options import app
-from orchestrator.reference import PAGES, renewed
+from orchestrator.cli.parameters import app
 
 ROOT = Path(__file__).parents[2]
+_REFERENCE = runpy.run_path(str(ROOT / "docs" / "reference.py"))
+PAGES, renewed = _REFERENCE["PAGES"], _REFERENCE["renewed"]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Only parsed here, each with the test that runs it.
@@ -137,7 +139,7 @@ def test_every_page_is_reached_from_the_readme():
 @pytest.mark.parametrize("name", PAGES)
 def test_generated_pages_are_what_the_code_says(name):
     text = (ROOT / "docs" / name).read_text("utf-8")
-    assert text == renewed(text, PAGES[name]()), "run `python -m orchestrator.reference`"
+    assert text == renewed(text, PAGES[name]()), "run `python docs/reference.py`"
 
 
 # What a reader meets on the way, and needs no map for.

@@ -9,12 +9,12 @@ import re
 import plotly.graph_objects as go
 import pytest
 
-from orchestrator.library import load_study
-from orchestrator.report.charts import LIGHT, with_colours
 from orchestrator.report.cost import cost_rows
-from orchestrator.report.html import render_report
+from orchestrator.report.page import render_report
 from orchestrator.report.pareto import pareto_points
+from orchestrator.report.plotly_charts import LIGHT, with_colours
 from orchestrator.report.records import read_launch
+from orchestrator.study.library import load_study
 
 
 @pytest.fixture(scope="module")

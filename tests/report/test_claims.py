@@ -10,7 +10,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
 
-from orchestrator.claim_types import (
+from orchestrator.report.evidence import probe_labels
+from orchestrator.report.verdicts import judge
+from orchestrator.study import (
     All,
     Better,
     Effect,
@@ -20,8 +22,6 @@ from orchestrator.claim_types import (
     Ordered,
     Specialises,
 )
-from orchestrator.report.claims import judge
-from orchestrator.report.evidence import probe_labels
 
 PERCENT = math.log(1.01)
 

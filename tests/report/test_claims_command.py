@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator.grid import distributions_of, grid_distributions
-from orchestrator.home import Home
-from orchestrator.launch import resolve
-from orchestrator.library import load_study
-from orchestrator.search import SearchStore
-from orchestrator.storage import open_storage
-from orchestrator.trial import METRICS, MOE_DIGEST
+from orchestrator.base.home import Home
+from orchestrator.stores.optuna_storage import open_storage
+from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.trial_record import METRICS, MOE_DIGEST
+from orchestrator.study.launch import resolve
+from orchestrator.study.library import load_study
+from orchestrator.trials.grid import distributions_of, grid_distributions
 
 LOSS = {"dense-1x": 3.30, "dense-2x": 3.20, "dense-4x": 3.15}
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.home import Home
-from orchestrator.report.figures import draw_assignment, draw_launch, launch_figures
-from orchestrator.report.plots import WIDTH_INCHES
+from orchestrator.base.home import Home
+from orchestrator.report.matplotlib_plots import WIDTH_INCHES
+from orchestrator.report.print_figures import draw_assignment, draw_launch, launch_figures
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.statistics import mean_interval
-from orchestrator.search import LaunchInfo
-from orchestrator.trial import MOE_DIGEST, TrialRecord
+from orchestrator.stores.optuna_trials import LaunchInfo
+from orchestrator.stores.trial_record import MOE_DIGEST, TrialRecord
 
 STEPS = (10, 20, 40)
 BATCH_TOKENS = 512
@@ -355,7 +355,8 @@ def test_assignment_bars_are_shares_of_each_seen_label(tmp_path, monkeypatch):
     count = np.array([[[1, 0, 30], [3, 0, 10]], [[2, 0, 20], [2, 0, 20]]])
     kept = []
     monkeypatch.setattr(
-        "orchestrator.report.figures.save", lambda figure, folder, name: kept.append(figure) or []
+        "orchestrator.report.print_figures.save",
+        lambda figure, folder, name: kept.append(figure) or [],
     )
     draw_assignment(count, layers=LAYERS, labels=["x", "unseen", "y"], folder=tmp_path, **ABOUT)
     first, second = axes_of(kept[0])

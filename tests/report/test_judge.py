@@ -10,14 +10,19 @@ import math
 import pytest
 from scipy import stats
 
-from orchestrator.claim_types import Better, Specialises
-from orchestrator.errors import BadInput
-from orchestrator.home import Home
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
 from orchestrator.report.judge import analysis_folder, judge_launch, main_digest, read_analysis
 from orchestrator.report.tables import render, table_of
-from orchestrator.study import Study
-from orchestrator.trial import FLOPS_PER_TOKEN, METRICS, MOE_DIGEST, PARAMS_ACTIVE, PARAMS_TOTAL
-from orchestrator.trial import TrialRecord as Record
+from orchestrator.stores.trial_record import (
+    FLOPS_PER_TOKEN,
+    METRICS,
+    MOE_DIGEST,
+    PARAMS_ACTIVE,
+    PARAMS_TOTAL,
+)
+from orchestrator.stores.trial_record import TrialRecord as Record
+from orchestrator.study import Better, Specialises, Study
 from search_spaces.cells import Cell
 from studies.scales import SCALES
 

@@ -13,8 +13,8 @@ import pytest
 
 from moe.accounting import account
 from moe.config import TrialConfig
-from orchestrator.library import load_study, study_names
 from orchestrator.study import Study
+from orchestrator.study.library import load_study, study_names
 from search_spaces.overlay import diff, flatten
 from studies.scales import SCALES
 

@@ -1,0 +1,258 @@
+"""Prepared tokens, memory-mapped: batches for training and a fixed evaluation set.
+
+Needs numpy and pyarrow only. Several workers on one machine share the pages of the same files.
+
+Shapes: B sequences, S = context_length, V = vocab_size. A sequence is S + 1 tokens of one segment
+(its labels are therefore one combination); the next begins S tokens later, so that each token but a
+segment's first is a target once. What is left at a segment's end is dropped (`dropped_share`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from moe.data.layout import (
+    SPLITS,
+    VOCABULARY_FILE,
+    DamagedTokens,
+    read_meta,
+    split_file,
+    token_dtype,
+    verify,
+)
+from moe.data.shuffle import permute
+
+Split = Literal["train", "val"]
+
+_BLOCK = 1 << 12  # sequences whose order is worked out together: for a few, numpy's calls dominate
+
+__all__ = ["Batch", "DamagedTokens", "TokenStore", "verify"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`ids_BS` and `targets_BS` are views of the same rows of S + 1 tokens (int64)."""
+
+    ids_BS: np.ndarray
+    targets_BS: np.ndarray  # the ids one position on
+    labels: dict[str, np.ndarray]  # column -> [B] int64, index into label_values(column)
+
+
+class _MappedSplit:
+    """One split's file: where its segments lie in the mapped pages."""
+
+    def __init__(self, path: Path, segments: list[dict[str, Any]], dtype: np.dtype) -> None:
+        try:
+            mapped = pa.memory_map(str(path)).read_buffer()
+            reader = pa.ipc.open_file(mapped)
+            columns = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedTokens(path, f"is not the Arrow file that was written ({error})") from None
+        if [len(c) for c in columns] != [s["tokens"] for s in segments]:
+            raise DamagedTokens(path, "does not hold the segments that were written")
+        # All segments in one view of the file, so that a batch is gathered from any of them at once
+        self.tokens = np.frombuffer(mapped, dtype=dtype, count=mapped.size // dtype.itemsize)
+        starts = [(c.buffers()[1].address - mapped.address) // dtype.itemsize for c in columns]
+        self.start_G = np.array(starts, dtype=np.int64)
+        self.length_G = np.array([len(c) for c in columns], dtype=np.int64)
+        labels = [segment["labels"] for segment in segments]
+        self.label_GC = np.array(labels, dtype=np.int64).reshape(len(segments), -1)
+
+    @lru_cache(maxsize=8)  # noqa: B019  (lives as long as the store, which a process opens once)
+    def first_sequences(self, context_length: int) -> np.ndarray:
+        """Index of each segment's first sequence, and at the end their number. [G + 1]"""
+        per_segment = np.maximum(self.length_G - 1, 0) // context_length
+        return np.concatenate([[0], np.cumsum(per_segment)])
+
+
+@lru_cache(maxsize=4)
+def _shuffled(n: int, key: tuple[int, int], block: int) -> np.ndarray:
+    """Places block*_BLOCK and on of the permutation of 0..n-1, up to a block's or its end."""
+    places = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, n))
+    return permute(places, n=n, key=key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenStore:
+    """A folder of prepared tokens that is open for reading.
+
+    `meta` holds corpus (spec, digest, versions), tokenizer, vocab_size, the label columns with
+    their values, and of each split documents, tokens, bytes of text and segments.
+    """
+
+    path: Path
+    digest: str
+    meta: dict[str, Any]
+    _splits: dict[str, _MappedSplit]
+
+    @classmethod
+    def open(cls, path: Path | str) -> TokenStore:
+        """Maps the files. Cheap: sizes and structure are checked here, every byte by `verify`.
+
+        Raises:
+            ValueError: `path` holds no prepared tokens, or of another format version.
+            DamagedTokens: (a ValueError) a file is not as it was written; the message names it.
+        """
+        path = Path(path)
+        meta = read_meta(path)
+        dtype = token_dtype(meta["vocab_size"])
+        splits = {
+            split: _MappedSplit(path / split_file(split), meta["splits"][split]["segments"], dtype)
+            for split in SPLITS
+        }
+        return cls(path=path, digest=meta["digest"], meta=meta, _splits=splits)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.meta["vocab_size"]
+
+    @property
+    def end_of_document(self) -> int:
+        return self.meta["tokenizer"]["end_of_document"]
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        return tuple(self.meta["labels"])
+
+    def label_values(self, column: str) -> tuple[str, ...]:
+        """Values of a label column in the order of their ids ("" stands for no label)."""
+        if column not in self.meta["labels"]:
+            why = self.meta["columns_left_out"].get(column)
+            raise ValueError(
+                f"a label column of this corpus is one of {', '.join(self.label_columns) or 'none'}"
+                f"; received {column!r}" + (f" (it {why})" if why else "") + ". Choose another."
+            )
+        return tuple(self.meta["labels"][column])
+
+    def num_sequences(self, split: Split, context_length: int) -> int:
+        return int(self._splits[split].first_sequences(context_length)[-1])
+
+    def dropped_share(self, split: Split, context_length: int) -> float:
+        """Share of a split's tokens that are in no sequence, because their segment ends."""
+        tokens = int(self._splits[split].length_G.sum())
+        return 1 - self.num_sequences(split, context_length) * context_length / tokens
+
+    def batch(
+        self,
+        *,
+        seed: int,
+        step: int,
+        num_sequences: int,
+        context_length: int,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Batch:
+        """Sequences start:stop of the `num_sequences` of optimiser step `step` (from 0).
+
+        A pure function of its arguments. Within an epoch every sequence comes once, in an order
+        that `seed` and the epoch decide; the slices of a step are those of the whole.
+
+        Raises ValueError if the training split has no sequence of this length.
+        """
+        total = self._checked_num_sequences("train", context_length)
+        stop = num_sequences if stop is None else stop
+        assert 0 <= start <= stop <= num_sequences
+        at, end = step * num_sequences + start, step * num_sequences + stop
+        pieces = [np.empty(0, dtype=np.int64)]
+        while at < end:
+            epoch, place = divmod(at, total)
+            block, inside = divmod(place, _BLOCK)
+            pieces.append(_shuffled(total, (seed, epoch), block)[inside : inside + end - at])
+            at += len(pieces[-1])
+        return self._sequences("train", np.concatenate(pieces), context_length)
+
+    def evaluation(self, *, context_length: int, num_tokens: int) -> np.ndarray:
+        """Indices of the held-out sequences of an evaluation, evenly spread over the split.
+
+        `num_tokens // context_length` of them, or all if there are fewer. Raises ValueError if
+        that is less than one.
+        """
+        total = self._checked_num_sequences("val", context_length)
+        if num_tokens < context_length:
+            raise ValueError(
+                f"an evaluation holds at least one sequence of {context_length} tokens; received "
+                f"{num_tokens} tokens. Raise train.eval_tokens."
+            )
+        chosen = min(num_tokens // context_length, total)
+        return np.arange(chosen) * total // chosen
+
+    def eval_batches(
+        self, context_length: int, num_tokens: int, sequences_per_batch: int
+    ) -> Iterator[Batch]:
+        """The fixed evaluation set, the same for every seed and cell; see `evaluation`."""
+        index = self.evaluation(context_length=context_length, num_tokens=num_tokens)
+        return (
+            self._sequences("val", index[i : i + sequences_per_batch], context_length)
+            for i in range(0, len(index), sequences_per_batch)
+        )
+
+    def documents(self, split: Split) -> Iterator[tuple[np.ndarray, dict[str, str]]]:
+        """Each document's ids (without the end of document; a view of the file) and its labels."""
+        mapped = self._splits[split]
+        for start, length, labels in zip(
+            mapped.start_G, mapped.length_G, mapped.label_GC, strict=True
+        ):
+            tokens = mapped.tokens[start : start + length]
+            named = {
+                column: self.label_values(column)[label]
+                for column, label in zip(self.label_columns, labels, strict=True)
+            }
+            begin = 0
+            for end in np.flatnonzero(tokens == self.end_of_document):
+                yield tokens[begin:end], named
+                begin = end + 1
+
+    @cached_property
+    def vocabulary(self) -> tuple[bytes, ...]:
+        """The bytes of each token id; none for the end of document."""
+        path = self.path / VOCABULARY_FILE
+        try:
+            with pa.memory_map(str(path)) as file:
+                tokens = pa.ipc.open_file(file).read_all().column("token").to_pylist()
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DamagedTokens(path, f"is not the Arrow file that was written ({error})") from None
+        return tuple(tokens)
+
+    @cached_property
+    def token_bytes(self) -> np.ndarray:
+        """Bytes of each token id (int64 [V], 0 for the end of document): for bits per byte."""
+        return np.array([len(token) for token in self.vocabulary], dtype=np.int64)
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """The text of ids, as UTF-8 that may begin or end inside a character."""
+        return b"".join(self.vocabulary[i] for i in ids)
+
+    def _checked_num_sequences(self, split: Split, context_length: int) -> int:
+        if total := self.num_sequences(split, context_length):
+            return total
+        longest = int(self._splits[split].length_G.max(initial=0))
+        raise ValueError(
+            f"the {split} split must hold a sequence of model.context_length + 1 tokens with the "
+            f"same labels; with a context of {context_length} it holds none (the longest stretch "
+            f"has {longest} tokens). Lower model.context_length, raise data.holdout_fraction or "
+            "use more text."
+        )
+
+    def _sequences(self, split: Split, index_B: np.ndarray, context_length: int) -> Batch:
+        mapped = self._splits[split]
+        first_G = mapped.first_sequences(context_length)
+        segment_B = np.searchsorted(first_G, index_B, side="right") - 1
+        at_B = mapped.start_G[segment_B] + (index_B - first_G[segment_B]) * context_length
+        # Row by row into one array: twice to twenty times as fast as one indexed read
+        row_BS1 = np.empty((len(at_B), context_length + 1), dtype=np.int64)
+        for row_S1, at in zip(row_BS1, at_B.tolist(), strict=True):
+            row_S1[:] = mapped.tokens[at : at + context_length + 1]
+        return Batch(
+            ids_BS=row_BS1[:, :-1],
+            targets_BS=row_BS1[:, 1:],
+            labels={
+                column: mapped.label_GC[segment_B, i] for i, column in enumerate(self.label_columns)
+            },
+        )

@@ -1,0 +1,100 @@
+"""Whole sequences through their experts: no sort, no gather, no scatter.
+
+The rows of a sequence lie together and share their gates, so a gate scales a product and no row is
+moved. One product is made for each sequence and chosen expert, which pays where they are large and
+an expert has few of them: `moe.model.experts` says when. tests/moe/test_experts.py holds it equal
+to a per-token loop.
+
+Shapes:  U sequences   R positions   K chosen   N experts   D d_model   F d_expert
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class SequenceMixture(torch.autograd.Function):
+    """Keeps the input and the two hidden activations, as a dense FFN of equal active width does."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_URD: Tensor,
+        gate_UK: Tensor,
+        w_in_NDF: Tensor,
+        b_in_NF: Tensor,
+        w_out_NFD: Tensor,
+        b_out_ND: Tensor,
+        index_UK: Tensor,
+    ) -> Tensor:
+        num_rows, d_expert = x_URD.shape[1], b_in_NF.shape[1]
+        pre_UKRF = x_URD.new_empty(*index_UK.shape, num_rows, d_expert)
+        act_UKRF = torch.empty_like(pre_UKRF)
+        bias_U1D = gate_UK[:, None] @ b_out_ND[index_UK]
+        y_URD = bias_U1D.expand(-1, num_rows, -1).contiguous()
+        for u, k, n, gate in _products(index_UK, gate_UK):
+            pre_RF, act_RF = pre_UKRF[u, k], act_UKRF[u, k]
+            torch.addmm(b_in_NF[n], x_URD[u], w_in_NDF[n], out=pre_RF)
+            torch.ops.aten.gelu.out(pre_RF, out=act_RF)
+            y_URD[u].addmm_(act_RF, w_out_NFD[n], alpha=gate)
+        ctx.save_for_backward(
+            x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, index_UK, pre_UKRF, act_UKRF
+        )
+        return y_URD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_URD: Tensor) -> tuple[Tensor | None, ...]:
+        x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, index_UK, *hidden = (
+            ctx.saved_tensors
+        )
+        pre_UKRF, act_UKRF = hidden
+        dw_in_NDF, dw_out_NFD = torch.empty_like(w_in_NDF), torch.empty_like(w_out_NFD)
+        dx_URD = torch.empty_like(x_URD)
+        dy_U1D = dy_URD.sum(1, keepdim=True)
+        dgate_UK = (dy_U1D * b_out_ND[index_UK]).sum(-1)
+        dpre_UKF = b_in_NF.new_empty(*index_UK.shape, b_in_NF.shape[1])
+        buffer_RF = torch.empty_like(pre_UKRF[0, 0])
+        begun = [False] * len(w_in_NDF)
+        for u, k, n, gate in _products(index_UK, gate_UK):
+            act_RF = act_UKRF[u, k]
+            # A weight's first product is written over what is there: adding it would read zeros.
+            add = {"beta": int(begun[n]), "alpha": gate}
+            begun[n] = True
+            # Of the ungated output: the gate multiplies what is made of it.
+            dhidden_RF = torch.mm(dy_URD[u], w_out_NFD[n].t(), out=buffer_RF)
+            if ctx.needs_input_grad[1]:
+                dgate_UK[u, k] += torch.dot(dhidden_RF.view(-1), act_RF.view(-1))
+            dw_out_NFD[n].addmm_(act_RF.t(), dy_URD[u], **add)
+            torch.ops.aten.gelu_backward.grad_input(
+                dhidden_RF, pre_UKRF[u, k], grad_input=dhidden_RF
+            )
+            dx_RD = dx_URD[u]
+            torch.addmm(dx_RD, dhidden_RF, w_in_NDF[n].t(), beta=int(k > 0), alpha=gate, out=dx_RD)
+            dw_in_NDF[n].addmm_(x_URD[u].t(), dhidden_RF, **add)
+            torch.sum(dhidden_RF, 0, out=dpre_UKF[u, k])
+        for n, has_begun in enumerate(begun):
+            if not has_begun:
+                dw_in_NDF[n].zero_()
+                dw_out_NFD[n].zero_()
+        db_in_NF = _sum_by_expert(gate_UK[..., None] * dpre_UKF, index_UK, b_in_NF)
+        db_out_ND = _sum_by_expert(gate_UK[..., None] * dy_U1D, index_UK, b_out_ND)
+        dgate = dgate_UK if ctx.needs_input_grad[1] else None
+        return dx_URD, dgate, dw_in_NDF, db_in_NF, dw_out_NFD, db_out_ND, None
+
+
+def _products(index_UK: Tensor, gate_UK: Tensor) -> list[tuple[int, int, int, float]]:
+    """Each sequence's place, rank, expert and gate, in order."""
+    return [
+        (u, k, n, gate)
+        for u, (experts, gates) in enumerate(zip(index_UK.tolist(), gate_UK.tolist(), strict=True))
+        for k, (n, gate) in enumerate(zip(experts, gates, strict=True))
+    ]
+
+
+def _sum_by_expert(value_UKC: Tensor, index_UK: Tensor, like_NC: Tensor) -> Tensor:
+    return torch.zeros_like(like_NC).index_add_(0, index_UK.flatten(), value_UKC.flatten(0, 1))

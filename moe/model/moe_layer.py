@@ -1,0 +1,62 @@
+"""The feed-forward half of a block: dense, or a mixture of experts.
+
+Shapes:  B sequences   S positions   D d_model   F width of the FFN
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moe.config import TrialConfig
+from moe.model.balance import LoadBalance
+from moe.model.experts import Experts
+from moe.model.router import ROUTERS, RouterContext, Routing
+
+
+class FeedForward(nn.Module):
+    """The FFN of GPT-2. GELU is the exact one: on CPUs the tanh form takes three times as long."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(d_model, d_ff)
+        self.project = nn.Linear(d_ff, d_model)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        return self.project(F.gelu(self.expand(x_BSD)))
+
+
+class MoELayer(nn.Module):
+    """Router, load balance, experts, and the shared experts that every token passes.
+
+    Under a global scope only the first MoE block has a router; the others are given its decision.
+    s shared experts are one FFN of s times the width, which is the same function (2401.06066).
+    """
+
+    def __init__(self, config: TrialConfig, layer: int) -> None:
+        super().__init__()
+        moe, d_model = config.moe, config.model.d_model
+        decides = moe.routing_scope == "layer" or layer == config.moe_layers[0]
+        scores = decides and moe.router in ("learned", "frozen", "random")
+        self.router = ROUTERS[moe.router](config, layer) if decides else None
+        self.balance = LoadBalance(moe) if scores else None
+        self.experts = Experts(
+            num_experts=moe.total_experts, d_model=d_model, d_expert=config.d_expert
+        )
+        width = moe.shared_experts * config.d_expert
+        self.shared = FeedForward(d_model, width) if width else None
+
+    def forward(
+        self, x_BSD: Tensor, context: RouterContext, decision: Routing | None
+    ) -> tuple[Tensor, Routing]:
+        """`decision`: the first block's, for blocks that have no router of their own."""
+        if self.router is None:
+            assert decision is not None, "a block without router follows one that has it"
+            routing = decision
+        else:
+            bias_N = self.balance.bias_N if self.balance is not None else None
+            routing = self.router(x_BSD, context, bias_N)
+        y_BSD = self.experts(x_BSD, routing)
+        if self.shared is not None:
+            y_BSD = y_BSD + self.shared(x_BSD)
+        return y_BSD, routing

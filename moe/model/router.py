@@ -1,0 +1,238 @@
+"""Which experts, with which weights: one class a kind of router.
+
+Shapes:  B sequences   S positions   T = B*S tokens   D d_model   V vocabulary
+         N experts     K chosen      U routed units: T at token unit, B at sequence unit
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moe.config import Gate, RoutingUnit, TrialConfig
+from moe.model.seeding import named_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterContext:
+    """What routers read beside the hidden states.
+
+    step: the optimiser step in training; the batch's number in evaluation.
+    """
+
+    ids_BS: Tensor
+    label_B: Tensor | None
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Routing:
+    """One block's decision; blocks under a global scope hold the same object.
+
+    unit: what a row of the tensors stands for.
+    expert_index: [U, K] int64, K different experts of each unit.
+    gate: [U, K], the weights of their outputs.
+    counts_N: assignments per expert counted in tokens: a sequence counts its length.
+    logits, probs: [U, N], the scores and their softmax over all experts; None for hash and label.
+    """
+
+    unit: RoutingUnit
+    expert_index: Tensor
+    gate: Tensor
+    counts_N: Tensor
+    logits: Tensor | None = None
+    probs: Tensor | None = None
+
+
+def softmax(logits_UN: Tensor) -> Tensor:
+    """Over experts. Torch's CPU kernel takes four times as long along a dimension that is shorter
+    than a vector register as along the other."""
+    return logits_UN.softmax(1) if logits_UN.shape[1] >= 8 else logits_UN.t().softmax(0).t()
+
+
+def gate_weights(
+    gate: Gate, logits_UN: Tensor, probs_UN: Tensor, expert_index_UK: Tensor
+) -> Tensor:
+    """Weights [U, K] of the chosen experts; `probs_UN` is the softmax of `logits_UN`.
+
+    switch: p = softmax over all, unnormalised (2101.03961). softmax_topk: softmax over the chosen
+    logits (2401.04088). double_softmax: e^{p_i} / sum_chosen e^{p_j} (2402.13089).
+    sigmoid: sigmoid(logit), unnormalised.
+    """
+    match gate:
+        case "switch":
+            return probs_UN.gather(1, expert_index_UK)
+        case "softmax_topk":
+            return softmax(logits_UN.gather(1, expert_index_UK))
+        case "double_softmax":
+            return softmax(probs_UN.gather(1, expert_index_UK))
+        case "sigmoid":
+            return logits_UN.gather(1, expert_index_UK).sigmoid()
+
+
+def count_tokens(expert_index_UK: Tensor, num_experts: int, tokens_per_unit: int) -> Tensor:
+    """Assignments [N] in tokens. scatter_add_ and not bincount, which makes a GPU wait."""
+    index_A = expert_index_UK.flatten()
+    counts_N = torch.zeros(num_experts, device=index_A.device)
+    ones_A = torch.ones((), device=index_A.device).expand_as(index_A)
+    return counts_N.scatter_add_(0, index_A, ones_A) * tokens_per_unit
+
+
+class ScoringRouter(nn.Module):
+    """A linear map without bias scores every expert (2402.13089); the K best are chosen.
+
+    Subclasses say where the weights come from. Under autocast scores keep the weights' float32:
+    rounding them moves the choice (2101.03961, section 2.4).
+    """
+
+    def __init__(self, config: TrialConfig, layer: int) -> None:
+        super().__init__()
+        self.moe = config.moe
+        self.seed = config.train.seed
+        self.layer = layer
+        self.shape_ND = (config.moe.total_experts, config.model.d_model)
+
+    def weight_of(self, context: RouterContext) -> Tensor:
+        raise NotImplementedError
+
+    def units(self, x_BSD: Tensor) -> Tensor:
+        """What is scored: [U, D]. The mean of the inputs scores as the mean of the scores does."""
+        if self.moe.routing_unit == "token":
+            return x_BSD.flatten(0, 1)
+        if self.moe.uses_prefix:
+            return x_BSD[:, : self.moe.prefix_length].mean(1)
+        return x_BSD.mean(1)
+
+    def forward(
+        self, x_BSD: Tensor, context: RouterContext, selection_bias_N: Tensor | None = None
+    ) -> Routing:
+        """`selection_bias_N` moves the choice but not the gate (2408.15664)."""
+        with torch.autocast(x_BSD.device.type, enabled=False):
+            weight_ND = self.weight_of(context)
+            x_UD = self.units(x_BSD.to(weight_ND.dtype))
+            logits_UN = F.linear(x_UD, weight_ND)
+            probs_UN = softmax(logits_UN)
+            score_UN = logits_UN.detach()
+            if selection_bias_N is not None:
+                score_UN = score_UN + selection_bias_N
+            index_UK = score_UN.topk(self.moe.active_experts, dim=-1).indices
+            tokens_per_unit = x_BSD.shape[:2].numel() // len(x_UD)
+            return Routing(
+                unit=self.moe.routing_unit,
+                expert_index=index_UK,
+                gate=gate_weights(self.moe.gate, logits_UN, probs_UN, index_UK),
+                counts_N=count_tokens(index_UK, self.moe.total_experts, tokens_per_unit),
+                logits=logits_UN,
+                probs=probs_UN,
+            )
+
+
+class LearnedRouter(ScoringRouter):
+    """Trained with the model."""
+
+    def __init__(self, config: TrialConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.weight = nn.Parameter(torch.empty(self.shape_ND))
+
+    def weight_of(self, context: RouterContext) -> Tensor:
+        return self.weight
+
+
+class FrozenRouter(ScoringRouter):
+    """Stays as it was initialised: a buffer, so no optimiser and no weight decay can reach it."""
+
+    def __init__(self, config: TrialConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.register_buffer("weight", torch.empty(self.shape_ND))
+
+    def weight_of(self, context: RouterContext) -> Tensor:
+        return self.weight
+
+
+class RandomRouter(ScoringRouter):
+    """Drawn anew for each step, f(seed, layer, step); in evaluation for each batch.
+
+    Nothing is stored, so every process and a resumed run draw the same.
+    """
+
+    def weight_of(self, context: RouterContext) -> Tensor:
+        phase = "train" if self.training else "eval"
+        generator = named_generator(self.seed, "random router", self.layer, phase, context.step)
+        weight = torch.randn(self.shape_ND, generator=generator) * self.moe.router_init_std
+        return weight.to(context.ids_BS.device, non_blocking=True)
+
+
+class HashRouter(nn.Module):
+    """A fixed function of the token id (2106.04426), with uniform gates.
+
+    Each (id, expert, layer) has a hash, and the K largest win: K different experts, and those of
+    a smaller K are among those of a larger.
+    """
+
+    def __init__(self, config: TrialConfig, layer: int) -> None:
+        super().__init__()
+        self.num_experts = config.moe.total_experts
+        ids_V = torch.arange(config.data.vocab_size)
+        experts_N = torch.arange(self.num_experts)
+        hash_VN = _mix(_mix(ids_V)[:, None] + _mix(experts_N + (layer << 32)))
+        table_VK = hash_VN.topk(config.moe.active_experts).indices
+        self.register_buffer("table_VK", table_VK, persistent=False)
+
+    def forward(
+        self, x_BSD: Tensor, context: RouterContext, selection_bias_N: Tensor | None = None
+    ) -> Routing:
+        index_UK = self.table_VK[context.ids_BS.flatten()]
+        return Routing(
+            unit="token",
+            expert_index=index_UK,
+            gate=torch.full(index_UK.shape, 1 / index_UK.shape[1], device=x_BSD.device),
+            counts_N=count_tokens(index_UK, self.num_experts, 1),
+        )
+
+
+def _mix(value: Tensor) -> Tensor:
+    """Multiplicative hash of int64 (the finaliser of MurmurHash3), wrapping around.
+
+    The masks turn arithmetic right shifts into logical ones.
+    """
+    value = (value ^ ((value >> 33) & (2**31 - 1))) * -49064778989728563
+    value = (value ^ ((value >> 33) & (2**31 - 1))) * -4265267296055464877
+    return value ^ ((value >> 33) & (2**31 - 1))
+
+
+class LabelRouter(nn.Module):
+    """Each label to its expert (2402.13089's routing by language); the unit is the sequence."""
+
+    def __init__(self, config: TrialConfig, layer: int) -> None:
+        super().__init__()
+        self.num_experts = config.moe.total_experts
+        self.column = config.moe.label_column
+
+    def forward(
+        self, x_BSD: Tensor, context: RouterContext, selection_bias_N: Tensor | None = None
+    ) -> Routing:
+        """Raises ValueError without labels."""
+        if context.label_B is None:
+            raise ValueError(
+                f"moe.router=label routes by the corpus column {self.column!r}; received no "
+                "labels. Pass label_B, the column's value of each sequence."
+            )
+        index_UK = context.label_B.remainder(self.num_experts)[:, None]
+        return Routing(
+            unit="sequence",
+            expert_index=index_UK,
+            gate=torch.ones(index_UK.shape, device=x_BSD.device),
+            counts_N=count_tokens(index_UK, self.num_experts, x_BSD.shape[1]),
+        )
+
+
+ROUTERS = {
+    "learned": LearnedRouter,
+    "frozen": FrozenRouter,
+    "random": RandomRouter,
+    "hash": HashRouter,
+    "label": LabelRouter,
+}

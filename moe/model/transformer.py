@@ -1,0 +1,256 @@
+"""A GPT-2-style decoder whose feed-forward blocks may be mixtures of experts, read top to bottom.
+
+Shapes:  B sequences   S positions   D d_model   V vocabulary   H heads   E width of a head
+         T counted positions of all sequences
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moe.config import TrialConfig
+from moe.model.balance import z_loss
+from moe.model.moe_layer import FeedForward, MoELayer
+from moe.model.router import RouterContext, Routing
+from moe.model.seeding import named_generator
+
+INIT_STD = 0.02  # GPT-2's
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelOutput:
+    """Losses of one micro-batch.
+
+    loss: mean cross-entropy in nats over the counted positions, auxiliary losses apart.
+    loss_sum, count: its numerator and denominator.
+    aux_loss: weighted sum of balance loss and z-loss, to be added to `loss`; 0 if there is none.
+    balance_loss, z_loss: means over the blocks that route, before their coefficients and without
+        gradient; 0 where no router scores experts (dense, hash, label).
+    routing: one decision per MoE block; empty for a dense model.
+    """
+
+    loss: Tensor
+    loss_sum: Tensor
+    count: int
+    aux_loss: Tensor
+    balance_loss: Tensor
+    z_loss: Tensor
+    routing: list[Routing]
+
+
+class Attention(nn.Module):
+    """Causal self-attention."""
+
+    def __init__(self, config: TrialConfig) -> None:
+        super().__init__()
+        self.num_heads = config.model.num_heads
+        self.dropout = config.model.dropout
+        self.qkv = nn.Linear(config.model.d_model, 3 * config.model.d_model)
+        self.project = nn.Linear(config.model.d_model, config.model.d_model)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        q_BHSE, k_BHSE, v_BHSE = (
+            part_BSD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part_BSD in self.qkv(x_BSD).chunk(3, dim=-1)
+        )
+        y_BHSE = F.scaled_dot_product_attention(
+            q_BHSE, k_BHSE, v_BHSE, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.project(y_BHSE.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block; `ffn` is dense or a mixture."""
+
+    def __init__(self, config: TrialConfig, layer: int) -> None:
+        super().__init__()
+        d_model = config.model.d_model
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.LayerNorm(d_model)
+        is_moe = layer in config.moe_layers
+        self.ffn = MoELayer(config, layer) if is_moe else FeedForward(d_model, config.d_ff_dense)
+        self.dropout = nn.Dropout(config.model.dropout)
+
+    def forward(
+        self, x_BSD: Tensor, context: RouterContext, decision: Routing | None
+    ) -> tuple[Tensor, Routing | None]:
+        x_BSD = x_BSD + self.dropout(self.attention(self.attention_norm(x_BSD)))
+        h_BSD = self.ffn_norm(x_BSD)
+        if isinstance(self.ffn, MoELayer):
+            y_BSD, routing = self.ffn(h_BSD, context, decision)
+        else:
+            y_BSD, routing = self.ffn(h_BSD), None
+        return x_BSD + self.dropout(y_BSD), routing
+
+
+class MoETransformer(nn.Module):
+    """The model of one `TrialConfig`, initialised from `train.seed`.
+
+    `begin_step()` before the first micro-batch of an optimiser step and `end_step()` after the
+    update keep the counts of the load balance. Dropout draws from torch's global generators.
+    """
+
+    def __init__(self, config: TrialConfig) -> None:
+        super().__init__()
+        self.config = config
+        d_model, vocab_size = config.model.d_model, config.data.vocab_size
+        # The modules fill themselves from the global generator on construction, for nothing.
+        with torch.random.fork_rng(devices=[]):
+            self.token_embedding = nn.Embedding(vocab_size, d_model)
+            self.position_embedding = nn.Embedding(config.model.context_length, d_model)
+            self.blocks = nn.ModuleList(Block(config, i) for i in range(config.model.num_layers))
+            self.final_norm = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(config.model.dropout)
+        initialise(self, config)
+
+    def hidden(
+        self, ids_BS: Tensor, *, label_B: Tensor | None = None, step: int = 0
+    ) -> tuple[Tensor, list[Routing]]:
+        """What the head reads, [B, S, D], and the decisions of the MoE blocks.
+
+        Raises ValueError for sequences longer than the context.
+        """
+        length, limit = ids_BS.shape[1], self.config.model.context_length
+        if length > limit:
+            raise ValueError(
+                f"a sequence must fit model.context_length={limit}; received {length} tokens. "
+                "Cut it, or raise model.context_length."
+            )
+        context = RouterContext(ids_BS=ids_BS, label_B=label_B, step=step)
+        x_BSD = self.dropout(self.token_embedding(ids_BS) + self.position_embedding.weight[:length])
+        decisions: list[Routing] = []
+        for block in self.blocks:
+            x_BSD, routing = block(x_BSD, context, decisions[0] if decisions else None)
+            if routing is not None:
+                decisions.append(routing)
+        return self.final_norm(x_BSD), decisions
+
+    def logits(self, ids_BS: Tensor, *, label_B: Tensor | None = None, step: int = 0) -> Tensor:
+        """Next-token logits [B, S, V]; the head is the token embedding."""
+        x_BSD, _ = self.hidden(ids_BS, label_B=label_B, step=step)
+        return F.linear(x_BSD, self.token_embedding.weight)
+
+    def forward(
+        self,
+        ids_BS: Tensor,
+        targets_BS: Tensor,
+        *,
+        label_B: Tensor | None = None,
+        step: int = 0,
+    ) -> ModelOutput:
+        """Losses over the positions from `train.loss_start` on.
+
+        step: the optimiser step in training, the batch's number in evaluation (random routers).
+        label_B: int64, the value of `moe.label_column`; needed by the label router alone.
+        """
+        x_BSD, decisions = self.hidden(ids_BS, label_B=label_B, step=step)
+        counted = slice(self.config.train.loss_start, None)
+        targets_T = targets_BS[:, counted].flatten()
+        logits_TV = F.linear(x_BSD[:, counted].flatten(0, 1), self.token_embedding.weight)
+        loss_sum = F.cross_entropy(logits_TV, targets_T, reduction="sum")
+        loss = loss_sum / len(targets_T)
+        aux_loss, balance_loss, z = self._auxiliary(decisions)
+        return ModelOutput(
+            loss=loss,
+            loss_sum=loss_sum,
+            count=len(targets_T),
+            aux_loss=aux_loss,
+            balance_loss=balance_loss,
+            z_loss=z,
+            routing=decisions,
+        )
+
+    def _auxiliary(self, decisions: list[Routing]) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted sum, balance loss, z-loss."""
+        moe, zero = self.config.moe, self.token_embedding.weight.new_zeros(())
+        scored = [
+            (layer.balance(routing), z_loss(routing.logits))
+            for layer, routing in zip(self.moe_layers(), decisions, strict=True)
+            if layer.balance is not None
+        ]
+        if not scored:
+            return zero, zero, zero
+        balance_loss, z = (torch.stack(losses).mean() for losses in zip(*scored, strict=True))
+        aux_loss = zero
+        if moe.balance == "switch":
+            aux_loss = aux_loss + moe.balance_coefficient * balance_loss
+        if moe.z_loss_coefficient:
+            aux_loss = aux_loss + moe.z_loss_coefficient * z
+        return aux_loss, balance_loss.detach(), z.detach()
+
+    def compile_parts(self) -> None:
+        """Compiles attention and FFNs, where the time goes, one by one.
+
+        Experts on the grouped path have no shape that hangs on their loads, so changing loads
+        compile nothing again. Routers stay as they are: a random one draws by the step's number.
+        """
+        for block in self.blocks:
+            block.attention.compile(dynamic=False)
+            parts = [block.ffn]
+            if isinstance(block.ffn, MoELayer):
+                parts = [block.ffn.experts, block.ffn.shared]
+            for part in parts:
+                if part is not None:
+                    part.compile(dynamic=False)
+
+    def moe_layers(self) -> list[MoELayer]:
+        return [block.ffn for block in self.blocks if isinstance(block.ffn, MoELayer)]
+
+    def router_bias(self) -> Tensor | None:
+        """The loss-free bias on the selection, [L, N] over the MoE blocks; None without one."""
+        if self.config.moe.balance != "loss_free":
+            return None
+        biases = [layer.balance.bias_N for layer in self.moe_layers() if layer.balance is not None]
+        return torch.stack(biases).expand(len(self.moe_layers()), -1)
+
+    def begin_step(self) -> None:
+        """Call before the first micro-batch of an optimiser step."""
+        for layer in self.moe_layers():
+            if layer.balance is not None:
+                layer.balance.begin_step()
+
+    def end_step(self) -> None:
+        """Call once after an optimiser step, on every worker."""
+        for layer in self.moe_layers():
+            if layer.balance is not None:
+                layer.balance.end_step()
+
+
+@torch.no_grad()
+def initialise(model: MoETransformer, config: TrialConfig) -> None:
+    """GPT-2's initialisation: normal weights, those that write to the residual stream scaled by
+    1/sqrt(2 * num_layers), biases zero, norms the identity.
+
+    Every tensor has a stream of its own, by (seed, name), and every expert too: cells of one seed
+    begin alike in the parts that they share, and N experts are the first of 2N.
+    """
+    seed = config.train.seed
+    residual_std = INIT_STD / math.sqrt(2 * config.model.num_layers)
+    frozen = ((n, b) for n, b in model.named_buffers() if n.endswith("router.weight"))
+    for name, tensor in [*model.named_parameters(), *frozen]:
+        owner, leaf = name.split(".")[-2:]
+        if leaf.startswith("bias"):
+            tensor.zero_()
+        elif owner.endswith("norm"):
+            tensor.fill_(1.0)
+        elif owner == "experts":
+            std = residual_std if leaf == "weight_out" else INIT_STD
+            for n, expert in enumerate(tensor):
+                expert.normal_(0, std, generator=named_generator(seed, name, n))
+        else:
+            stds = {"project": residual_std, "router": config.moe.router_init_std}
+            std = stds.get(owner, INIT_STD)
+            tensor.normal_(0, std, generator=named_generator(seed, name))
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: to matrices. Not to biases (of experts: 2-D), norms and
+    embeddings."""
+    leaf = name.rsplit(".", 1)[-1]
+    return leaf.startswith("weight") and parameter.ndim >= 2 and "embedding" not in name

@@ -1,0 +1,146 @@
+"""One evaluation: the loss over the fixed held-out set, and the routers on it.
+
+B sequences of a batch, S context, L MoE blocks, N experts, U routed units of the probe, K chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moe import metrics as names
+from moe.config import TrialConfig
+from moe.data.token_store import Batch, TokenStore
+from moe.model.transformer import MoETransformer
+from moe.train.distributed import World, sum_over_ranks
+from moe.train.routing_stats import PROBE_UNITS, RoutingSnapshot, RoutingTotals
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """A batch on the device. `label_B` is None unless the router follows labels."""
+
+    ids_BS: Tensor
+    targets_BS: Tensor
+    label_B: Tensor | None
+
+    @classmethod
+    def of(cls, batch: Batch, config: TrialConfig, device: str) -> DeviceBatch:
+        def move(values: np.ndarray) -> Tensor:
+            tensor = torch.from_numpy(np.ascontiguousarray(values))
+            if torch.device(device).type == "cpu":
+                return tensor
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        follows_labels = config.moe.router == "label" and not config.moe.is_dense
+        label_B = move(batch.labels[config.moe.label_column]) if follows_labels else None
+        return cls(move(batch.ids_BS), move(batch.targets_BS), label_B)
+
+
+def autocast(config: TrialConfig, device: str) -> AbstractContextManager:
+    return torch.autocast(
+        torch.device(device).type,
+        dtype=torch.bfloat16,
+        enabled=config.train.precision == "bf16",
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by name, the same on all ranks; `routing` is None for a dense model."""
+
+    metrics: dict[str, float]
+    routing: RoutingSnapshot | None
+
+
+class EvaluationSet:
+    """The held-out sequences of a run, moved to the device once.
+
+    Batch i belongs to rank i modulo the number of ranks. Sums over the ranks give each of them the
+    same numbers, and a random router draws by the batch's index, so the result does not depend on
+    who computed it (its last bits apart, as the order of a sum does).
+    """
+
+    def __init__(self, config: TrialConfig, store: TokenStore, world: World) -> None:
+        """Raises ValueError if the store holds out less than one sequence."""
+        self.config = config
+        self.world = world
+        self.num_sequences = 0
+        self.counted_bytes = 0
+        self._own: list[tuple[int, int, DeviceBatch]] = []  # index, first sequence, batch
+        context = config.model.context_length
+        batches = store.eval_batches(
+            context_length=context,
+            num_tokens=config.train.eval_tokens,
+            sequences_per_batch=config.train.micro_batch_tokens // context,
+        )
+        for index, batch in enumerate(batches):
+            if index % world.size == world.rank:
+                moved = DeviceBatch.of(batch, config, world.device)
+                self._own.append((index, self.num_sequences, moved))
+            counted = batch.targets_BS[:, config.train.loss_start :]
+            self.counted_bytes += int(store.token_bytes[counted].sum())
+            self.num_sequences += len(batch.ids_BS)
+
+    def evaluate(self, model: MoETransformer) -> Evaluation:
+        """Dropout off and no generator drawn from, so that evaluating does not change training."""
+        model.eval()
+        with torch.no_grad():
+            evaluation = self._evaluate(model)
+        model.train()
+        return evaluation
+
+    def _evaluate(self, model: MoETransformer) -> Evaluation:
+        config, world = self.config, self.world
+        loss_sum_and_count = torch.zeros(2, dtype=torch.float64, device=world.device)
+        blocks = len(config.moe_layers)
+        totals = RoutingTotals(blocks, config.moe.total_experts, world.device)
+        probe_LUK = self._empty_probe()
+        for index, first_sequence, batch in self._own:
+            with autocast(config, world.device):
+                output = model(batch.ids_BS, batch.targets_BS, label_B=batch.label_B, step=index)
+            loss_sum_and_count[0] += output.loss_sum
+            loss_sum_and_count[1] += output.count
+            totals.add(output.routing)
+            first_unit = first_sequence * self._units_per_sequence
+            for probe_UK, block in zip(probe_LUK, output.routing, strict=True):
+                window_UK = probe_UK[first_unit : first_unit + len(block.expert_index)]
+                window_UK.copy_(block.expert_index[: len(window_UK)])
+        sum_over_ranks(loss_sum_and_count, world)
+        loss_sum, count = loss_sum_and_count.tolist()
+        values = {
+            names.VAL_LOSS: loss_sum / count,
+            names.VAL_PERPLEXITY: _exp(loss_sum / count),
+            names.VAL_BITS_PER_BYTE: loss_sum / (math.log(2) * self.counted_bytes),
+        }
+        if not blocks:
+            return Evaluation(values, None)
+        sum_over_ranks(totals.sums_LW, world)
+        sum_over_ranks(probe_LUK, world)
+        snapshot = RoutingSnapshot.of(totals, model.router_bias(), probe_LUK)
+        return Evaluation(values | snapshot.health(), snapshot)
+
+    @property
+    def _units_per_sequence(self) -> int:
+        moe = self.config.moe
+        by_sequence = moe.routing_unit == "sequence" or moe.router == "label"
+        return 1 if by_sequence else self.config.model.context_length
+
+    def _empty_probe(self) -> Tensor:
+        """[L, U, K]: each rank fills in its own units, so that a sum over ranks completes it."""
+        num_units = min(PROBE_UNITS, self.num_sequences * self._units_per_sequence)
+        shape = (len(self.config.moe_layers), num_units, self.config.moe.active_experts)
+        return torch.zeros(shape, dtype=torch.int64, device=self.world.device)
+
+
+def _exp(loss: float) -> float:
+    """A perplexity too large for a float is infinite."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

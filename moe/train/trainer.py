@@ -1,0 +1,128 @@
+"""One optimiser step after another: model, optimiser, generators and step log of one rank.
+
+B sequences of a micro-batch, S context, C columns of the step log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from moe.config import TrialConfig
+from moe.data.token_store import TokenStore
+from moe.model.transformer import MoETransformer
+from moe.train.checkpoint import Checkpoint
+from moe.train.distributed import World, sum_gradients
+from moe.train.evaluate import DeviceBatch, autocast
+from moe.train.optim import build_optimizer, learning_rate
+from moe.train.step_log import BALANCE_LOSS, GRAD_NORM, LOSS, NUM_COLUMNS, Z_LOSS, StepLog
+
+_CHECK_EVERY = 20  # steps between looks at the step log on a GPU, each of which waits for it
+
+
+class Trainer:
+    """Everything that a step changes. Steps count from 1; dropout draws from torch's generators."""
+
+    def __init__(self, config: TrialConfig, store: TokenStore, world: World) -> None:
+        self.config, self.store, self.world = config, store, world
+        self.is_cuda = torch.device(world.device).type == "cuda"
+        self.model = MoETransformer(config).to(world.device)
+        if world.compile and self.is_cuda and config.train.precision == "bf16":
+            self.model.compile_parts()
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.log = StepLog(max(config.train.eval_every, _CHECK_EVERY), world.device)
+        self._checked = 0
+        self._seed(0)
+
+    def train_step(self, step: int) -> None:
+        """Raises DivergenceError on all ranks alike: on CPU at once, on a GPU within 20 steps."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.optim, step, self.config.train.num_steps)
+        self.model.train()
+        self.model.begin_step()
+        row_C = sum_gradients(self.parameters, self._backward(step), self.world)
+        gradients = [parameter.grad for parameter in self.parameters]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.config.optim.grad_clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.optim.grad_clip, norm)
+        row_C[GRAD_NORM] = norm
+        self.log.write(step, row_C)
+        if not self.is_cuda or step % _CHECK_EVERY == 0:
+            self.check(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.end_step()
+
+    def check(self, step: int) -> None:
+        """Raises DivergenceError if a step up to this one left the finite numbers."""
+        self.log.check(self._checked + 1, step, self.config.train.max_loss)
+        self._checked = step
+
+    def _backward(self, step: int) -> Tensor:
+        """Gradients of this rank's share of the step's mean loss, and its part of the log row."""
+        train = self.config.train
+        share = train.micro_batch_tokens / train.batch_tokens
+        row_C = torch.zeros(NUM_COLUMNS, device=self.world.device)
+        for batch in self._micro_batches(step):
+            with autocast(self.config, self.world.device):
+                output = self.model(
+                    batch.ids_BS, batch.targets_BS, label_B=batch.label_B, step=step
+                )
+                loss = (output.loss + output.aux_loss) * share
+            loss.backward()
+            row_C[LOSS] += output.loss.detach() * share
+            row_C[BALANCE_LOSS] += output.balance_loss * share
+            row_C[Z_LOSS] += output.z_loss * share
+        return row_C
+
+    def _micro_batches(self, step: int) -> Iterator[DeviceBatch]:
+        """This rank's consecutive micro-batches of the step's global batch."""
+        train, context = self.config.train, self.config.model.context_length
+        size = train.micro_batch_tokens // context
+        count = train.batch_tokens // train.micro_batch_tokens // self.world.size
+        first = self.world.rank * count * size
+        for start in range(first, first + count * size, size):
+            batch = self.store.batch(
+                seed=train.seed,
+                step=step - 1,
+                num_sequences=train.batch_tokens // context,
+                context_length=context,
+                start=start,
+                stop=start + size,
+            )
+            yield DeviceBatch.of(batch, self.config, self.world.device)
+
+    def generators(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self.is_cuda:
+            states["cuda"] = torch.cuda.get_rng_state(self.world.device)
+        return states
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Goes back to the state after the checkpoint's step; it must not be a final one.
+
+        With another number of workers or kind of device than before, the generators are seeded
+        anew from (seed, rank, step): the run goes on, without the claim of equal bits.
+        """
+        assert checkpoint.optimizer is not None
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.log.rows_SC.copy_(checkpoint.trainer.step_log)
+        self._checked = checkpoint.step
+        states = checkpoint.trainer.generators
+        own = states[self.world.rank] if len(states) == self.world.size else {}
+        if ("cuda" in own) != self.is_cuda or "cpu" not in own:
+            self._seed(checkpoint.step)
+            return
+        torch.set_rng_state(own["cpu"])
+        if self.is_cuda:
+            torch.cuda.set_rng_state(own["cuda"], self.world.device)
+
+    def _seed(self, step: int) -> None:
+        """Ranks draw different dropout, so each has its own stream."""
+        text = f"{self.config.train.seed}/{self.world.rank}/{step}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))

@@ -1,0 +1,59 @@
+"""The command that looks before a launch does: `doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from orchestrator.base.home import Home
+from orchestrator.cli.parameters import (
+    HomeOption,
+    JsonOption,
+    MlflowOption,
+    StorageOption,
+    app,
+    output,
+    print_json,
+)
+
+_STYLES = {"ok": "green", "note": "yellow", "failed": "bold red"}
+
+
+@app.command()
+def doctor(
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    mlflow_uri: MlflowOption = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")] = None,
+    ray: Annotated[bool, typer.Option(help="Start or join a cluster, for seconds.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Check Python, packages, GPU, disk, both stores and Ray; say what to do. Creates nothing.
+
+    Exit code 1 where something would stop a launch. Example: moe-study doctor --home moe-runs
+    """
+    from orchestrator.cli.doctor import examine
+    from orchestrator.stores.mlflow_client import quiet
+
+    quiet()
+    checks = []
+    for check in examine(
+        Home.at(home),
+        optuna_storage=optuna_storage,
+        mlflow_uri=mlflow_uri,
+        address=address,
+        start_ray=ray,
+    ):
+        checks.append(check)
+        if not as_json:
+            line = Text(f"{check.state:<7}", style=_STYLES[check.state])
+            line.append(f"{check.name:<16}{check.found}", style="default not bold")
+            output.print(line, soft_wrap=True)
+            if check.remedy:
+                output.print(f"{'':<23}-> {check.remedy}", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json({"checks": [asdict(check) for check in checks]})
+    raise typer.Exit(1 if any(check.state == "failed" for check in checks) else 0)

@@ -1,0 +1,227 @@
+"""What the commands share: the app, its options, how they are read, and how things are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from moe.config import ConfigError
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.study.launch import Launch, resolve
+from orchestrator.study.library import load_study, study_names
+from orchestrator.study.study import Study
+from search_spaces.overlay import parse_override
+
+if TYPE_CHECKING:
+    from orchestrator.report.records import LaunchRecords
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"moe-study {version('moe-study')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Studies of Mixture-of-Experts language models whose tables can be believed."""
+
+
+# Names and messages hold what users wrote: none of it is markup.
+# In a log or a pipe lines are not broken where nobody's terminal ends.
+errors = Console(stderr=True, markup=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+output = Console(markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+
+
+def complete_study(typed: str) -> list[str]:
+    """Names of `studies/`, and study files of the folder at hand."""
+    known = [*study_names(), *sorted(map(str, Path().glob("*.py")))]
+    return [name for name in known if name.startswith(typed)]
+
+
+def complete_scale(typed: str) -> list[str]:
+    return [name for name in ("smoke", "cpu", "gpu", "paper") if name.startswith(typed)]
+
+
+def complete_path(typed: str) -> list[str]:
+    from search_spaces.axes import describe_axes
+
+    return [f"{a.path}=" for a in describe_axes() if a.path.startswith(typed)]
+
+
+_Study = typer.Argument(
+    metavar="STUDY",
+    help="A name that `list` shows, or a path to a .py file.",
+    autocompletion=complete_study,
+)
+StudyArgument = Annotated[str, _Study]
+AnyStudyArgument = Annotated[str | None, _Study]
+ScaleOption = Annotated[
+    str | None, typer.Option(help="smoke, cpu, gpu or paper.", autocompletion=complete_scale)
+]
+SeedsOption = Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change what the study holds fixed.",
+        autocompletion=complete_path,
+    ),
+]
+CorpusOption = Annotated[
+    str | None, typer.Option(help="stdlib, files:GLOB, hub:NAME or hub:NAME,CONFIG+CONFIG.")
+]
+HomeOption = Annotated[
+    str | None, typer.Option(help="Folder of all local state (MOE_STUDY_HOME, or ./moe-runs).")
+]
+StorageOption = Annotated[
+    str | None, typer.Option(help="sqlite:///FILE, journal:FILE or postgresql://...")
+]
+MlflowOption = Annotated[
+    str | None, typer.Option(help="sqlite:///FILE, http://HOST:PORT or postgresql://...")
+]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(help="Checkpoints where all nodes see them, not in the home: a folder, s3://..."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def parse_seeds(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise BadInput(
+            f"--seeds is a list of whole numbers, such as 0,1,2; received {text!r}. Correct it."
+        )
+    if max(map(len, parts)) > 10 or max(map(int, parts)) >= 2**31:
+        raise BadInput(f"a seed is below 2147483648; received {text[:80]!r}. Use smaller numbers.")
+    seeds = tuple(int(part) for part in parts)
+    if len(set(seeds)) != len(seeds):
+        raise BadInput(f"a seed counts once; received {text!r}. Name each seed once.")
+    return seeds
+
+
+def parse_overrides(texts: list[str] | None) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    try:
+        for text in texts or []:
+            path, value = parse_override(text)
+            if path in overrides and overrides[path] != value:
+                raise BadInput(f"--set names a path once; received {path} twice. Keep one.")
+            overrides[path] = value
+    except ConfigError as error:
+        raise BadInput(str(error)) from None
+    return overrides
+
+
+def resolved(
+    study: str,
+    scale: str | None,
+    seeds: str | None,
+    overrides: list[str] | None,
+    corpus: str | None,
+    trials: int | None = None,
+    need_corpus: bool = True,
+) -> Launch:
+    if trials is not None and trials < 1:
+        raise BadInput(f"--trials is at least 1; received {trials}.")
+    return resolve(
+        load_study(study),
+        scale=scale,
+        seeds=parse_seeds(seeds),
+        overrides=parse_overrides(overrides),
+        corpus_spec=corpus,
+        trials=trials,
+        need_corpus=need_corpus,
+    )
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], *, fold: set[str]) -> None:
+    """A table on a terminal, whose columns of `fold` break where they are too wide; markdown else,
+    which no width cuts short."""
+    from orchestrator.report.verdict_text import markdown_table  # brings scipy with it
+
+    if not output.is_terminal:
+        print("\n".join(markdown_table(headings, rows)))
+        return
+    shown = RichTable()
+    for heading in headings:
+        if heading in fold:
+            shown.add_column(heading, overflow="fold")
+        else:
+            shown.add_column(heading, no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    output.print(shown)
+
+
+def read_newest(
+    study: str,
+    scale: str | None,
+    overrides: list[str] | None,
+    corpus: str | None,
+    home: str | None,
+    optuna_storage: str | None,
+) -> tuple[Study, LaunchRecords]:
+    """A study, and the newest of its launches that answers to what was asked."""
+    from orchestrator.report.records import read_launch  # brings Optuna with it
+
+    loaded = load_study(study)
+    launch = read_launch(
+        loaded.name,
+        home=Home.at(home),
+        optuna_storage=optuna_storage,
+        scale=scale,
+        corpus=corpus,
+        overrides=parse_overrides(overrides),
+    )
+    return loaded, launch
+
+
+def print_table(result: Any) -> None:
+    from orchestrator.report.tables import body, claims_body, footnotes, headings, render
+
+    if not output.is_terminal:
+        print(render(result, "markdown"), end="")
+        return
+    shown = RichTable(*headings(result), title=result.launch, title_justify="left")
+    shown.columns[0].overflow = "fold"
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for cells in body(result):
+        shown.add_row(*cells)
+    output.print(shown)
+    for note in footnotes(result):
+        output.print(note, highlight=False)
+    for verdict in claims_body(result):
+        name, decision, statement, reason = verdict[0], verdict[1], verdict[-2], verdict[-1]
+        because = f" ({reason})" if reason else ""
+        output.print(f"{name} {decision}: {statement}{because}", highlight=False)

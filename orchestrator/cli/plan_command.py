@@ -1,0 +1,137 @@
+"""Commands that run nothing: `list` and `plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.base.errors import StudyError
+from orchestrator.base.home import Home
+from orchestrator.cli.parameters import (
+    CorpusOption,
+    HomeOption,
+    JsonOption,
+    ScaleOption,
+    SeedsOption,
+    SetOption,
+    StudyArgument,
+    app,
+    errors,
+    output,
+    print_json,
+    print_rows,
+    resolved,
+)
+from orchestrator.study.launch import resolve
+from orchestrator.study.library import load_study, study_names
+
+
+@app.command("list")
+def list_studies(as_json: JsonOption = False) -> None:
+    """Studies, with their question, cells and cost.
+
+    Example: moe-study list
+    """
+    from orchestrator.study.plan import plan
+
+    rows = []
+    for name in study_names():
+        launch = resolve(load_study(name), need_corpus=False)
+        planned = plan(launch)
+        rows.append(
+            {
+                "study": name,
+                "question": launch.study.question,
+                "scale": launch.scale,
+                "cells": len(planned["cells"]),
+                "trials": planned["trials"],
+                "tokens_total": planned["tokens_total"],
+                "flops_total": planned["flops_total"],
+            }
+        )
+    if as_json:
+        print_json({"studies": rows})
+        return
+    shown = [
+        [
+            row["study"],
+            row["question"],
+            f"{row['cells']} cells, {row['trials']}" if row["cells"] else str(row["trials"]),
+            f"{row['tokens_total'] / 1e6:.1f}M tokens, {row['flops_total']:.1e} FLOPs",
+        ]
+        for row in rows
+    ]
+    headings = ("study", "question", "trials", "cost (smoke)")
+    print_rows(headings, shown, fold={"question", "trials", "cost (smoke)"})
+
+
+@app.command("plan")
+def plan_command(
+    study: StudyArgument,
+    scale: ScaleOption = None,
+    seeds: SeedsOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    trials: Annotated[int | None, typer.Option(help="Points of a sampled study.")] = None,
+    home: HomeOption = None,
+    write_configs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each trial's resolved config there.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a launch would do and cost; nothing is run.
+
+    Example: moe-study plan quickstart --scale cpu --seeds 0,1,2,3,4
+    """
+    from orchestrator.report.pace import pace_of
+    from orchestrator.study.plan import plan
+    from orchestrator.study.plan import write_configs as write
+
+    launch = resolved(study, scale, seeds, overrides, corpus, trials, need_corpus=False)
+    planned = plan(launch)
+    if write_configs is not None:
+        if launch.corpus is None:
+            launch = resolved(study, scale, seeds, overrides, corpus, trials)
+        paths = write(launch, write_configs)
+        errors.print(f"wrote {len(paths)} configs to {write_configs}", highlight=False)
+        if launch.study.is_grid:
+            digest = launch.points()[0].config.data.digest
+            errors.print(f"their tokens, once `run` made them: HOME/tokens/{digest}", markup=False)
+    if as_json:
+        print_json(planned)
+        return
+    about = "about " if planned["estimated"] else ""
+    output.print(launch.study.question, style="bold", highlight=False)
+    output.print(
+        f"{planned['trials']} trials at scale {launch.scale}, seeds {list(launch.seeds)}, corpus "
+        f"{launch.corpus_spec}: {about}{planned['tokens_total'] / 1e6:.1f}M tokens, "
+        f"{about}{planned['flops_total']:.2e} FLOPs",
+        highlight=False,
+    )
+    try:
+        pace = pace_of(Home.at(home), scale=launch.scale)
+    except StudyError as error:  # the plan stands without it
+        errors.print(f"how long it takes cannot be told: {error}", highlight=False)
+        pace = None
+    if pace is not None:
+        minutes = planned["flops_total"] * pace.seconds_per_flop / 60
+        output.print(
+            f"about {minutes:.0f} minutes of one worker, going by {pace.trials} trials of this "
+            "home at this scale",
+            highlight=False,
+        )
+    if planned["cells"]:
+        shown = [
+            [
+                cell["cell"],
+                f"{cell['params_total']:,}",
+                f"{cell['params_active']:,}",
+                f"{cell['flops_per_token']:,}",
+                ", ".join(f"{p}={v}" for p, v in cell["overrides"].items()) or "nothing",
+            ]
+            for cell in planned["cells"]
+        ]
+        headings = ("cell", "total", "active", "FLOPs/token", "what it changes")
+        print_rows(headings, shown, fold={"cell", "what it changes"})

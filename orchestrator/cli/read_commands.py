@@ -1,0 +1,293 @@
+"""Commands that read what was run: `status`, `table`, `claims` and `analyze`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.cli.parameters import (
+    AnyStudyArgument,
+    CheckpointOption,
+    CorpusOption,
+    HomeOption,
+    JsonOption,
+    MlflowOption,
+    ScaleOption,
+    SetOption,
+    StorageOption,
+    StudyArgument,
+    app,
+    errors,
+    output,
+    parse_overrides,
+    print_json,
+    print_rows,
+    print_table,
+    read_newest,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.stores.trial_record import TrialRecord  # brings Optuna with it
+
+_ON_A_TERMINAL = 200  # trials that `status` shows there: drawing 10,000 takes seconds
+
+
+@app.command()
+def status(
+    study: AnyStudyArgument = None,
+    scale: ScaleOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Trials of the newest launch, by state, with the reasons of those that failed.
+
+    Without STUDY: every launch of the home, by the states of its trials.
+    Example: moe-study status quickstart
+    """
+    if study is None:
+        _status_of_all(scale, overrides, corpus, home, optuna_storage, as_json)
+        return
+    from dataclasses import asdict
+
+    from orchestrator.report.rungs import rung_line, rungs_of_launch
+    from orchestrator.stores.trial_record import count_states
+
+    _, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    states = count_states(launch.trials)
+    rungs, num_steps = rungs_of_launch(launch.info.attributes, launch.trials)
+    if as_json:
+        print_json(
+            {
+                "study": launch.info.study,
+                "launch": launch.info.name,
+                "states": states,
+                "trials": [record.as_json() for record in launch.trials],
+                "rungs": [asdict(rung) for rung in rungs],
+            }
+        )
+        return
+    output.print(launch.info.name, highlight=False)
+    output.print(", ".join(f"{count} {state}" for state, count in states.items()), highlight=False)
+    if rungs:
+        output.print(rung_line(rungs, num_steps), highlight=False, soft_wrap=True)
+    shown = _worth_a_look(launch.trials) if output.is_terminal else launch.trials
+    rows = [
+        [
+            *(str(r.number), r.cell, str(r.seed), r.state),
+            *("" if r.value is None else f"{r.value:.4f}", f"{r.tokens:,}", r.reason),
+        ]
+        for r in shown
+    ]
+    headings = ("trial", "cell", "seed", "state", "val/loss", "tokens", "reason")
+    print_rows(headings, rows, fold={"cell", "reason"})
+    if len(shown) < len(launch.trials):
+        left_out = len(launch.trials) - len(shown)
+        output.print(f"{left_out:,} more trials: --json, or a pipe, has all", highlight=False)
+
+
+def _status_of_all(
+    scale: str | None,
+    overrides: list[str] | None,
+    corpus: str | None,
+    home: str | None,
+    optuna_storage: str | None,
+    as_json: bool,
+) -> None:
+    from orchestrator.report.records import read_launches
+    from orchestrator.stores.optuna_trials import STARTED_AT
+    from orchestrator.stores.trial_record import count_states
+
+    launches = read_launches(
+        None,
+        home=Home.at(home),
+        optuna_storage=optuna_storage,
+        scale=scale,
+        corpus=corpus,
+        overrides=parse_overrides(overrides),
+    )
+    found = [
+        {
+            "study": launch.info.study,
+            "launch": launch.info.name,
+            "started_at": launch.info.attributes[STARTED_AT],
+            "states": count_states(launch.trials),
+        }
+        for launch in launches
+    ]
+    if as_json:
+        print_json({"launches": found})
+        return
+    rows = []
+    for row in found:
+        counts = [f"{count} {state}" for state, count in row["states"].items() if count]
+        at = datetime.fromisoformat(row["started_at"]).astimezone()
+        states = ", ".join(counts) or "none yet"
+        rows.append([row["study"], row["launch"], f"{at:%Y-%m-%d %H:%M}", states])
+    print_rows(("study", "launch", "last started", "trials"), rows, fold={"launch", "trials"})
+
+
+def _worth_a_look(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """All of a short launch; of a long one what runs, what failed, and the newest of the others."""
+    first = [r for r in trials if r.state in ("running", "failed")][-_ON_A_TERMINAL:]
+    others = [r for r in trials if r.state not in ("running", "failed")]
+    room = _ON_A_TERMINAL - len(first)
+    return sorted(first + others[len(others) - room :], key=lambda r: r.number)
+
+
+@app.command()
+def table(
+    study: StudyArgument,
+    form: Annotated[
+        str | None, typer.Option("--format", help="markdown, csv, latex or json.")
+    ] = None,
+    scale: ScaleOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+) -> None:
+    """The ablation table of the newest launch: mean over seeds, 95% interval, parameters, runs.
+
+    Published values stand beside ours where the study has them, verdicts on its claims below.
+    Example: moe-study table paper_table1 --scale cpu --format latex
+    """
+    from orchestrator.report.tables import FORMATS, render
+
+    if form is not None and form not in FORMATS:
+        raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")
+    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    result = launch.table(loaded)
+    if form is None and output.is_terminal:
+        print_table(result)
+    else:
+        print(render(result, form or "markdown"), end="")
+
+
+@app.command()
+def claims(
+    study: StudyArgument,
+    scale: ScaleOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verdicts on the study's claims in the newest launch, with intervals, and parts of compounds.
+
+    Example: moe-study claims paper_table1 --scale cpu
+    """
+    from orchestrator.report.verdict_text import HEADINGS, remarks, verdict_rows
+
+    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    judgement = launch.judgement(loaded)
+    if as_json:
+        named = {"study": loaded.name, "launch": launch.info.name}
+        print_json({**named, **judgement.to_dict()})
+        return
+    rows = verdict_rows(judgement.verdicts, parts=True)
+    print(f"**{loaded.name}** ({launch.info.name})", end="\n\n")
+    for remark in remarks(judgement):
+        print(remark, end="\n\n")
+    if rows:
+        print_rows(HEADINGS, rows, fold={"interval", "statement", "why"})
+    else:
+        print("The study states no claims: docs/studies.md says how to.")
+
+
+@app.command()
+def analyze(
+    study: StudyArgument,
+    probe: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="conllu:GLOB, table:FILE:TEXT:LABEL or corpus:topic|domain|language|syntax.",
+        ),
+    ],
+    scale: ScaleOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    max_tokens: Annotated[
+        int, typer.Option(help="Tokens of the probe, in whole documents.")
+    ] = 100_000,
+    permutations: Annotated[int, typer.Option(help="Permutations of the null.")] = 200,
+    mlflow_uri: MlflowOption = None,
+    checkpoint_uri: CheckpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the experts of the newest launch specialise in: information about labels, with its null.
+
+    Verdicts, figures and report of both pages are made anew with it.
+
+    Example: moe-study analyze quickstart --probe corpus:syntax
+    """
+    from orchestrator.driver.publish import publish_analysis
+    from orchestrator.report.analysis import analyze_launch
+    from orchestrator.stores.mlflow_client import quiet, require_usable
+
+    if max_tokens < 1 or permutations < 1:
+        raise BadInput(
+            f"--max-tokens and --permutations are at least 1; received {max_tokens} and "
+            f"{permutations}. Leave them out for the defaults."
+        )
+    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    launch.home.require_writable()  # rows and figures are kept there
+    quiet()
+    if mlflow_uri is not None:
+        require_usable(mlflow_uri, must_exist=True)
+
+    def say(line: str) -> None:
+        errors.print(line, highlight=False)
+
+    result = analyze_launch(
+        launch,
+        home=launch.home,
+        probe_spec=probe,
+        max_tokens=max_tokens,
+        permutations=permutations,
+        checkpoint_uri=checkpoint_uri,
+        say=say,
+    )
+    publish_analysis(launch, loaded, optuna_storage=optuna_storage, mlflow_uri=mlflow_uri, say=say)
+    if as_json:
+        print_json(result)
+        return
+    output.print(f"{result['launch']}, probe {probe}", highlight=False)
+    output.print(
+        "NMI: what the chosen experts tell of the label, 0 to 1; null: the same with the labels "
+        "permuted; random: of a random linear router on the same layer. docs/metrics.md has more.",
+        highlight=False,
+    )
+    headings = ("cell", "seed", "layer", "NMI", "null", "null 97.5%", "p", "purity", "random")
+    print_rows(headings, map(_analysis_row, result["rows"]), fold={"cell"})
+
+
+def _p_value(row: Mapping[str, Any]) -> str:
+    least = 1 / (row["n_permutations"] + 1)
+    return f"<= {least:.3f}" if row["p_value"] <= least else f"{row['p_value']:.3f}"
+
+
+def _analysis_row(row: Mapping[str, Any]) -> list[str]:
+    random = row["nmi_random_router"]
+    return [
+        row["cell"],
+        str(row["seed"]),
+        "mean" if row["layer"] is None else str(row["layer"]),
+        f"{row['nmi']:.4f}",
+        f"{row['nmi_null_mean']:.4f}",
+        f"{row['nmi_null_high']:.4f}",
+        _p_value(row),
+        f"{row['purity']:.3f}",
+        "-" if random is None else f"{random:.4f}",
+    ]

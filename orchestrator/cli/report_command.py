@@ -1,0 +1,46 @@
+"""The command that writes what is sent to others: `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.parameters import (
+    CorpusOption,
+    HomeOption,
+    ScaleOption,
+    SetOption,
+    StorageOption,
+    StudyArgument,
+    app,
+    errors,
+    read_newest,
+)
+
+
+@app.command()
+def report(
+    study: StudyArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE.html", help="Where to (STUDY-SCALE.html, here)."),
+    ] = None,
+    scale: ScaleOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+) -> None:
+    """One HTML file of the newest launch, that needs no network: verdicts, table, charts, cost.
+
+    Example: moe-study report paper_table1 --scale cpu -o table1.html
+    """
+    from orchestrator.report.page import write_report
+
+    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    path = out or Path(f"{loaded.name}-{launch.info.attributes['scale']}.html")
+    write_report(launch, loaded, path)
+    print(path, flush=True)
+    errors.print(f"the report of {launch.info.name}, for a browser", highlight=False)

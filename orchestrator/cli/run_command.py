@@ -1,0 +1,226 @@
+"""Commands that change a home: `run`, `ingest` and `deliver`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.cli.parameters import (
+    CheckpointOption,
+    CorpusOption,
+    HomeOption,
+    JsonOption,
+    MlflowOption,
+    ScaleOption,
+    SeedsOption,
+    SetOption,
+    StorageOption,
+    StudyArgument,
+    app,
+    errors,
+    print_json,
+    print_table,
+    resolved,
+)
+from orchestrator.cluster.connection import Resources
+
+
+@app.command("run")
+def run_command(
+    study: StudyArgument,
+    scale: ScaleOption = None,
+    seeds: SeedsOption = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Points of a sampled study, all seeds each.")
+    ] = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    mlflow_uri: MlflowOption = None,
+    checkpoint_uri: CheckpointOption = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")] = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster (all).")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Trials at once (as many as fit).")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Data-parallel workers of each trial.")] = 1,
+    cpus_per_worker: Annotated[int, typer.Option(help="CPUs, and torch threads, of a worker.")] = 1,
+    gpus_per_worker: Annotated[
+        float, typer.Option(help="GPUs of a worker; fractions share one.")
+    ] = 0.0,
+    placement: Annotated[
+        str, typer.Option(help="Nodes of a trial's workers: pack, spread, strict_pack/_spread.")
+    ] = "pack",
+    device: Annotated[
+        str, typer.Option(help="auto (cuda where a worker has a GPU) or cpu.")
+    ] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Through torch.compile, on GPUs in bfloat16.")
+    ] = False,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Training tokens of the launch, earlier runs counted: a trial starts only if all "
+            "of it fits, and then ends."
+        ),
+    ] = None,
+    max_device_hours: Annotated[
+        float | None,
+        typer.Option(
+            help="Hours of all workers, earlier runs counted. Once they are spent running trials "
+            "stop at their last checkpoint; the same command with more goes on."
+        ),
+    ] = None,
+    max_failures: Annotated[int, typer.Option(help="Restarts of a trial that loses a worker.")] = 2,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Repeat failed trials, as new trials.")
+    ] = False,
+    system_metrics: Annotated[
+        bool, typer.Option(help="CPU, memory, disk, network and GPU of the node, in MLflow.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run what is missing of a study. The same command continues an interrupted launch.
+
+    Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
+    """
+    from orchestrator.cli.progress import RunProgress
+    from orchestrator.driver.options import Options
+    from orchestrator.driver.publish import publish
+    from orchestrator.driver.session import opened
+    from orchestrator.driver.tune_loop import run
+    from orchestrator.trials.spending import Limits
+
+    launch = resolved(study, scale, seeds, overrides, corpus, trials)
+    options = Options(
+        home=Home.at(home),
+        optuna_storage=optuna_storage,
+        mlflow_uri=mlflow_uri,
+        checkpoint_uri=checkpoint_uri,
+        address=address,
+        cpus=cpus,
+        concurrency=concurrency,
+        resources=Resources(
+            workers=workers,
+            cpus_per_worker=cpus_per_worker,
+            gpus_per_worker=gpus_per_worker,
+            placement=placement,
+            compile=compiled,
+            on_cpu=_on_cpu(device),
+        ),
+        limits=Limits(
+            tokens=max_tokens,
+            device_s=None if max_device_hours is None else max_device_hours * 3600,
+        ),
+        max_failures=max_failures,
+        retry_failed=retry_failed,
+        system_metrics=system_metrics,
+    )
+    with (
+        # Ray prints a lost node's last words on stdout, where a script's JSON belongs.
+        redirect_stdout(sys.stderr),
+        RunProgress(errors) as progress,
+        opened(
+            launch, options, say=progress.say, listener=progress, preparing=progress.preparing
+        ) as session,
+    ):
+        progress.planned(session.ledger)
+        run(session)
+        if not session.interrupted:
+            publish(session)
+    print_session(session, as_json)
+    raise typer.Exit(session.exit_code)
+
+
+@app.command("ingest")
+def ingest_command(
+    study: StudyArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Runs of `python -m moe.train`.")],
+    scale: ScaleOption = None,
+    seeds: SeedsOption = None,
+    overrides: SetOption = None,
+    corpus: CorpusOption = None,
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    mlflow_uri: MlflowOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Results of `python -m moe.train` runs made elsewhere become trials of the launch.
+
+    Example: moe-study ingest quickstart results/ --scale gpu
+    """
+    from orchestrator.driver.ingest import find_results, ingest
+    from orchestrator.driver.options import Options
+    from orchestrator.driver.session import opened
+
+    results = find_results(folder)
+    launch = resolved(study, scale, seeds, overrides, corpus)
+    options = Options(home=Home.at(home), optuna_storage=optuna_storage, mlflow_uri=mlflow_uri)
+    with opened(launch, options, say=errors.print, start_cluster=False) as session:
+        taken = ingest(session, results)
+    errors.print(f"ingested {taken} of {len(results)} runs", highlight=False)
+    print_session(session, as_json)
+    raise typer.Exit(session.exit_code)
+
+
+@app.command()
+def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
+    """Send spooled metrics to a tracking server that is back.
+
+    Example: moe-study deliver --mlflow-uri http://tracking:5000
+    """
+    from orchestrator.stores.mlflow_client import connect, quiet, require_usable
+    from orchestrator.stores.outbox import deliver_spools
+
+    chosen = Home.at(home)
+    chosen.require_exists()
+    quiet()
+    uri = chosen.mlflow_uri if mlflow_uri is None else mlflow_uri
+    require_usable(uri, must_exist=True)
+    delivered, left = deliver_spools(
+        connect(uri),
+        uri,
+        chosen.spool,
+        say=lambda line: errors.print(line, highlight=False, soft_wrap=True),
+    )
+    errors.print(f"delivered {delivered} entries; {left} are left", highlight=False)
+    raise typer.Exit(1 if left else 0)
+
+
+def _on_cpu(device: str) -> bool:
+    if device not in ("auto", "cpu"):
+        raise BadInput(f"--device is auto or cpu; received {device!r}. Choose one.")
+    return device == "cpu"
+
+
+def print_session(session: Any, as_json: bool) -> None:
+    from orchestrator.stores.trial_record import count_states
+    from orchestrator.trials.spending import spent
+
+    name, launch = session.launch.study.name, session.launch.name
+    states = count_states(session.records)
+    if as_json:
+        print_json(
+            {
+                "study": name,
+                "launch": launch,
+                "states": states,
+                "trials": [record.as_json() for record in session.records],
+                "undelivered": session.undelivered,
+                "spent": spent(session.records, session.launch),
+                "left_out": session.left_out.as_json() if session.left_out else None,
+            }
+        )
+    else:
+        print_table(session.table())
+    counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+    errors.print(counted or "no trials", highlight=False)
+    if session.interrupted:
+        errors.print("interrupted; the same command continues", highlight=False)

@@ -1,0 +1,50 @@
+"""The command that opens the pages: `ui`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.base.home import Home
+from orchestrator.cli.parameters import HomeOption, MlflowOption, StorageOption, app, errors, output
+
+
+@app.command()
+def ui(
+    home: HomeOption = None,
+    optuna_storage: StorageOption = None,
+    mlflow_uri: MlflowOption = None,
+    mlflow_port: Annotated[
+        int | None, typer.Option(help="Of MLflow (5000, or the next free one).")
+    ] = None,
+    optuna_port: Annotated[
+        int | None, typer.Option(help="Of Optuna Dashboard (8080, or the next free one).")
+    ] = None,
+) -> None:
+    """MLflow's page and Optuna Dashboard on a home, on loopback; Ctrl-C stops both.
+
+    Example: moe-study ui --home moe-runs
+    """
+    from orchestrator.cli.pages import Page, serve
+    from orchestrator.stores.mlflow_client import quiet
+
+    def ready(pages: list[Page]) -> None:
+        for page in pages:
+            output.print(
+                f"{page.name:<17} {page.address}{page.start}", highlight=False, soft_wrap=True
+            )
+        output.print("Ctrl-C stops them", style="dim", highlight=False)
+        output.file.flush()
+
+    quiet()
+    if errors.is_terminal:
+        errors.print("starting both pages, which takes some seconds", style="dim", highlight=False)
+    serve(
+        Home.at(home),
+        optuna_storage=optuna_storage,
+        mlflow_uri=mlflow_uri,
+        mlflow_port=mlflow_port,
+        optuna_port=optuna_port,
+        ready=ready,
+    )

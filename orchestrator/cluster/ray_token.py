@@ -1,0 +1,47 @@
+"""Whether a Ray cluster takes the token that this process has, asked before `ray.init` is.
+
+Ray 2.60 itself prints a warning and goes on trying for minutes (measured: over two and a half).
+"""
+
+from __future__ import annotations
+
+from orchestrator.base.errors import Unreachable
+
+_ASK_S = 5.0
+
+
+def require_token(address: str) -> None:
+    """Raises Unreachable where the cluster at HOST:PORT refuses this process's token, or its lack.
+
+    Whatever else is wrong there is left to `ray.init` to say.
+    """
+    import grpc
+    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    headers = [(key.lower(), value) for key, value in _own_token().items()]
+    with grpc.insecure_channel(address) as channel:
+        try:
+            NodeInfoGcsServiceStub(channel).GetClusterId(
+                GetClusterIdRequest(), timeout=_ASK_S, metadata=headers
+            )
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                have = "another token" if headers else "no token"
+                raise Unreachable(
+                    f"the Ray cluster at {address} wants its token; this driver has {have}. Set "
+                    "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file."
+                ) from None
+
+
+def _own_token() -> dict[str, str]:
+    """The header that Ray would send; none where its token mode is off or it finds no token."""
+    from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, get_authentication_mode
+    from ray.exceptions import AuthenticationError
+
+    if get_authentication_mode() != AuthenticationMode.TOKEN:
+        return {}
+    try:
+        return AuthenticationTokenLoader.instance().get_token_for_http_header()
+    except AuthenticationError:  # token mode, and no token anywhere
+        return {}

@@ -1,0 +1,101 @@
+"""What a launch is asked beside its study: where its state lies, what its trials are granted."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.base.checkpoint_place import CheckpointPlace
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.cluster.connection import PLACEMENTS, Resources
+from orchestrator.study.launch import Launch
+from orchestrator.trials.spending import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where a launch's state lies and what its trials are granted."""
+
+    home: Home
+    optuna_storage: str | None = None
+    mlflow_uri: str | None = None
+    checkpoint_uri: str | None = None
+    address: str | None = None
+    cpus: int | None = None
+    concurrency: int | None = None
+    resources: Resources = field(default_factory=Resources)
+    limits: Limits = field(default_factory=Limits)
+    max_failures: int = 2
+    retry_failed: bool = False
+    system_metrics: bool = False
+
+    @property
+    def place(self) -> CheckpointPlace:
+        return CheckpointPlace.of(self.home, self.checkpoint_uri)
+
+
+def require_sane(launch: Launch, options: Options) -> None:
+    """Raises BadInput for numbers and combinations that no launch can have."""
+    workers = options.resources.workers
+    for name, value in (
+        ("--workers", workers),
+        ("--cpus-per-worker", options.resources.cpus_per_worker),
+        ("--concurrency", options.concurrency),
+        ("--cpus", options.cpus),
+    ):
+        if value is not None and value < 1:
+            raise BadInput(f"{name} is at least 1; received {value}. Raise it, or leave it out.")
+    gpus = options.resources.gpus_per_worker
+    if options.max_failures < 0 or not 0 <= gpus < math.inf:
+        raise BadInput(
+            "--max-failures and --gpus-per-worker are numbers from 0 on; received "
+            f"{options.max_failures} and {gpus}. Correct them."
+        )
+    for name, limit in (
+        ("--max-tokens", options.limits.tokens),
+        ("--max-device-hours", options.limits.device_s),
+    ):
+        if limit is not None and not 0 < limit < math.inf:
+            raise BadInput(f"{name} is a number above 0; received {limit:g}. Raise it.")
+    if gpus > 1 and gpus != round(gpus):
+        raise BadInput(
+            f"--gpus-per-worker is a fraction of one GPU or a whole number; received {gpus:g}. "
+            "Round it."
+        )
+    if options.resources.compile and options.resources.device != "cuda":
+        raise BadInput(
+            "--compile is for trials on GPUs; received it without --gpus-per-worker. Leave it out, "
+            "or give each worker a GPU."
+        )
+    if options.resources.placement not in PLACEMENTS:
+        raise BadInput(
+            f"--placement is one of {', '.join(PLACEMENTS)}; received "
+            f"{options.resources.placement!r}. Choose one."
+        )
+    train = launch.base.train
+    micro_batches = train.batch_tokens // train.micro_batch_tokens
+    if micro_batches % workers:
+        raise BadInput(
+            "each worker takes an equal share of a step's micro-batches; received "
+            f"--workers {workers} for {micro_batches} micro-batches (train.batch_tokens "
+            f"{train.batch_tokens} / train.micro_batch_tokens {train.micro_batch_tokens}). "
+            f"Set train.micro_batch_tokens={train.batch_tokens // workers}, or another divisor."
+        )
+
+
+def require_folders(options: Options) -> None:
+    """A home makes its own folder; that of another store is the user's to make."""
+    for url, option in (
+        (options.optuna_storage, "--optuna-storage"),
+        (options.mlflow_uri, "--mlflow-uri"),
+    ):
+        if url is not None and url.startswith(("sqlite:///", "journal:")):
+            folder = Path(url.partition("///" if url.startswith("sqlite") else ":")[2]).parent
+            if not os.path.isdir(folder):
+                raise BadInput(
+                    f"{option} names a file in a folder that exists; received {url}. Make "
+                    f"{folder}, or correct the path."
+                )

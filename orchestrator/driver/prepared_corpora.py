@@ -1,0 +1,50 @@
+"""Prepared tokens of a launch's corpora, and whether they can feed its configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from moe.data.prepare import prepare
+from moe.data.token_store import TokenStore
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.study.launch import Launch, Point
+
+Preparing = Callable[[int, int], None]
+
+
+class Tokens:
+    """Prepared tokens, by data digest: made once, before the first trial that needs them."""
+
+    def __init__(self, launch: Launch, home: Home, progress: Preparing | None) -> None:
+        self._home = home
+        self._progress = progress
+        self._ready: dict[str, Path] = {}
+        known = launch.points() if launch.study.is_grid else [launch.base_point()]
+        for point in known:
+            self.of(point)
+
+    def of(self, point: Point) -> Path:
+        """Raises BadInput where the corpus cannot feed this configuration."""
+        config = point.config
+        key = f"{config.data.digest}/{config.model.context_length}/{config.train.eval_tokens}"
+        if key not in self._ready:
+            try:
+                path = prepare(config.data, self._home.tokens, progress=self._progress)
+                _require_sequences(TokenStore.open(path), point)
+            except (ValueError, OSError) as error:
+                raise BadInput(str(error)) from None
+            self._ready[key] = path
+        return self._ready[key]
+
+
+def _require_sequences(store: TokenStore, point: Point) -> None:
+    context = point.config.model.context_length
+    for split in ("train", "val"):
+        if store.num_sequences(split, context) < 1:
+            raise BadInput(
+                f"a corpus holds at least one sequence of model.context_length={context} in each "
+                f"split; received {point.config.data.corpus}, whose {split} split has none. Use a "
+                "larger corpus, or lower model.context_length."
+            )

@@ -1,0 +1,178 @@
+"""What a launch shows of itself at its end: figures, claims and the report, in both pages.
+
+MLflow has them as artifacts of the parent run, Optuna Dashboard as artifacts of the study, with the
+Pareto front among its plots: its own needs a study with two objectives, and this one has one.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from mimetypes import guess_type
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
+
+from orchestrator.base.errors import BadInput, LaunchHeld, StudyError
+from orchestrator.base.urls import redact
+from orchestrator.driver.session import Session
+from orchestrator.report.figure_data import Rows
+from orchestrator.report.judge import read_analysis
+from orchestrator.report.records import LaunchRecords
+from orchestrator.report.table_files import write_table
+from orchestrator.stores.driver_lock import driver_locks
+from orchestrator.stores.mlflow_client import connect, require_usable
+from orchestrator.stores.optuna_storage import trouble_named
+from orchestrator.stores.optuna_trials import OWNER, SearchStore
+from orchestrator.stores.parent_run import find_parent
+from orchestrator.study.study import Study
+
+FIGURES = "figures"
+_ARTIFACT = "artifacts:"  # optuna.artifacts._upload.ARTIFACTS_ATTR_PREFIX
+PARETO_PLOT = "pareto-front"
+
+
+def publish(session: Session) -> None:
+    """What cannot be drawn or written is named; a launch ends in order all the same."""
+    launch = LaunchRecords(
+        home=session.options.home, info=session.info, trials=session.records, store=session.search
+    )
+    parent, folder = session.tracking.parent_run_id, session.parent_folder
+    try:
+        figures = _figures(launch, folder, session.analysis())
+        for path in figures:
+            session.tracking.log_artifact(parent, path, FIGURES)
+        pages = _pages(launch, session.launch.study, folder)
+        for path in pages:
+            session.tracking.log_artifact(parent, path)
+        _to_dashboard(launch, [*figures, *pages])
+    except (ValueError, OSError, BadInput) as error:
+        session.tell(f"figures and report could not be made: {error}")
+
+
+def publish_analysis(
+    launch: LaunchRecords,
+    study: Study,
+    *,
+    optuna_storage: str | None,
+    mlflow_uri: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Table, claims, figures and report anew in both pages, now that `analyze` has more to say.
+
+    Where a driver is at work, or MLflow is away, the next end of the launch publishes them, and
+    that is said.
+    """
+    home = launch.home
+    storage_url = home.optuna_storage if optuna_storage is None else optuna_storage
+    uri = home.mlflow_uri if mlflow_uri is None else mlflow_uri
+    later = "The launch's next `run` shows this analysis in the pages."
+    try:
+        with ExitStack() as stack, TemporaryDirectory() as made:
+            stack.enter_context(trouble_named(storage_url))
+            for lock in driver_locks(home, storage_url, launch.info.name):
+                stack.enter_context(lock)
+            # A driver may have gone on while this was measured.
+            launch = replace(launch, trials=launch.store.records())
+            folder = Path(made)
+            figures = _figures(launch, folder, read_analysis(home, launch.info.name))
+            pages = _pages(launch, study, folder)
+            _to_dashboard(launch, [*figures, *pages])
+            require_usable(uri, must_exist=True)
+            _to_parent(
+                launch, connect(uri), figures, [*pages, *write_table(launch.table(study), folder)]
+            )
+    except LaunchHeld:
+        say("a driver is at work here: the end of its launch shows this analysis in the pages")
+    except MlflowException as error:
+        say(f"MLflow is away ({error.error_code}). {later}")
+    except (ValueError, OSError) as error:
+        say(f"{error}. {later}")
+    except StudyError as error:
+        say(f"The pages do not show this analysis: {error}")
+
+
+def _to_parent(
+    launch: LaunchRecords, client: MlflowClient, figures: Sequence[Path], pages: Sequence[Path]
+) -> None:
+    """Raises BadInput where the store does not have the launch."""
+    experiment = client.get_experiment_by_name(launch.info.name)
+    owner = launch.info.attributes[OWNER]
+    parent = experiment and find_parent(client, experiment.experiment_id, owner)
+    if parent is None:
+        raise BadInput(
+            f"{redact(client.tracking_uri)} has no run of this launch. Name its --mlflow-uri."
+        )
+    for paths, folder in ((figures, FIGURES), (pages, None)):
+        for path in paths:
+            client.log_artifact(parent.info.run_id, str(path), folder)
+
+
+def _figures(launch: LaunchRecords, folder: Path, rows: Rows) -> list[Path]:
+    from orchestrator.report.print_figures import draw_launch  # matplotlib: a second to import
+
+    return draw_launch(launch, launch.home, folder / FIGURES, rows=rows)
+
+
+def _pages(launch: LaunchRecords, study: Study, folder: Path) -> list[Path]:
+    from orchestrator.report.page import write_report
+
+    claims = folder / "claims.json"
+    claims.write_text(json.dumps(launch.judgement(study).to_dict(), indent=2))
+    return [claims, write_report(launch, study, folder / "report.html")]
+
+
+def _to_dashboard(launch: LaunchRecords, paths: Sequence[Path]) -> None:
+    from optuna_dashboard import save_plotly_graph_object
+    from plotly.graph_objects import Figure
+
+    from orchestrator.report.figure_labels import label_of
+    from orchestrator.report.pareto import pareto_points
+    from orchestrator.report.plotly_charts import pareto_chart, with_colours
+
+    shown = [path for path in paths if path.suffix != ".pdf"]  # it shows images, not PDF
+    attach(launch.store, launch.home.optuna_artifacts, shown)
+    if points := pareto_points(launch.trials, launch.home):
+        chart = with_colours(pareto_chart(points, metric=label_of(launch.metric)))
+        chart["layout"]["title"] = {"text": "Loss against training FLOPs, means over seeds"}
+        save_plotly_graph_object(launch.store.study, Figure(chart), graph_object_id=PARETO_PLOT)
+
+
+def attach(search: SearchStore, folder: Path, paths: Sequence[Path]) -> None:
+    """Puts files among the artifacts of the launch's study in Optuna Dashboard.
+
+    An artifact's id follows from its name (UUID 5), so that a launch that goes on replaces its own,
+    and drops those it no longer has; the ids of `optuna.artifacts.upload_artifact` are new each
+    time. What users uploaded there stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    store = FileSystemArtifactStore(folder)
+    study = search.study
+    fresh: dict[str, str | None] = {}
+    for path in paths:
+        artifact_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{search.info.name}/{path.name}"))
+        with path.open("rb") as file:
+            store.write(artifact_id, file)
+        mimetype, encoding = guess_type(path.name)
+        meta = ArtifactMeta(
+            artifact_id=artifact_id,
+            filename=path.name,
+            mimetype=mimetype or "application/octet-stream",
+            encoding=encoding,
+        )
+        fresh[_ARTIFACT + artifact_id] = json.dumps(asdict(meta))
+    known = study._storage.get_study_system_attrs(search.info.study_id)
+    gone = {key for key in known if _is_ours(key) and key not in fresh}
+    for key, value in {**fresh, **dict.fromkeys(gone, json.dumps(None))}.items():
+        if known.get(key) != value:
+            study._storage.set_study_system_attr(search.info.study_id, key, value)
+
+
+def _is_ours(key: str) -> bool:
+    return key.startswith(_ARTIFACT) and uuid.UUID(key.removeprefix(_ARTIFACT)).version == 5

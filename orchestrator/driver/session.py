@@ -1,0 +1,309 @@
+"""One driver's hold on a launch: its stores open, locked, reconciled, and left in a true state.
+
+Everything that can be refused is refused before anything is created.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.base.provenance import git_state
+from orchestrator.base.urls import redact
+from orchestrator.cluster import capacity, connection, nodes
+from orchestrator.cluster.connection import Resources
+from orchestrator.driver.options import Options, require_folders, require_sane
+from orchestrator.driver.prepared_corpora import Preparing, Tokens
+from orchestrator.report.judge import judge_launch, read_analysis
+from orchestrator.report.rungs import rung_line, rungs_of_launch
+from orchestrator.report.table_files import write_environment, write_table
+from orchestrator.report.tables import Table, table_of
+from orchestrator.stores.driver_lock import driver_locks
+from orchestrator.stores.mlflow_client import connect, database_of, quiet
+from orchestrator.stores.mlflow_client import require_usable as require_tracking
+from orchestrator.stores.mlflow_runs import Tracking, away_named
+from orchestrator.stores.optuna_sql import relational
+from orchestrator.stores.optuna_storage import open_storage, require_usable, trouble_named
+from orchestrator.stores.optuna_trials import OWNER, LaunchInfo, SearchStore
+from orchestrator.stores.parent_run import STOPPED_BY, require_not_deleted
+from orchestrator.stores.reuse import finished_elsewhere
+from orchestrator.stores.sqlite_files import with_log
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.launch import Launch
+from orchestrator.trials.ledger import Ledger, Listener
+from orchestrator.trials.reconcile import reconcile
+from orchestrator.trials.spending import Budget, LeftOut, left_out_of
+
+Say = Callable[[str], None]
+
+
+@dataclass(kw_only=True)
+class Session:
+    launch: Launch
+    options: Options
+    info: LaunchInfo
+    search: SearchStore
+    ledger: Ledger
+    tracking: Tracking
+    tokens: Tokens
+    said: list[str]
+    say: Say
+    marker: str | None
+    interrupted: bool = False
+    undelivered: bool = False
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        return list(self.ledger.records.values())
+
+    @property
+    def exit_code(self) -> int:
+        if self.interrupted:
+            return 130
+        healed = {r.config_hash for r in self.records if r.state in ("complete", "pruned")}
+        failed = {r.config_hash for r in self.records if r.state == "failed"} - healed
+        return 1 if failed or self.undelivered else 0
+
+    def table(self) -> Table:
+        study = self.launch.study
+        return table_of(
+            study.name,
+            self.launch.name,
+            self.records,
+            metric=study.metric,
+            best_first=not study.is_grid,
+            published=study.published,
+            judgement=judge_launch(
+                study,
+                scale=self.launch.scale,
+                records=self.records,
+                rows=self.analysis(),
+            ),
+        )
+
+    def analysis(self) -> list[dict[str, Any]]:
+        """Rows of `analyze`; a launch must end in order though their file is damaged."""
+        try:
+            return read_analysis(self.options.home, self.launch.name)
+        except BadInput as error:
+            self.tell(str(error))
+            return []
+
+    @property
+    def parent_folder(self) -> Path:
+        """Where artifacts of the parent run wait until they are delivered."""
+        folder = self.options.home.spool / f"parent-{self.tracking.parent_run_id}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def is_spent(self) -> bool:
+        """Whether running trials are to end: the launch has no device time left."""
+        return bool(self.ledger.budget and self.ledger.budget.exhausted())
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """What a budget kept from running; None where it kept nothing."""
+        return left_out_of(self.ledger)
+
+    def tell(self, line: str) -> None:
+        self.said.append(line)
+        self.say(line)
+
+
+@contextmanager
+def opened(
+    launch: Launch,
+    options: Options,
+    *,
+    say: Say,
+    listener: Listener | None = None,
+    preparing: Preparing | None = None,
+    start_cluster: bool = True,
+) -> Iterator[Session]:
+    """The launch, held. On leaving, whatever still runs is put back to waiting in both stores.
+
+    Raises BadInput before anything is created, LaunchHeld where another driver is at work, and
+    StudyError where a store goes away while the launch begins.
+    """
+    home = options.home
+    storage_url = _chosen(options.optuna_storage, home.optuna_storage)
+    mlflow_uri = _chosen(options.mlflow_uri, home.mlflow_uri)
+    quiet()
+    # Torch makes this folder in /tmp as soon as an optimiser is built; workers inherit the setting.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home.root / "torch-cache"))
+    require_sane(launch, options)
+    home.require_writable()
+    require_folders(options)
+    require_usable(storage_url)
+    require_tracking(mlflow_uri)
+    if options.checkpoint_uri is not None:
+        options.place.require_usable()
+    if start_cluster and options.address is None:
+        connection.require_fits_here(options.resources, options.cpus or connection.local_cpus())
+
+    waits = None
+    with ExitStack() as stack:
+        if options.address:
+            stack.enter_context(connection.connected(options.address))
+            waits = capacity.require_fits(options.resources)
+        stack.enter_context(_made(home))
+        stack.enter_context(trouble_named(storage_url))
+        for lock in driver_locks(home, storage_url, launch.name):
+            stack.enter_context(lock)
+        marker = _mark_place(launch, options) if options.address else None
+        tokens = Tokens(launch, home, preparing)
+        client = connect(mlflow_uri)
+        with away_named(client):
+            require_not_deleted(client, launch)
+        storage = open_storage(storage_url, create=True)
+        for url, engine in ((storage_url, relational(storage)), (mlflow_uri, database_of(client))):
+            if engine is not None and url.startswith("sqlite:///"):
+                file = Path(url.removeprefix("sqlite:///"))
+                stack.enter_context(with_log(file, let_go=engine.dispose))
+        search = SearchStore.open(storage, launch, now=datetime.now(UTC))
+        owner = search.info.attributes[OWNER]
+        tracking = Tracking.open(client, launch, home, owner=owner, uri=mlflow_uri)
+        try:
+            mended = reconcile(search, tracking, metric=launch.study.metric)
+            session = Session(
+                launch=launch,
+                options=options,
+                info=search.info,
+                search=search,
+                ledger=_ledger(launch, options, storage, search, tracking, listener),
+                tracking=tracking,
+                tokens=tokens,
+                said=[],
+                say=say,
+                marker=marker,
+            )
+            about = [*mended, *_worth_saying(session, storage), *filter(None, [waits])]
+            tracking.begin()
+        except BaseException:
+            tracking.abandon()
+            raise
+        try:
+            for line in about:
+                session.tell(line)
+            yield session
+        finally:
+            _leave(session)
+
+
+def _ledger(
+    launch: Launch,
+    options: Options,
+    storage: BaseStorage,
+    search: SearchStore,
+    tracking: Tracking,
+    listener: Listener | None,
+) -> Ledger:
+    budget = None
+    if options.limits.any:
+        budget = partial(Budget, options.limits, workers=options.resources.workers, launch=launch)
+    return Ledger(
+        launch,
+        search,
+        tracking,
+        finished_elsewhere=finished_elsewhere(storage, launch.name),
+        run_tags=_run_tags(options.resources),
+        retry_failed=options.retry_failed,
+        listener=listener,
+        budget=budget,
+    )
+
+
+def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
+    for name, other in session.launch.merged.items():
+        yield f"cell {name} is the same configuration as {other}: trained once, as {other}"
+    for record in session.ledger.agenda.unknown:
+        yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
+    info = session.info
+    alike = chain(session.records, SearchStore.alike(storage, info))
+    found, num_steps = rungs_of_launch(info.attributes, alike)
+    if found:
+        yield rung_line(found, num_steps)
+
+
+@contextmanager
+def _made(home: Home) -> Iterator[None]:
+    """The home's folders; a new home that was refused its first launch is removed again."""
+    existed = home.root.exists()
+    try:
+        home.create()
+        yield
+    except BadInput:
+        if not existed and not (home.root / "optuna.db").exists():
+            shutil.rmtree(home.root, ignore_errors=True)
+        raise
+
+
+def _mark_place(launch: Launch, options: Options) -> str:
+    """Raises BadInput where a node of the cluster does not see where trials keep checkpoints."""
+    place = options.place
+    marker = nodes.mark(place, f"{options.home.root}/{launch.name}")
+    nodes.require_place_on_nodes(place, marker)
+    return marker
+
+
+def _leave(session: Session) -> None:
+    ledger, tracking = session.ledger, session.tracking
+    try:
+        ledger.release_running()
+        if ledger.agenda.exhausted:
+            session.tell(ledger.agenda.exhausted)
+        if (left_out := session.left_out) is not None and not session.interrupted:
+            session.tell(str(left_out))
+            tracking.set_tags(tracking.parent_run_id, {STOPPED_BY: str(left_out)})
+        folder = session.parent_folder
+        for path in (*write_table(session.table(), folder), write_environment(folder)):
+            tracking.log_artifact(tracking.parent_run_id, path)
+    finally:  # a store or disk that fails here must not keep the spool from being delivered
+        try:
+            delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
+        except KeyboardInterrupt:  # a second one, while MLflow is waited for
+            session.interrupted, delivered = True, False
+        for line in tracking.rejected:
+            session.tell(f"MLflow refused {line}")
+        session.undelivered = not delivered or bool(tracking.rejected)
+        if session.undelivered:
+            session.tell(_how_to_deliver(session))
+
+
+def _how_to_deliver(session: Session) -> str:
+    uri = session.options.mlflow_uri
+    return (
+        f"metrics are not yet in MLflow: {session.tracking.spool} keeps them. Once the server is "
+        f"back: moe-study deliver --home {session.options.home.root}"
+        + (f" --mlflow-uri {redact(uri)}" if uri else "")
+    )
+
+
+def _chosen(url: str | None, default: str) -> str:
+    return default if url is None else url
+
+
+def _run_tags(resources: Resources) -> dict[str, str]:
+    """What is not in a trial's identity, yet changes the last bits of its result."""
+    return {
+        "workers": str(resources.workers),
+        "threads": str(resources.cpus_per_worker),
+        "device": resources.device,
+        "compiled": str(resources.compile).lower(),
+        "cpu": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        **git_state(),
+    }

@@ -1,0 +1,234 @@
+"""Ray Tune's side of a launch: what Tune asks and tells is passed to the ledger, and nothing else.
+
+Three small adapters around one ledger: a searcher (what runs next), a callback (what happened), a
+scheduler (who is stopped early). Tune's own searcher for Optuna is not used: it leaves a trial that
+ASHA stopped COMPLETE with its partial value and a trial with NaN RUNNING for ever, and never sends
+the report at which a trial was stopped (measured).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray import cloudpickle
+from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from moe.metrics import STEP, TOKENS
+from orchestrator.base.errors import StudyError, halted
+from orchestrator.cluster import failure_cause
+from orchestrator.driver.worker import EVENT, FAILED, FINAL, HALTED, PROGRESS, Job
+from orchestrator.stores.mlflow_runs import Away
+from orchestrator.stores.trial_record import FINISHED_STATES, MOE_DIGEST, TrialRecord
+from orchestrator.study.launch import Launch
+from orchestrator.trials.ledger import Assignment, Ledger
+
+log = logging.getLogger(__name__)
+
+_FAILURE = "Failure # "  # how Tune heads each failure in a trial's error file
+
+
+def number_of(trial: Trial) -> int:
+    return trial.config["job"]["number"]
+
+
+class _NotPickled:
+    """Tune pickles what it is given, to restore it. Here the stores are what is restored from."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class LedgerSearcher(_NotPickled, Searcher):
+    """Asks the ledger for the next trial."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        make_job: Callable[[Assignment], Job],
+        *,
+        first: Assignment,
+        may_start: Callable[[], bool],
+    ) -> None:
+        super().__init__(metric="_", mode="min")
+        self._ledger = ledger
+        self._first: Assignment | None = first
+        self._make_job = make_job
+        self._may_start = may_start
+        self._is_waiting = False
+        self.failure: StudyError | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if not self._may_start():
+            # While MLflow is away nothing starts; what runs ends, and the study with the last.
+            is_over = self._first is None and self._ledger.agenda.is_all_started
+            return Searcher.FINISHED if is_over else None
+        try:
+            assignment, self._first = self._first or self._ledger.next(), None
+        except Away as error:
+            if not self._is_waiting:
+                log.warning("no new trial starts for now: %s", error)
+            self._is_waiting = True
+            return None
+        except StudyError as error:
+            self.failure = error  # raised once Tune has ended its trials in order
+            return Searcher.FINISHED
+        self._is_waiting = False
+        if assignment is None:
+            return None if self._ledger.agenda.may_have_more else Searcher.FINISHED
+        return {"job": asdict(self._make_job(assignment))}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict | None = None, error: bool = False
+    ) -> None:
+        """The callback hears of it with the trial at hand."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The record is Optuna's storage: there is no second one to keep."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+
+class StopWhen(_NotPickled, Stopper):
+    """Ends all trials at once, and their actors, when `condition` holds.
+
+    Tune tells no callback of it: the trials stay running in the ledger, which puts them back.
+    """
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._condition()
+
+
+class LedgerCallback(_NotPickled, Callback):
+    """Tells the ledger what happened to each trial."""
+
+    def __init__(self, ledger: Ledger, routing_file: Callable[[TrialRecord], Path | None]) -> None:
+        """`routing_file`: where this driver can read a finished trial's routing arrays."""
+        self._ledger = ledger
+        self._routing_file = routing_file
+        self._tokens: dict[int, int] = {}
+        self._nodes: dict[int, dict[str, Any]] = {}
+        self._recoveries: Counter[int] = Counter()
+        self._recovering: set[int] = set()
+        self.failure: StudyError | None = None
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = number_of(trial)
+        self._recovering.discard(number)
+        if self._ledger.records[number].state == "waiting":
+            self._ledger.started(number)
+        else:
+            self._ledger.restarted(number)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **_: Any
+    ) -> None:
+        number = number_of(trial)
+        if result.get(EVENT) == PROGRESS:
+            self._tokens[number] = int(result["entry"][TOKENS])
+            self._nodes[number] = result["node"]
+            self._ledger.progressed(number, result["entry"])
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
+    ) -> None:
+        number = number_of(trial)
+        result = trial.last_result or {}
+        event = result.get(EVENT)
+        if event == FAILED:
+            tokens = self._tokens.get(number, 0)
+            self._ledger.failed(
+                number, result["error"], tokens=tokens, diverged_at=result["diverged_at"]
+            )
+        elif event == HALTED:
+            self.failure = StudyError(halted(result["error"]))
+            self._ledger.released(number)
+        elif event == FINAL and not result["stopped"]:
+            record = self._ledger.records[number]
+            routing = self._routing_file(record) if result["routing"] else None
+            self._ledger.completed(
+                number,
+                result["metrics"],
+                tokens=int(result["spent_tokens"]),
+                late=result["late"],
+                artifacts=[(str(routing), "routing")] if routing else [],
+                attributes={MOE_DIGEST: "+".join(result["moe_digests"])},
+            )
+        elif event in (FINAL, PROGRESS):
+            self._ledger.pruned(number, tokens=self._tokens.get(number, 0))
+        else:
+            self._ledger.failed(number, "the trial ended without a report")
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = number_of(trial)
+        self._recoveries[number] += 1
+        self._recovering.add(number)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = number_of(trial)
+        # One lost process may fail two of Tune's calls to it. The first has the trial recovered;
+        # the second ends it, however many failures it is allowed (tune_controller.py, 2.60).
+        if number in self._recovering and self._recoveries[number] <= trial.max_failures:
+            self._recovering.discard(number)
+            self._ledger.requeued(number)
+            return
+        reason = failure_cause.reason(_last_error(trial), self._nodes.get(number))
+        self._ledger.failed(number, reason, tokens=self._tokens.get(number, 0))
+
+
+def _last_error(trial: Trial) -> Exception | str | None:
+    """What the trial failed with last, from its own folder: storage gets its copies later.
+
+    Tune appends the text of every failure to one file, and keeps beside it the exception itself of
+    the last one that was an actor's or a task's: Ray's out of memory is neither.
+    """
+    file, pickled = trial.error_file, trial.pickled_error_file
+    if file is None or not Path(file).exists():
+        return trial.get_error()
+    text = Path(file).read_text(errors="replace").rpartition(_FAILURE)[2].partition("\n")[2]
+    if pickled is not None and Path(pickled).exists():
+        error = cloudpickle.loads(Path(pickled).read_bytes())
+        if str(error).strip() in text:
+            return error
+    return text
+
+
+def make_scheduler(launch: Launch, ledger: Ledger) -> TrialScheduler:
+    """ASHA where the study asks for it, its rungs filled from the record, so that a restart keeps
+    what earlier drivers learnt."""
+    stopping = launch.study.early_stopping
+    if stopping is None:
+        return FIFOScheduler()
+    num_steps = launch.base.train.num_steps
+    scheduler = AsyncHyperBandScheduler(
+        time_attr=STEP,
+        metric=launch.study.metric,
+        mode="min",
+        grace_period=max(1, round(stopping.first_rung * num_steps)),
+        max_t=num_steps,
+        reduction_factor=stopping.reduction_factor,
+    )
+    for record in ledger.records.values():
+        if record.state not in FINISHED_STATES:
+            continue  # an interrupted trial replays its curve itself
+        past = SimpleNamespace(trial_id=f"past-{record.number}")
+        scheduler.on_trial_add(None, past)
+        for step, value in sorted(record.curve.items()):
+            if step < num_steps:
+                scheduler.on_trial_result(None, past, {STEP: step, launch.study.metric: value})
+    return scheduler

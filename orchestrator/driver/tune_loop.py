@@ -1,0 +1,152 @@
+"""Hands what is missing of a launch to Ray Tune. Idempotent: what is done is not done again."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from moe.identity import moe_digest
+from orchestrator.base.checkpoint_place import run_name
+from orchestrator.base.errors import StudyError
+from orchestrator.cluster import capacity, connection
+from orchestrator.driver.session import Session
+from orchestrator.stores.mlflow_runs import LOOP_PATIENCE_S, Away
+from orchestrator.stores.trial_record import CHECKPOINT_PLACE, TrialRecord
+from orchestrator.trials.ledger import Assignment
+
+
+def run(session: Session) -> None:
+    """Returns when nothing is left to run, or after an interruption (`session.interrupted`)."""
+    options = session.options
+    try:
+        with _interruptible(session):
+            try:
+                first = session.ledger.next()
+            except Away as error:
+                raise StudyError(f"{error}. Once it answers, the same command goes on.") from None
+            if first is None:
+                return
+            with connection.connected(options.address, cpus=options.cpus):
+                capacity.require_fits(options.resources)
+                _tune(session, first)
+    except KeyboardInterrupt:
+        session.interrupted = True
+    finally:
+        shutil.rmtree(options.home.tune, ignore_errors=True)
+
+
+def _tune(session: Session, first: Assignment) -> None:
+    from ray import tune
+    from ray.tune import FailureConfig, RunConfig, TuneConfig
+
+    from orchestrator.cluster import driver_heartbeat
+    from orchestrator.cluster.token_transfer import this_node, token_source
+    from orchestrator.driver.tune_adapters import (
+        LedgerCallback,
+        LedgerSearcher,
+        StopWhen,
+        make_scheduler,
+        number_of,
+    )
+    from orchestrator.driver.worker import Job, train_trial
+
+    options, resources = session.options, session.options.resources
+    home, place = options.home, options.place
+    driver_node = this_node() if options.address else None
+    source = f"moe-study-tokens-{uuid.uuid4().hex}" if options.address else None
+
+    def make_job(assignment: Assignment) -> Job:
+        config, record = assignment.point.config, assignment.record
+        if place.name != record.attributes.get(CHECKPOINT_PLACE, str(home.checkpoints)):
+            session.ledger.annotate(record.number, {CHECKPOINT_PLACE: place.name})
+        return Job(
+            number=record.number,
+            config=config.to_dict(),
+            tokens=str(session.tokens.of(assignment.point)),
+            out=run_name(record.config_hash, moe_digest()),
+            workers=resources.workers,
+            threads=resources.cpus_per_worker,
+            device=resources.device,
+            compile=resources.compile,
+            checkpoint_every=config.train.eval_every,
+            pulse=pulse_name,
+            driver_node=driver_node,
+            token_source=source,
+            marker=session.marker,
+            system_metrics=options.system_metrics,
+        )
+
+    def routing_file(record: TrialRecord) -> Path | None:
+        folder = home.run_folder(record.config_hash, moe_digest())
+        if place.is_home:
+            return folder / "routing.parquet"
+        return place.copy_to_driver(place.run_folder(record.config_hash, moe_digest()), folder)
+
+    session.tracking.patience_s = LOOP_PATIENCE_S
+    searcher = LedgerSearcher(
+        session.ledger, make_job, first=first, may_start=lambda: session.tracking.reachable
+    )
+    callback = LedgerCallback(session.ledger, routing_file)
+
+    def failure() -> StudyError | None:
+        return searcher.failure or callback.failure
+
+    bundles = [resources.bundle for _ in range(resources.workers)]
+    trainable = tune.with_parameters(train_trial, place=place)
+    tuner = tune.Tuner(
+        tune.with_resources(
+            trainable, tune.PlacementGroupFactory(bundles, strategy=resources.placement.upper())
+        ),
+        tune_config=TuneConfig(
+            search_alg=searcher,
+            scheduler=make_scheduler(session.launch, session.ledger),
+            num_samples=-1,
+            max_concurrent_trials=options.concurrency,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"{number_of(trial)}-{trial.trial_id}",
+        ),
+        run_config=RunConfig(
+            storage_path=str(options.home.tune),
+            name="trials",
+            failure_config=FailureConfig(max_failures=options.max_failures),
+            callbacks=[callback],
+            stop=StopWhen(
+                lambda: session.interrupted or failure() is not None or session.is_spent()
+            ),
+            verbose=0,
+        ),
+    )
+    tokens = token_source(home.tokens, source) if source else nullcontext()
+    # A cluster that this driver started itself ends with it.
+    beat = driver_heartbeat.beating() if options.address else nullcontext("")
+    with beat as pulse_name, tokens:
+        tuner.fit()
+    if (failed := failure()) is not None:
+        raise failed
+
+
+@contextmanager
+def _interruptible(session: Session) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) ends all trials in order, a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        if session.interrupted:
+            raise KeyboardInterrupt
+        session.interrupted = True
+        session.say("stopping; press Ctrl-C again to stop at once")
+
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

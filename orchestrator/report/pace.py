@@ -1,0 +1,41 @@
+"""How fast this home's earlier trials went: what `plan` tells of time."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from orchestrator.base.home import Home
+from orchestrator.stores.optuna_storage import local_store_file, open_storage, trouble_named
+from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.trial_record import FLOPS_PER_TOKEN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Seconds of one worker for a FLOP, and how many trials say so."""
+
+    seconds_per_flop: float
+    trials: int
+
+
+def pace_of(home: Home, *, scale: str) -> Pace | None:
+    """The median over a home's complete trials at one scale: other sizes go at other speeds.
+
+    None where there are none. Raises StudyError where the home's record cannot be read.
+    """
+    file = local_store_file(home.optuna_storage)
+    if file is None or not file.exists():
+        return None
+    storage = open_storage(home.optuna_storage, create=False)
+    with trouble_named(home.optuna_storage):
+        found = [
+            record.device_s / (record.tokens * record.attributes[FLOPS_PER_TOKEN])
+            for info in SearchStore.launches(storage)
+            if info.attributes["scale"] == scale
+            for record in SearchStore(storage, info).records()
+            if record.state == "complete" and record.tokens and record.device_s
+        ]
+    if not found:
+        return None
+    return Pace(seconds_per_flop=statistics.median(found), trials=len(found))

@@ -1,0 +1,221 @@
+"""`moe-study report`: one HTML file that needs nothing else, to read and to send.
+
+The verdicts stand first, then the table, the charts, the cost, every trial with its run, and how to
+get the same again. A section without data says why it is missing; no number is made up for it.
+The plotting library travels in the file, compressed, since a reader may have no network.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from orchestrator.base.errors import BadInput
+from orchestrator.report.cost import cost_rows
+from orchestrator.report.records import LaunchRecords
+from orchestrator.report.sections import chart_sections
+from orchestrator.report.tables import Table, body, footnotes, headings
+from orchestrator.report.verdict_text import remarks
+from orchestrator.report.verdicts import Verdict
+from orchestrator.stores.trial_record import RUN_LINK, TrialRecord, count_states
+from orchestrator.study.library import study_names
+from orchestrator.study.study import Study
+
+MISSING = "\N{EN DASH}"
+
+
+def write_report(launch: LaunchRecords, study: Study, path: Path) -> Path:
+    """The file is whole when it appears. Raises BadInput where it cannot be written."""
+    text = render_report(launch, study)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise BadInput(
+            f"-o names a file that can be written; received {path} ({error.strerror}). Name "
+            "another."
+        ) from None
+    return path
+
+
+def render_report(launch: LaunchRecords, study: Study) -> str:
+    """The page as text: equal for equal records."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    table = launch.table(study)
+    sections = chart_sections(launch)
+    figures = {name: chart for section in sections for name, chart in section.figures.items()}
+    environment = Environment(
+        loader=PackageLoader("orchestrator.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    assert table.judgement is not None
+    return environment.get_template("report.html.j2").render(
+        style=_asset("report.css"),
+        script=_asset("report.js"),
+        plotly=_packed_plotly() if figures else "",
+        figures=json.dumps(figures, allow_nan=False).replace("<", "\\u003c"),
+        about=_about(launch, study),
+        states=[(s, n) for s, n in count_states(launch.trials).items() if n],
+        remarks=remarks(table.judgement),
+        evidence=table.judgement.evidence,
+        verdicts=[_verdict(verdict) for verdict in table.judgement.verdicts],
+        table=_table(table, launch.trials),
+        sections=sections,
+        cost=cost_rows(launch.trials),
+        trials=[_trial(record) for record in sorted(launch.trials, key=lambda r: r.number)],
+        reproduce=_reproduce(launch),
+        missing=MISSING,
+    )
+
+
+def _about(launch: LaunchRecords, study: Study) -> dict[str, Any]:
+    given = launch.info.attributes
+    ended = max((r.ended for r in launch.trials if r.ended), default=None)
+    return {
+        "study": launch.info.study,
+        "launch": launch.info.name,
+        "question": given.get("question", study.question),
+        "baseline": given.get("baseline", study.baseline),
+        "held_fixed": given.get("held_fixed", study.held_fixed),
+        "scale": given["scale"],
+        "metric": launch.metric,
+        "sampled": given["sampled"],
+        "ended": ended.strftime("%Y-%m-%d %H:%M") if ended else None,
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    ratio = verdict.perplexity_ratio
+    return {
+        "id": verdict.id,
+        "statement": verdict.statement,
+        "verdict": verdict.verdict,
+        "metric": verdict.metric,
+        "estimate": _number(verdict.estimate),
+        "interval": None
+        if verdict.ci_low is None or verdict.ci_level is None
+        else f"{verdict.ci_level:.0%} [{verdict.ci_low:.4f}, {verdict.ci_high:.4f}]",
+        "perplexity": None if ratio is None else f"{ratio[0] - 1:+.2%}",
+        "n": verdict.n,
+        "margin": _number(verdict.margin),
+        "p": None if verdict.p_adjusted is None else f"{verdict.p_adjusted:.2g}",
+        "reason": verdict.reason,
+        "drawing": _drawing(verdict),
+        "parts": [_verdict(part) for part in verdict.parts],
+    }
+
+
+def _drawing(verdict: Verdict) -> dict[str, float] | None:
+    """Estimate, interval, zero and margin on one line, in percent of its width."""
+    if verdict.estimate is None or verdict.ci_low is None or verdict.ci_high is None:
+        return None
+    margin = verdict.margin or 0.0
+    ends = [verdict.ci_low, verdict.ci_high, 0.0, margin, -margin]
+    reach = 1.1 * max(abs(min(ends)), abs(max(ends))) or 1.0
+
+    def place(value: float) -> float:
+        return round(50 + 50 * value / reach, 3)
+
+    return {
+        "low": place(verdict.ci_low),
+        "high": place(verdict.ci_high),
+        "mean": place(verdict.estimate),
+        "margin_low": place(-margin),
+        "margin_high": place(margin),
+    }
+
+
+def _table(table: Table, records: Sequence[TrialRecord]) -> dict[str, Any]:
+    number_of = {r.run_id: r.number for r in records if r.run_id}
+    return {
+        "headings": headings(table),
+        "rows": [
+            {
+                "cells": [MISSING if cell == "-" else cell for cell in cells],
+                "runs": [
+                    (seed, number_of[run])
+                    for seed, run in zip(row.seeds, row.run_ids, strict=False)
+                    if run in number_of
+                ],
+            }
+            for row, cells in zip(table.rows, body(table), strict=True)
+        ],
+        "notes": footnotes(table, with_remarks=False),
+    }
+
+
+def _trial(record: TrialRecord) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        "cell": record.cell,
+        "seed": record.seed,
+        "state": record.state,
+        "value": _number(record.value),
+        "tokens": f"{record.tokens:,}" if record.tokens else None,
+        "run_id": record.run_id,
+        "link": record.attributes.get(RUN_LINK),
+        "config_hash": record.config_hash,
+        "reason": record.reason,
+    }
+
+
+def _reproduce(launch: LaunchRecords) -> dict[str, Any]:
+    given = launch.info.attributes
+    seeds = sorted({r.seed for r in launch.trials})
+    study = launch.info.study
+    named = study if study in study_names() else f"{study}.py"
+    command = ["moe-study", "run", named, "--scale", given["scale"]]
+    command += ["--seeds", ",".join(map(str, seeds))] if seeds else []
+    if given["sampled"] and launch.trials:
+        command += ["--trials", str(len({r.cell_hash for r in launch.trials}))]
+    command += ["--corpus", given["corpus"]]
+    for path, value in given["overrides"].items():
+        command += [
+            "--set",
+            f"{path}={json.dumps(value) if value is True or value is False else value}",
+        ]
+    return {
+        "command": shlex.join(command),
+        "corpus": given["corpus"],
+        "corpus_digest": given["corpus_digest"],
+        "drivers": given.get("drivers", []),
+        "notes": list(_reproduce_notes(given)),
+    }
+
+
+def _reproduce_notes(given: Mapping[str, Any]) -> Iterable[str]:
+    if any(driver.get("git.dirty") == "true" for driver in given.get("drivers", [])):
+        yield "The code had changes that are in no commit: the commit alone does not give it back."
+    if given["sampled"]:
+        yield (
+            "A sampled search is drawn as results arrive: the same command searches the same "
+            "space, and each point it found is repeated exactly by its run's config.json."
+        )
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4f}"
+
+
+@cache
+def _packed_plotly() -> str:
+    """plotly.js, gzipped: a third of its size even as base64; the page unpacks it."""
+    text = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(text, 9, mtime=0)).decode()
+
+
+def _asset(name: str) -> str:
+    return resources.files("orchestrator.report").joinpath("assets", name).read_text("utf-8")

@@ -1,0 +1,280 @@
+"""The Optuna side: the record of the search, written by one driver and read by everyone.
+
+Trials are created whole (parameters, distributions, attributes in one call) and moved from state to
+state through the storage interface, because `Study.tell` cannot put a trial back to WAITING and the
+stock searcher leaves stopped, NaN and killed trials with untrue states.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    check_distribution_compatibility,
+)
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator.base.errors import BadInput
+from orchestrator.base.provenance import provenance
+from orchestrator.stores.optuna_sql import insert_waiting, read_trials, relational
+from orchestrator.stores.trial_record import (
+    CELL,
+    CELL_HASH,
+    CONFIG_HASH,
+    FLOPS_PER_TOKEN,
+    PARAMS_ACTIVE,
+    PARAMS_TOTAL,
+    SEED,
+    TrialRecord,
+)
+from orchestrator.study.launch import Launch, Point
+from search_spaces.overlay import get
+
+# User attributes of an Optuna study: the identity of a launch, for those who only read.
+LAUNCH_ATTRIBUTES = ("study", "scale", "corpus", "corpus_digest", "overrides")
+STARTED_AT = "started_at"
+OWNER = "owner"
+DRIVERS = "drivers"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaunchInfo:
+    """A launch as the storage has it, read without its study file or corpus."""
+
+    study_id: int
+    name: str
+    attributes: Mapping[str, Any]
+
+    @property
+    def study(self) -> str:
+        return self.attributes["study"]
+
+
+class SearchStore:
+    """One launch's Optuna study."""
+
+    def __init__(self, storage: BaseStorage, info: LaunchInfo) -> None:
+        self._storage = storage
+        self._known: dict[str, BaseDistribution] | None = None
+        self.info = info
+
+    @staticmethod
+    def launches(storage: BaseStorage) -> list[LaunchInfo]:
+        """Launches in a storage, the most recently started last; other studies are left alone."""
+        found = [
+            LaunchInfo(study_id=s._study_id, name=s.study_name, attributes=s.user_attrs)
+            for s in storage.get_all_studies()
+            if {*LAUNCH_ATTRIBUTES, STARTED_AT} <= set(s.user_attrs)
+        ]
+        return sorted(found, key=lambda info: info.attributes[STARTED_AT])
+
+    @classmethod
+    def alike(cls, storage: BaseStorage, info: LaunchInfo) -> Iterator[TrialRecord]:
+        """Trials of the other launches of one study at one scale on one corpus, whatever was
+        overridden.
+
+        Their losses are of one kind: the held-out text and the tokens are the same. Nothing is read
+        before the first is asked for.
+        """
+        same = ("study", "scale", "corpus_digest")
+        for other in cls.launches(storage):
+            is_other = other.name != info.name
+            if is_other and all(other.attributes[key] == info.attributes[key] for key in same):
+                yield from cls(storage, other).records()
+
+    @classmethod
+    def open(cls, storage: BaseStorage, launch: Launch, *, now: datetime) -> SearchStore:
+        """Creates the launch's study, or loads it; study attributes are brought up to date."""
+        launches = cls.launches(storage)
+        existing = next((info.attributes for info in launches if info.name == launch.name), {})
+        # The launch started last is the one that readers mean, also where a clock was set back.
+        others = (i.attributes[STARTED_AT] for i in launches if i.name != launch.name)
+        started = [now, *(datetime.fromisoformat(at) + timedelta(microseconds=1) for at in others)]
+        attributes = {
+            "study": launch.study.name,
+            "scale": launch.scale,
+            "corpus": launch.corpus_spec,
+            "corpus_digest": launch.corpus_digest,
+            "overrides": dict(launch.overrides),
+            STARTED_AT: max(started).isoformat(),
+            OWNER: existing.get(OWNER) or uuid.uuid4().hex[:12],
+            "metric": launch.study.metric,
+            "sampled": not launch.study.is_grid,
+            "question": launch.study.question,
+            "baseline": launch.study.baseline,
+            "held_fixed": launch.study.held_fixed,
+            DRIVERS: _with_this(existing.get(DRIVERS, [])),
+            "early_stopping": _early_stopping(launch),
+        }
+        study = optuna.create_study(
+            storage=storage,
+            study_name=launch.name,
+            load_if_exists=True,
+            direction="minimize",
+            sampler=optuna.samplers.RandomSampler(),
+        )
+        if study.metric_names != [launch.study.metric]:
+            with warnings.catch_warnings():
+                # Experimental since Optuna 3.2, and what the dashboard labels its plots with.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([launch.study.metric])
+        for key, value in attributes.items():
+            if study.user_attrs.get(key) != value:
+                study.set_user_attr(key, value)
+        info = LaunchInfo(study_id=study._study_id, name=launch.name, attributes=attributes)
+        store = cls(storage, info)
+        store._write_note(launch)
+        return store
+
+    @property
+    def study(self) -> optuna.Study:
+        return optuna.load_study(
+            study_name=self.info.name,
+            storage=self._storage,
+            sampler=optuna.samplers.RandomSampler(),
+        )
+
+    def _write_note(self, launch: Launch) -> None:
+        from optuna_dashboard import save_note  # slow to import, and readers do without it
+
+        save_note(
+            self.study,
+            f"**{launch.study.question}**\n\nBaseline: {launch.study.baseline}. "
+            f"Held fixed: {launch.study.held_fixed}\n\n"
+            f"Scale {launch.scale}, corpus {launch.corpus_spec} ({launch.corpus_digest}).\n\n"
+            "Loss against training FLOPs stands among the plots, and the figures and the report "
+            "among the artifacts, once the launch has come to its end.",
+        )
+
+    def records(self) -> list[TrialRecord]:
+        """All trials, in the order of their numbers."""
+        engine = relational(self._storage)
+        if engine is not None:
+            trials = read_trials(engine, self.info.study_id)
+        else:
+            trials = self._storage.get_all_trials(self.info.study_id, deepcopy=False)
+        return [TrialRecord.of(trial) for trial in trials if CELL in trial.user_attrs]
+
+    def importances(self) -> dict[str, float]:
+        """Shares of 1 by parameter, the largest first; empty where there is too little to tell.
+
+        PED-ANOVA, as Optuna Dashboard has it. Optuna itself gives equal shares where it found none.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = optuna.importance.get_param_importances(
+                    self.study,
+                    evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+                    normalize=False,
+                )
+        except (ValueError, RuntimeError):
+            return {}
+        total = sum(found.values())
+        if not math.isfinite(total) or total <= 0:
+            return {}
+        return {name: value / total for name, value in found.items()}
+
+    def add_waiting(
+        self,
+        point: Point,
+        *,
+        distributions: Mapping[str, BaseDistribution],
+        note: str = "",
+    ) -> TrialRecord:
+        """A new WAITING trial with everything that is known before it runs.
+
+        `note`: markdown beside it in Optuna Dashboard.
+        """
+        self._require_same_choices(point, distributions)
+        params = {path: get(point.config, path) for path in distributions}
+        accounting = point.accounting
+        template = optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            params=params,
+            distributions=dict(distributions),
+            user_attrs={
+                CELL: point.cell,
+                SEED: point.seed,
+                CONFIG_HASH: point.config_hash,
+                CELL_HASH: point.cell_hash,
+                PARAMS_TOTAL: accounting.params_total,
+                PARAMS_ACTIVE: accounting.params_active,
+                FLOPS_PER_TOKEN: accounting.flops_per_token,
+            },
+        )
+        self._create(template, note)
+        return TrialRecord.of(template)
+
+    def _create(self, trial: FrozenTrial, note: str) -> None:
+        """Writes a trial, which thereby gets its number and id."""
+        engine = relational(self._storage)
+        if engine is not None:
+            insert_waiting(engine, self.info.study_id, trial, lambda i: _note_attributes(i, note))
+            return
+        trial._trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=trial)
+        trial.number = self._storage.get_trial_number_from_id(trial._trial_id)
+        for key, value in _note_attributes(trial._trial_id, note).items():
+            self._storage.set_study_system_attr(self.info.study_id, key, value)
+
+    def _require_same_choices(
+        self, point: Point, distributions: Mapping[str, BaseDistribution]
+    ) -> None:
+        """Optuna looks at this in a database, and not in a journal."""
+        if self._known is None:
+            self._known = {}
+            for record in self.records():
+                self._known = {**record.distributions, **self._known}
+        for path, distribution in distributions.items():
+            try:
+                earlier = self._known.setdefault(path, distribution)
+                check_distribution_compatibility(earlier, distribution)
+            except ValueError as error:
+                raise BadInput(
+                    "the choices of an axis stay the same within a launch, for the sampler's sake; "
+                    f"{point.cell} has others than earlier trials ({error}). Undo the change of "
+                    "the space, or run it under another study name."
+                ) from None
+
+    def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        for key, value in attributes.items():
+            self._storage.set_trial_user_attr(trial_id, key, value)
+
+    def report(self, trial_id: int, step: int, value: float) -> None:
+        self._storage.set_trial_intermediate_value(trial_id, step, value)
+
+    def set_state(self, trial_id: int, state: TrialState, value: float | None = None) -> None:
+        values = None if value is None else [value]
+        self._storage.set_trial_state_values(trial_id, state, values)
+
+
+def _note_attributes(trial_id: int, text: str) -> dict[str, Any]:
+    """Of the study, as the dashboard's `save_note` writes them, which reads the notes of all trials
+    before each: quadratic."""
+    from optuna_dashboard._note import note_ver_key, split_body  # slow to import
+
+    return {note_ver_key(trial_id): 1, **split_body(text, trial_id)} if text else {}
+
+
+def _with_this(drivers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The code and versions of all drivers that worked on a launch, each once."""
+    own = provenance()
+    return drivers if own in drivers else [*drivers, own]
+
+
+def _early_stopping(launch: Launch) -> dict[str, Any] | None:
+    stopping = launch.study.early_stopping
+    if stopping is None:
+        return None
+    return {**dataclasses.asdict(stopping), "num_steps": launch.base.train.num_steps}

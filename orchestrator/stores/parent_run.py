@@ -1,0 +1,86 @@
+"""A launch's experiment in MLflow, and the parent run of its trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from orchestrator.base.errors import BadInput
+from orchestrator.stores.mlflow_client import search_runs
+from orchestrator.study.launch import Launch
+
+PARENT = "moe_study.parent"
+OWNER = "moe_study.owner"
+STOPPED_BY = "stopped_by"
+_NOTE = "mlflow.note.content"
+# Without the two MLflow 3 opens on its pages for traces of language models, which are empty here.
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+TRAINING_VIEW = "workflowType=machine_learning"
+
+
+def require_not_deleted(client: MlflowClient, launch: Launch) -> None:
+    """Raises BadInput where the launch's experiment was deleted."""
+    experiment = client.get_experiment_by_name(launch.name)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        raise BadInput(
+            f"the experiment {launch.name!r} was deleted in MLflow, and its name is still "
+            "taken. Restore it there, or use another store."
+        )
+
+
+def open_experiment(client: MlflowClient, launch: Launch, artifacts: Path) -> str:
+    """Its id; made where there is none. Beside a database artifacts lie in that folder."""
+    experiment = client.get_experiment_by_name(launch.name)
+    if experiment is None:
+        # A server has artifacts of its own.
+        local = not client.tracking_uri.startswith(("http://", "https://"))
+        return client.create_experiment(
+            launch.name,
+            artifact_location=artifacts.as_uri() if local else None,
+            tags={
+                "study": launch.study.name,
+                "scale": launch.scale,
+                "corpus": launch.corpus_spec,
+                "corpus_digest": str(launch.corpus_digest),
+                _NOTE: _description(launch),
+                **_TRAINING,
+            },
+        )
+    if not _TRAINING.items() <= experiment.tags.items():
+        for key, value in _TRAINING.items():
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+    return experiment.experiment_id
+
+
+def open_parent(client: MlflowClient, experiment_id: str, launch: Launch, owner: str) -> Run:
+    """The parent run of one search, as it is; made where there is none."""
+    return find_parent(client, experiment_id, owner) or client.create_run(
+        experiment_id,
+        run_name=launch.study.name,
+        tags={
+            PARENT: "true",
+            OWNER: owner,
+            "study": launch.study.name,
+            _NOTE: _description(launch),
+        },
+    )
+
+
+def begin_parent(client: MlflowClient, run: Run) -> None:
+    if STOPPED_BY in run.data.tags:
+        client.delete_tag(run.info.run_id, STOPPED_BY)
+    client.update_run(run.info.run_id, status="RUNNING")
+
+
+def find_parent(client: MlflowClient, experiment_id: str, owner: str) -> Run | None:
+    query = f"tags.`{PARENT}` = 'true' AND tags.`{OWNER}` = '{owner}'"
+    return next(iter(search_runs(client, experiment_id, query)), None)
+
+
+def _description(launch: Launch) -> str:
+    return (
+        f"{launch.study.question}\n\nBaseline: {launch.study.baseline}. "
+        f"Held fixed: {launch.study.held_fixed}"
+    )

@@ -1,0 +1,51 @@
+"""In one home the same configuration is never paid for twice: what other launches have finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+
+from optuna.storages import BaseStorage
+
+from moe.identity import moe_digest
+from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.trial_record import CHECKPOINT_PLACE, COMMIT, MOE_DIGEST, REUSED_FROM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A complete trial of another launch."""
+
+    launch: str
+    run_id: str | None
+    metrics: Mapping[str, float]
+    curve: Mapping[int, float]
+    ended_ms: int
+    commit: str | None
+    checkpoint_place: str | None
+
+    @property
+    def last_step(self) -> int:
+        return max(self.curve, default=0)
+
+
+def finished_elsewhere(storage: BaseStorage, own_launch: str) -> dict[str, Finished]:
+    """By config hash. Results of other code (`moe_digest`) are left out: they are not the same."""
+    found: dict[str, Finished] = {}
+    for info in SearchStore.launches(storage):
+        if info.name == own_launch:
+            continue
+        for record in SearchStore(storage, info).records():
+            paid_here = record.state == "complete" and not record.attributes.get(REUSED_FROM)
+            if paid_here and record.attributes.get(MOE_DIGEST) == moe_digest():
+                found[record.config_hash] = Finished(
+                    launch=info.name,
+                    run_id=record.run_id,
+                    metrics=record.metrics,
+                    curve=record.curve,
+                    ended_ms=int(record.ended.astimezone(UTC).timestamp() * 1000),
+                    commit=record.attributes.get(COMMIT),
+                    checkpoint_place=record.attributes.get(CHECKPOINT_PLACE),
+                )
+    return found

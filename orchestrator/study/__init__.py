@@ -1,0 +1,28 @@
+"""What a study file imports of this floor: the study, how it stops early, what it claims."""
+
+from orchestrator.study.claims import (
+    All,
+    Better,
+    Claim,
+    Effect,
+    Equivalent,
+    LargerEffect,
+    NotBetter,
+    Ordered,
+    Specialises,
+)
+from orchestrator.study.study import EarlyStopping, Study
+
+__all__ = [
+    "All",
+    "Better",
+    "Claim",
+    "EarlyStopping",
+    "Effect",
+    "Equivalent",
+    "LargerEffect",
+    "NotBetter",
+    "Ordered",
+    "Specialises",
+    "Study",
+]

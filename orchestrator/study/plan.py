@@ -1,0 +1,115 @@
+"""What a launch would do and cost, before anything runs."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from orchestrator.base.errors import BadInput
+from orchestrator.study.launch import Launch, Point
+from search_spaces.space import Infeasible
+
+_COST_SAMPLE = 64
+
+
+def plan(launch: Launch) -> dict[str, Any]:
+    """The JSON of `moe-study plan`. A sampled study's FLOPs are estimated, from random points."""
+    if launch.study.is_grid:
+        points = launch.points()
+        trials, tokens, flops = _totals(points)
+        estimated = False
+    else:
+        points = []
+        sample = _random_points(launch)
+        trials = launch.trials * len(launch.seeds)
+        _, sampled_tokens, sampled_flops = _totals(sample)
+        tokens = sampled_tokens * trials // len(sample)
+        flops = sampled_flops * trials // len(sample)
+        estimated = True
+    return {
+        "study": launch.study.name,
+        "scale": launch.scale,
+        "seeds": list(launch.seeds),
+        "trials": trials,
+        "tokens_total": tokens,
+        "flops_total": flops,
+        "cells": [_cell(launch, cell.name, points) for cell in launch.cells],
+        "launch": launch.name if launch.corpus else None,
+        "question": launch.study.question,
+        "baseline": launch.study.baseline,
+        "corpus": launch.corpus_spec,
+        "corpus_digest": launch.corpus_digest,
+        "estimated": estimated,
+        "merged": dict(launch.merged),
+    }
+
+
+def _totals(points: list[Point]) -> tuple[int, int, int]:
+    tokens = sum(point.tokens for point in points)
+    flops = sum(point.tokens * point.accounting.flops_per_token for point in points)
+    return len(points), tokens, flops
+
+
+def _cell(launch: Launch, name: str, points: list[Point]) -> dict[str, Any]:
+    own = [point for point in points if point.cell == name]
+    accounting = own[0].accounting
+    return {
+        "cell": name,
+        "overrides": dict(own[0].overrides),
+        "config_hash": {str(point.seed): point.config_hash for point in own},
+        "params_total": accounting.params_total,
+        "params_active": accounting.params_active,
+        "flops_per_token": accounting.flops_per_token,
+    }
+
+
+class _Uniform:
+    """A trial that draws at random, for an estimate of cost."""
+
+    def __init__(self, generator: random.Random) -> None:
+        self._generator = generator
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._generator.choice(list(choices))
+
+    def suggest_int(self, name: str, low: int, high: int, **_: Any) -> int:
+        return self._generator.randint(low, high)
+
+    def suggest_float(self, name: str, low: float, high: float, **_: Any) -> float:
+        return self._generator.uniform(low, high)
+
+
+def _random_points(launch: Launch) -> list[Point]:
+    trial = _Uniform(random.Random(0))
+    points: list[Point] = []
+    for _ in range(100 * _COST_SAMPLE):
+        try:
+            points.append(launch.sampled_point(launch.space.suggest(trial), launch.seeds[0]))
+        except Infeasible:
+            continue
+        if len(points) == _COST_SAMPLE:
+            break
+    return points
+
+
+def write_configs(launch: Launch, folder: Path) -> list[Path]:
+    """One resolved config a trial, for `python -m moe.train`. Raises BadInput if it is sampled."""
+    if not launch.study.is_grid:
+        raise BadInput(
+            f"--write-configs needs a grid; {launch.study.name} is sampled, and its points are "
+            "drawn as results arrive. Run it, and take config.json from a run's artifacts."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = []
+        for point in launch.points():
+            path = folder / f"{point.cell}-seed{point.seed}.json"
+            path.write_text(point.config.to_json())
+            written.append(path)
+    except OSError as error:
+        raise BadInput(
+            f"--write-configs names a folder that can be written; received {folder} "
+            f"({error.strerror}). Name another."
+        ) from None
+    return written

@@ -1,0 +1,168 @@
+"""What a study file states: a question, a baseline, what moves, what is held fixed, claims."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from moe.config import ConfigError, TrialConfig
+from moe.metrics import VAL_LOSS
+from orchestrator.study.claims import Claim
+from search_spaces.cells import Cell
+from search_spaces.space import Space
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Asynchronous successive halving (ASHA, arXiv 1810.05934), decided on `val/loss` at rungs.
+
+    `first_rung` is the share of `train.num_steps` after which a trial may first be stopped; at each
+    rung the best 1/`reduction_factor` go on.
+    """
+
+    first_rung: float = 0.25
+    reduction_factor: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first_rung < 1 or self.reduction_factor < 2:
+            raise ValueError(
+                "EarlyStopping needs 0 < first_rung < 1 and reduction_factor >= 2; received "
+                f"{self.first_rung} and {self.reduction_factor}. The defaults are 0.25 and 2."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One question, as a short file of `studies/` states it.
+
+    A grid study has `cells`, a sampled study a `space` and a number of `trials` (points, each with
+    all its seeds). Both may be functions of the scale's base config, so that sizes are derived.
+    `scale_seeds` are the seeds of scales that need others than `seeds`. `published` holds the
+    numbers of a paper: cell -> corpus -> perplexity.
+    """
+
+    name: str
+    question: str
+    baseline: str
+    held_fixed: str
+    scales: Mapping[str, TrialConfig]
+    cells: Sequence[Cell] | Callable[[TrialConfig], Sequence[Cell]] | None = None
+    space: Space | Callable[[TrialConfig], Space] | None = None
+    trials: int = 0
+    seeds: tuple[int, ...] = (0, 1)
+    scale_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    default_scale: str = "smoke"
+    metric: str = VAL_LOSS
+    early_stopping: EarlyStopping | None = None
+    claims: tuple[Claim, ...] = ()
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(
+                "a study's name is letters, digits, '-' and '_', at most 64 of them; received "
+                f"{self.name!r}. Rename it."
+            )
+        if (self.cells is None) == (self.space is None):
+            raise ValueError(
+                f"study {self.name} must have either cells (a grid) or a space (sampled). "
+                "Give one of the two."
+            )
+        if self.space is not None and self.trials < 1:
+            raise ValueError(
+                f"sampled study {self.name} must state how many trials. Set trials=20."
+            )
+        for scale in self.scales:
+            if type(scale) is not str or not NAME.fullmatch(scale):
+                raise ValueError(
+                    "a scale's name is letters, digits, '-' and '_', at most 64 of them; received "
+                    f"{scale!r}. Rename it."
+                )
+        if self.default_scale not in self.scales:
+            raise ValueError(
+                f"default_scale must be one of {', '.join(self.scales)}; received "
+                f"{self.default_scale!r}."
+            )
+        for seeds in (self.seeds, *self.scale_seeds.values()):
+            if not seeds or len(set(seeds)) != len(seeds):
+                raise ValueError(f"seeds must be distinct, at least one; received {seeds}.")
+            if not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
+                raise ValueError(
+                    f"a seed is a whole number from 0 to 2147483647; received {seeds}. Correct it."
+                )
+        if unknown := set(self.scale_seeds) - set(self.scales):
+            raise ValueError(
+                f"scale_seeds names scales of the study, {', '.join(self.scales)}; received "
+                f"{', '.join(sorted(unknown))}. Correct it."
+            )
+
+    @property
+    def is_grid(self) -> bool:
+        return self.cells is not None
+
+    def cells_over(self, base: TrialConfig) -> tuple[Cell, ...]:
+        """The cells of a grid over one base config; none of a sampled study.
+
+        Raises ConfigError where the study's own function fails, or makes no list of cells.
+        """
+        if self.cells is None:
+            return ()
+        cells = tuple(_called(self.cells, base, self.name) if callable(self.cells) else self.cells)
+        if not cells or not all(isinstance(cell, Cell) for cell in cells):
+            raise ConfigError(
+                f"a grid is a list of at least one Cell; received {cells!r} of {self.name}. Write "
+                "each as Cell(name=..., overrides={...})."
+            )
+        names = [cell.name for cell in cells]
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(
+                f"a cell's name stands once in a study; received {', '.join(sorted(doubled))} "
+                f"more than once in {self.name}. Rename one."
+            )
+        return cells
+
+    def space_over(self, base: TrialConfig) -> Space | None:
+        """The space of a sampled study over one base config. Raises ConfigError as `cells_over`."""
+        space = _called(self.space, base, self.name) if callable(self.space) else self.space
+        if space is not None and not isinstance(space, Space):
+            raise ConfigError(
+                f"a sampled study's space is a Space; received {space!r} of {self.name}. Write it "
+                "as Space(axes={...})."
+            )
+        return space
+
+    def seeds_at(self, scale: str) -> tuple[int, ...]:
+        """The replicates of a cell, unless --seeds names others."""
+        return self.scale_seeds.get(scale, self.seeds)
+
+    def require_cells_of_claims(self, scale: str) -> None:
+        """Raises ConfigError where a claim speaks of a cell that this study does not have."""
+        cells = {cell.name for cell in self.cells_over(self.scales[scale])}
+        for claim in self.claims:
+            if unknown := [name for name in claim.cells if name not in cells]:
+                near = difflib.get_close_matches(unknown[0], cells, n=2)
+                hint = (
+                    f"Did you mean {' or '.join(near)}?" if near else "Add it, or drop the claim."
+                )
+                raise ConfigError(
+                    f"a claim compares cells of its study; claim {claim.id} of {self.name} names "
+                    f"{unknown[0]!r}, which is none at scale {scale}. {hint}"
+                )
+
+
+def _called(make: Callable[[TrialConfig], Any], base: TrialConfig, study: str) -> Any:
+    """What a study file derives from its scale; its own failures are the file's, not ours."""
+    try:
+        return make(base)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"a study derives its points from the scale's config; {study} raised "
+            f"{type(error).__name__}: {error}. Mend its {getattr(make, '__name__', 'function')}."
+        ) from None

@@ -1,0 +1,361 @@
+"""The one writer of both stores: every change of a trial's state goes through here.
+
+The order of writes is chosen so that a kill between any two leaves something that `reconcile` can
+mend: what MLflow is to have is in the spool before Optuna is told that a trial ended, and a run
+carries its trial's number before the trial carries its run. The clock is a parameter: scheduling is
+tested without waiting.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
+
+from moe.identity import moe_digest
+from moe.metrics import DEVICE_S, STEP, TIMESTAMP_MS, TOKENS, VAL_LOSS
+from orchestrator.stores.mlflow_runs import Tracking
+from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.reuse import Finished
+from orchestrator.stores.trial_record import (
+    ATTEMPT,
+    CHECKPOINT_PLACE,
+    COMMIT,
+    DIVERGED_AT,
+    ERROR,
+    METRICS,
+    MLFLOW_STATUS_OF,
+    MOE_DIGEST,
+    ORIGIN,
+    REUSED_FROM,
+    RUN_ID,
+    RUN_LINK,
+    TrialRecord,
+)
+from orchestrator.stores.trial_record import (
+    DEVICE_S as DEVICE_S_ATTRIBUTE,
+)
+from orchestrator.stores.trial_record import (
+    TOKENS as TOKENS_ATTRIBUTE,
+)
+from orchestrator.study.launch import Launch, Point
+from orchestrator.trials.spending import Budget
+from orchestrator.trials.trial_queue import Agenda
+
+_DEVICE_S_EVERY_S = 60.0
+
+Listener = Callable[[TrialRecord, Mapping[str, Any] | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """A trial that is to run now."""
+
+    record: TrialRecord
+    point: Point
+
+
+class Ledger:
+    """States of one launch's trials. Not thread-safe: the driver's loop is its only user."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        search: SearchStore,
+        tracking: Tracking,
+        *,
+        finished_elsewhere: Mapping[str, Finished],
+        run_tags: Mapping[str, str],
+        retry_failed: bool = False,
+        listener: Listener | None = None,
+        budget: Callable[[Mapping[int, TrialRecord]], Budget] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._launch = launch
+        self._search = search
+        self._tracking = tracking
+        self._elsewhere = finished_elsewhere
+        self._run_tags = dict(run_tags)
+        differs = "-dirty" if run_tags.get("git.dirty") == "true" else ""
+        self._commit = f"{run_tags[COMMIT]}{differs}" if COMMIT in run_tags else None
+        self._listener = listener or (lambda record, metrics: None)
+        self.records: dict[int, TrialRecord] = {r.number: r for r in search.records()}
+        self.budget = budget(self.records) if budget else None
+        self._now = now
+        self._device_s: dict[int, float] = {}
+        self._device_s_written: dict[int, float] = {}
+        self.agenda = Agenda(
+            launch,
+            self.records,
+            self._add,
+            reusable=finished_elsewhere,
+            budget=self.budget,
+            retry_failed=retry_failed,
+        )
+
+    def _add(
+        self, point: Point, distributions: Mapping[str, BaseDistribution], note: str
+    ) -> TrialRecord:
+        record = self._search.add_waiting(point, distributions=distributions, note=note)
+        self.records[record.number] = record
+        return record
+
+    # What is handed out --------------------------------------------------------------------------
+
+    def next(self) -> Assignment | None:
+        """The next trial to run, its MLflow run made; None if there is none.
+
+        A trial whose configuration was trained before, in this home, is completed from that result.
+        Raises tracking.Away while MLflow does not answer: no trial starts then.
+        """
+        while (number := self.agenda.next()) is not None:
+            assignment = self._hand_out(number)
+            source = self._elsewhere.get(assignment.record.config_hash)
+            if source is None:
+                return assignment
+            self._reuse(assignment.record, source)
+        return None
+
+    def take(self, config_hash: str) -> Assignment | None:
+        """The waiting trial of one configuration, its MLflow run made; None if there is none."""
+        number = self.agenda.waiting_with(config_hash)
+        return None if number is None else self._hand_out(number)
+
+    def _hand_out(self, number: int) -> Assignment:
+        record = self.records[number]
+        point = self.agenda.point_of(record)
+        record = self._ensure_run(record, point)
+        self.agenda.hand_out(number)
+        return Assignment(record=record, point=point)
+
+    def annotate(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Attributes of a running trial, in both stores."""
+        record = self.records[number]
+        self._tracking.set_tags(record.run_id, attributes)
+        self._update(record, attributes=attributes)
+
+    def _ensure_run(self, record: TrialRecord, point: Point) -> TrialRecord:
+        if record.run_id is not None:
+            return record
+        run_id = self._tracking.create_run(
+            point,
+            number=record.number,
+            tags={
+                "study": self._launch.study.name,
+                "scale": self._launch.scale,
+                "corpus_digest": str(self._launch.corpus_digest),
+                **self._run_tags,
+            },
+        )
+        link = self._tracking.link(run_id)
+        return self._update(record, attributes={RUN_ID: run_id, RUN_LINK: link})
+
+    def _reuse(self, record: TrialRecord, source: Finished) -> None:
+        self._search.set_state(record.trial_id, TrialState.RUNNING)
+        attributes = {
+            REUSED_FROM: source.run_id or source.launch,
+            MOE_DIGEST: moe_digest(),
+            COMMIT: source.commit,
+        }
+        if source.checkpoint_place:
+            attributes[CHECKPOINT_PLACE] = source.checkpoint_place
+        record = self._update(record, state="running", attributes=attributes)
+        self._tracking.set_tags(
+            record.run_id,
+            {
+                REUSED_FROM: source.run_id,
+                "reused_from_launch": source.launch,
+                MOE_DIGEST: moe_digest(),
+                COMMIT: source.commit or "",
+            },
+        )
+        for step, value in sorted(source.curve.items()):
+            self._search.report(record.trial_id, step, value)
+        entry = {**source.metrics, STEP: source.last_step, TIMESTAMP_MS: source.ended_ms}
+        self.completed(record.number, entry, tokens=0)
+
+    # What happens to a trial ---------------------------------------------------------------------
+
+    def started(self, number: int) -> TrialRecord:
+        record = self.records[number]
+        if self.budget:
+            self.budget.heard(number)
+        now = {ATTEMPT: record.attempt + 1, MOE_DIGEST: moe_digest()}
+        now |= {COMMIT: self._commit} if self._commit else {}
+        # What a driver wrote before it was killed between an ending's attributes and its state.
+        kinds = (ERROR, DIVERGED_AT, METRICS, ORIGIN, REUSED_FROM)
+        stale = {key: None for key in kinds if record.attributes.get(key)}
+        self._search.set_state(record.trial_id, TrialState.RUNNING)
+        self._tracking.set_status(record.run_id, "RUNNING")
+        cleared = dict.fromkeys(stale.keys() - {METRICS}, "")
+        self._tracking.set_tags(record.run_id, {**cleared, **now, **self._run_tags})
+        return self._update(record, state="running", attributes={**stale, **now})
+
+    def restarted(self, number: int) -> TrialRecord:
+        """A lost worker's trial goes on under the same number and run, as a new attempt."""
+        record = self.records[number]
+        self._tracking.set_tags(record.run_id, {ATTEMPT: record.attempt + 1})
+        return self._update(record, attributes={ATTEMPT: record.attempt + 1})
+
+    def progressed(self, number: int, entry: Mapping[str, Any]) -> None:
+        """One evaluation. A step that is in the record already is a replay, and changes nothing."""
+        record = self.records[number]
+        step = int(entry[STEP])
+        if record.state != "running" or step in record.curve:
+            return
+        self._tracking.log(record.run_id, [entry])
+        self._note_device_s(number, entry)
+        record = self.records[number]
+        value = entry.get(self._launch.study.metric)
+        if value is not None:
+            self._search.report(record.trial_id, step, float(value))
+            record = replace(record, curve={**record.curve, step: float(value)})
+        self.records[number] = record
+        self._listener(record, entry)
+
+    def _note_device_s(self, number: int, entry: Mapping[str, Any]) -> None:
+        """Written now and then: the launch of a killed driver still knows what it spent."""
+        if DEVICE_S not in entry:
+            return
+        self._device_s[number] = float(entry[DEVICE_S])
+        if self.budget:
+            self.budget.heard(number, entry)
+        now = self._now()
+        if now - self._device_s_written.setdefault(number, now) >= _DEVICE_S_EVERY_S:
+            self._device_s_written[number] = now
+            self._update(self.records[number], attributes=self._spent(number))
+
+    def _spent(self, number: int) -> dict[str, float]:
+        known = self._device_s.get(number)
+        return {} if known is None else {DEVICE_S_ATTRIBUTE: known}
+
+    def completed(
+        self,
+        number: int,
+        metrics: Mapping[str, Any],
+        *,
+        tokens: int,
+        late: Sequence[Mapping[str, Any]] = (),
+        artifacts: Sequence[tuple[str, str | None]] = (),
+        attributes: Mapping[str, Any] | None = None,
+    ) -> TrialRecord:
+        """Raises nothing for a non-finite value: such a trial has failed, and says so."""
+        record = self.records[number]
+        value = metrics.get(self._launch.study.metric)
+        if value is None or not math.isfinite(value):
+            reason = f"the final {VAL_LOSS} is {value}, not a finite number"
+            return self.failed(number, reason, diverged_at=metrics.get(STEP))
+        final = {
+            key: float(v)
+            for key, v in metrics.items()
+            if key not in (STEP, TIMESTAMP_MS, TOKENS) and math.isfinite(v)
+        }
+        self._tracking.log(record.run_id, [*late, metrics])
+        for path, folder in artifacts:
+            self._tracking.log_artifact(record.run_id, path, folder)
+        self._tracking.set_tags(record.run_id, {TOKENS_ATTRIBUTE: tokens, **(attributes or {})})
+        return self._end(
+            record,
+            "complete",
+            TrialState.COMPLETE,
+            value=float(value),
+            attributes={METRICS: final, TOKENS_ATTRIBUTE: tokens, **(attributes or {})},
+        )
+
+    def pruned(self, number: int, *, tokens: int) -> TrialRecord:
+        record = self.records[number]
+        last = max(record.curve, default=None)
+        return self._end(
+            record,
+            "pruned",
+            TrialState.PRUNED,
+            value=None if last is None else record.curve[last],
+            attributes={TOKENS_ATTRIBUTE: tokens, **self._spent(number)},
+        )
+
+    def failed(
+        self, number: int, reason: str, *, tokens: int = 0, diverged_at: int | None = None
+    ) -> TrialRecord:
+        """`diverged_at`: the step at which training left the finite numbers or its bound."""
+        record = self.records[number]
+        why: dict[str, Any] = {ERROR: reason}
+        if diverged_at is not None:
+            why[DIVERGED_AT] = diverged_at
+        self._tracking.set_tags(record.run_id, why)
+        return self._end(
+            record,
+            "failed",
+            TrialState.FAIL,
+            attributes={**why, TOKENS_ATTRIBUTE: tokens, **self._spent(number)},
+        )
+
+    def released(self, number: int) -> TrialRecord:
+        """An interrupted trial: it will go on under the same number, from its checkpoint."""
+        record = self.records[number]
+        spent = self._spent(number)
+        if self.budget and record.state == "running":  # the time since the last report counts too
+            spent = {DEVICE_S_ATTRIBUTE: self.budget.device_s_of(record)}
+        self._tracking.set_status(record.run_id, MLFLOW_STATUS_OF["waiting"])
+        self._search.set_state(record.trial_id, TrialState.WAITING)
+        return self._update(record, state="waiting", attributes=spent)
+
+    def requeued(self, number: int) -> None:
+        """A lost trial that is to be handed out again before all others, as a new attempt."""
+        self.released(number)
+        self.agenda.put_first(number)
+
+    def release_running(self) -> None:
+        for record in list(self.records.values()):
+            if record.state == "running":
+                self.released(record.number)
+
+    def _end(
+        self,
+        record: TrialRecord,
+        state: str,
+        optuna_state: TrialState,
+        *,
+        value: float | None = None,
+        attributes: Mapping[str, Any],
+    ) -> TrialRecord:
+        self._search.set_attributes(record.trial_id, attributes)
+        self._tracking.end(record.run_id, MLFLOW_STATUS_OF[state])
+        self._search.set_state(record.trial_id, optuna_state, value)
+        return self._update(
+            record,
+            state=state,
+            value=value if state == "complete" else None,
+            attributes=attributes,
+            written=True,
+        )
+
+    def _update(
+        self,
+        record: TrialRecord,
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        written: bool = False,
+        **changes: Any,
+    ) -> TrialRecord:
+        attributes = attributes or {}
+        if not written:
+            self._search.set_attributes(record.trial_id, attributes)
+        merged = {**record.attributes, **attributes}
+        record = replace(
+            record,
+            attributes=merged,
+            run_id=merged.get(RUN_ID),
+            error=merged.get(ERROR),
+            attempt=merged.get(ATTEMPT, 0),
+            tokens=merged.get(TOKENS_ATTRIBUTE) or 0,
+            **changes,
+        )
+        self.records[record.number] = record
+        self.agenda.history.note(record)
+        self._listener(record, None)
+        return record

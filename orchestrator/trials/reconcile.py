@@ -1,0 +1,87 @@
+"""Brings the two stores to one truth before a driver starts: what disagrees is mended, or named.
+
+Only the driver that holds the launch calls this, so whatever is RUNNING belonged to a dead one.
+"""
+
+from __future__ import annotations
+
+from optuna.trial import TrialState
+
+from moe.metrics import STEP, TIMESTAMP_MS
+from orchestrator.stores.mlflow_runs import RunInfo, Tracking
+from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.trial_record import (
+    CONFIG_HASH,
+    FINISHED_STATES,
+    MLFLOW_STATUS_OF,
+    RUN_ID,
+    TrialRecord,
+)
+
+
+def reconcile(search: SearchStore, tracking: Tracking, *, metric: str) -> list[str]:
+    """What was mended or could not be, one line each."""
+    said: list[str] = []
+    interrupted = 0
+    for record in search.records():
+        if record.state == "running":
+            search.set_state(record.trial_id, TrialState.WAITING)
+            interrupted += 1
+    if interrupted:
+        said.append(f"{interrupted} interrupted trials will go on from their checkpoints")
+    records = {record.number: record for record in search.records()}
+    known = {record.run_id for record in records.values() if record.run_id}
+    runs: dict[str, RunInfo] = {}
+    for run in tracking.runs():
+        if run.run_id in known:
+            runs[run.run_id] = run
+        elif _never_started(run, records):
+            # The driver was killed after it made the run and before the trial knew of it.
+            tracking.discard(run.run_id)
+            said.append(f"removed a run of trial {run.trial_number} that never started")
+        else:
+            said.append(
+                f"MLflow run {run.run_id} says it is trial {run.trial_number}, and the record of "
+                "the search does not know it; it is left alone and counted nowhere"
+            )
+    for record in records.values():
+        if record.run_id and record.run_id not in runs and record.state == "waiting":
+            search.set_attributes(record.trial_id, {RUN_ID: None})
+            said.append(f"the MLflow run of trial {record.number} is gone; it gets a new one")
+        elif record.run_id:
+            said += _agree(record, runs.get(record.run_id), tracking, metric)
+    return said
+
+
+def _never_started(run: RunInfo, records: dict[int, TrialRecord]) -> bool:
+    record = records.get(run.trial_number)
+    same = record is not None and record.config_hash == run.tags.get(CONFIG_HASH)
+    # KILLED: an earlier driver was itself killed while it removed the run.
+    return same and run.status in ("RUNNING", "SCHEDULED", "KILLED") and not run.metrics
+
+
+def _agree(record: TrialRecord, run: RunInfo | None, tracking: Tracking, metric: str) -> list[str]:
+    name = f"trial {record.number} ({record.cell}, seed {record.seed})"
+    if run is None:
+        return [f"the MLflow run {record.run_id} of {name} is gone; its result stands in Optuna"]
+    said = []
+    if record.state == "complete":
+        logged = run.metrics.get(metric)
+        if logged is None:
+            last = max(record.curve, default=0)
+            ended_ms = int(record.ended.timestamp() * 1000)
+            tracking.log(run.run_id, [{**record.metrics, STEP: last, TIMESTAMP_MS: ended_ms}])
+            said.append(f"wrote the final metrics of {name} to MLflow again")
+        elif logged != record.value:
+            said.append(
+                f"{name} has {metric} {record.value} in Optuna and {logged} in MLflow; "
+                "neither was changed"
+            )
+    expected = MLFLOW_STATUS_OF[record.state]
+    if run.status != expected:
+        if record.state in FINISHED_STATES:
+            tracking.end(run.run_id, expected)
+        else:
+            tracking.set_status(run.run_id, expected)
+        said.append(f"MLflow had {name} as {run.status}; it is {expected}")
+    return said

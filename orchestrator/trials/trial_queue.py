@@ -1,0 +1,201 @@
+"""What of a launch is still to run: its grid, or points drawn as they are needed; in what order.
+
+A trial is planned once for each configuration, whatever an earlier driver has left of the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
+
+from optuna.distributions import BaseDistribution
+
+from moe.config import ConfigError
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.launch import Launch, Point
+from orchestrator.trials.grid import distributions_of, grid_distributions, note_of
+from orchestrator.trials.sampling import BoundedHistory, SpaceExhausted, propose
+from orchestrator.trials.spending import Budget
+
+Add = Callable[[Point, Mapping[str, BaseDistribution], str], TrialRecord]
+
+
+class Agenda:
+    """`records` are the launch's trials, which the ledger keeps up to date; `add` makes one more.
+
+    `reusable` has the configurations whose result is known: such a trial costs nothing. `unknown`
+    are trials that wait and that the study's file no longer has; `exhausted` says why no further
+    point can be drawn.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        records: Mapping[int, TrialRecord],
+        add: Add,
+        *,
+        reusable: Container[str],
+        budget: Budget | None,
+        retry_failed: bool,
+    ) -> None:
+        self._launch = launch
+        self._records = records
+        self._add = add
+        self._reusable = reusable
+        self._budget = budget
+        self._cell_hashes = {record.cell_hash for record in records.values()}
+        self._points: dict[str, Point] = {}
+        self._waiting: list[int] = []
+        self.history = BoundedHistory()
+        for record in records.values():
+            self.history.note(record)
+        self.unknown: list[TrialRecord] = []
+        self.exhausted: str | None = None
+        if launch.study.is_grid:
+            self._plan_grid(retry_failed)
+        else:
+            self._plan_sampled(retry_failed)
+
+    # The plan ------------------------------------------------------------------------------------
+
+    def _plan_grid(self, retry_failed: bool) -> None:
+        points = self._launch.points()
+        self._points = {p.config_hash: p for p in reversed(points)}
+        distributions = grid_distributions(points)
+        baselines = {p.seed: p for p in points if p.cell == self._launch.study.baseline}
+        self._queue_known()
+        covered = self._covered(retry_failed)
+        for point in points:
+            if point.config_hash not in covered:
+                covered.add(point.config_hash)
+                note = note_of(point, baselines.get(point.seed))
+                self._queue(point, distributions_of(point, distributions), note)
+
+    def _plan_sampled(self, retry_failed: bool) -> None:
+        for record in self._records.values():
+            with suppress(ConfigError):  # the study file's space has changed since: see `unknown`
+                point = self._launch.sampled_point(record.params, record.seed)
+                self._points[point.config_hash] = point
+        self._queue_known()
+        covered = self._covered(retry_failed)
+        for record in list(self._records.values()):
+            if record.config_hash not in self._points:
+                continue
+            for seed in self._launch.seeds:
+                if seed == record.seed and record.config_hash in covered:
+                    continue
+                point = self._launch.sampled_point(record.params, seed)
+                if point.config_hash not in covered:
+                    covered.add(point.config_hash)
+                    note = note_of(point, self._launch.base_point())
+                    self._queue(point, record.distributions, note)
+
+    def _covered(self, retry_failed: bool) -> set[str]:
+        return {
+            r.config_hash
+            for r in self._records.values()
+            if not (retry_failed and r.state == "failed")
+        }
+
+    def _queue_known(self) -> None:
+        for record in self._records.values():
+            if record.state != "waiting":
+                continue
+            if record.config_hash in self._points:
+                self._waiting.append(record.number)
+            else:
+                self.unknown.append(record)
+
+    def _queue(
+        self, point: Point, distributions: Mapping[str, BaseDistribution], note: str
+    ) -> None:
+        record = self._add(point, distributions, note)
+        self._points[point.config_hash] = point
+        self._cell_hashes.add(point.cell_hash)
+        self.history.note(record)
+        self._waiting.append(record.number)
+
+    def _sample(self) -> None:
+        """The next point of a sampled study, as one waiting trial for each seed."""
+        known = self._cell_hashes
+        if len(known) >= self._launch.trials or self.exhausted:
+            return
+        try:
+            point, distributions = propose(
+                self._launch,
+                self.history.records(),
+                index=len(known),
+                is_new=lambda candidate: candidate.cell_hash not in known,
+            )
+        except SpaceExhausted as error:
+            self.exhausted = str(error)
+            return
+        note = note_of(point, self._launch.base_point())
+        for seed in self._launch.seeds:
+            self._queue(self._launch.sampled_point(point.overrides, seed), distributions, note)
+
+    # What is next --------------------------------------------------------------------------------
+
+    def next(self) -> int | None:
+        """The first waiting trial if the budget holds it, else the first that costs nothing."""
+        if not self._waiting and not self._launch.study.is_grid:
+            self._sample()
+        if not self._waiting:
+            return None
+        first = self._records[self._waiting[0]]
+        free = [n for n in self._waiting if self._records[n].config_hash in self._reusable]
+        if self._budget is None or first.number in free:
+            return first.number
+        if self._budget.admits(first, self.point_of(first), self._begun()):
+            return first.number
+        return free[0] if free else None
+
+    def waiting_with(self, config_hash: str) -> int | None:
+        """The waiting trial of one configuration."""
+        numbers = (n for n in self._waiting if self._records[n].config_hash == config_hash)
+        return next(numbers, None)
+
+    def point_of(self, record: TrialRecord) -> Point:
+        return self._points[record.config_hash]
+
+    def hand_out(self, number: int) -> None:
+        self._waiting.remove(number)
+
+    def put_first(self, number: int) -> None:
+        """A trial that was handed out is to be handed out again, before all others."""
+        self._waiting.insert(0, number)
+
+    def _begun(self) -> list[tuple[int, Point]]:
+        """Trials that were handed out and have not ended."""
+        return [
+            (record.number, self.point_of(record))
+            for record in self._records.values()
+            if record.state in ("running", "waiting")
+            and record.number not in self._waiting
+            and record.config_hash in self._points
+        ]
+
+    @property
+    def expected(self) -> int:
+        """Trials that the launch will have when it is done."""
+        if self._launch.study.is_grid or self.exhausted:
+            return len(self._records)
+        seeds = len(self._launch.seeds)
+        missing = self._launch.trials - len(self._cell_hashes)
+        return len(self._records) + max(0, missing) * seeds
+
+    @property
+    def num_reusable(self) -> int:
+        """Waiting trials whose configuration was trained before, in this home."""
+        return sum(self._records[n].config_hash in self._reusable for n in self._waiting)
+
+    @property
+    def is_all_started(self) -> bool:
+        """Whether no trial is left to start."""
+        return not self._waiting and self.expected == len(self._records)
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether a trial may yet be left to start, though none is now: one that runs may be lost
+        and come back, or end early and leave room in the budget."""
+        return bool(self._begun())
