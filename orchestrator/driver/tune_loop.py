@@ -75,7 +75,7 @@ def _tune(session: Session, first: Assignment) -> None:
             device=resources.device,
             compile=resources.compile,
             checkpoint_every=config.train.eval_every,
-            pulse=pulse_name,
+            driver_heartbeat=heartbeat,
             driver_node=driver_node,
             token_source=source,
             marker=session.marker,
@@ -124,8 +124,8 @@ def _tune(session: Session, first: Assignment) -> None:
     )
     tokens = token_source(home.tokens, source) if source else nullcontext()
     # A cluster that this driver started itself ends with it.
-    beat = driver_heartbeat.beating() if options.address else nullcontext("")
-    with beat as pulse_name, tokens:
+    beating = driver_heartbeat.beating() if options.address else nullcontext("")
+    with beating as heartbeat, tokens:
         tuner.fit()
     if (failed := failure()) is not None:
         raise failed

@@ -143,8 +143,8 @@ def _reporter(
 
 def _fit(job: Job, report: Any) -> Any:
     """One worker's share, through Ray Train. Returns moe.train.training_run.TrainResult."""
-    if job.pulse:
-        driver_heartbeat.follow(job.pulse)
+    if job.driver_heartbeat:
+        driver_heartbeat.follow(job.driver_heartbeat)
     outcome = {}
     tokens = tokens_here(Path(job.tokens), driver_node=job.driver_node, source=job.token_source)
 
