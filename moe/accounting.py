@@ -1,6 +1,6 @@
 """Parameters and FLOPs of a config, counted without building the model.
 
-tests/moe/test_accounting.py holds these equal to the built module's over a grid of configs.
+tests/moe/model/test_accounting.py holds these equal to the built module's over a grid of configs.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from orchestrator.cluster import connection
 from orchestrator.stores import mlflow_client
 
+pytest_plugins = ["tests.fixtures.servers", "tests.fixtures.studies"]
+
 connection.quiet()
 mlflow_client.quiet()
 

@@ -1,6 +1,6 @@
 """The folder of prepared tokens: which files it holds, and how damage to them is found.
 
-Shared by the writing side (`moe.data.prepare`) and the reading side (`moe.data.tokens`).
+Shared by the writing side (`moe.data.prepare`) and the reading side (`moe.data.token_store`).
 A folder is complete by construction: it is built under another name and renamed.
 """
 

@@ -4,8 +4,8 @@ No capacity limit and no dropped tokens. The assignments are sorted by expert, s
 expert is a plain matrix product over rows that lie together. A token and a whole sequence are
 handled alike: a unit is R rows, R = 1 token or the S positions of a sequence, and all rows of a
 unit are moved, weighted and sorted as one. Long sequences that share few of their wide experts are
-not sorted at all (`moe.model.experts_by_sequence`). tests/moe/test_experts.py holds all paths equal
-to a per-token loop, in values and all gradients.
+not sorted at all (`moe.model.experts_by_sequence`). tests/moe/model/test_experts.py holds
+all paths equal to a per-token loop, in values and all gradients.
 
 Shapes:  U routed units   R rows of a unit   K chosen   N experts   D d_model   F d_expert
          A = U*K assignments, sorted by expert          C = R*D, a unit's rows laid end to end

@@ -2,8 +2,8 @@
 
 The rows of a sequence lie together and share their gates, so a gate scales a product and no row is
 moved. One product is made for each sequence and chosen expert, which pays where they are large and
-an expert has few of them: `moe.model.experts` says when. tests/moe/test_experts.py holds it equal
-to a per-token loop.
+an expert has few of them: `moe.model.experts` says when. tests/moe/model/test_experts.py
+holds it equal to a per-token loop.
 
 Shapes:  U sequences   R positions   K chosen   N experts   D d_model   F d_expert
 """

@@ -5,7 +5,7 @@
     corpus:topic|domain|language       a label column of the prepared tokens' held-out documents
     corpus:syntax                      lexical classes of held-out Python source
 
-Labels are on characters, or on whole documents; `moe.data.alignment` brings them to tokens.
+Labels are on characters, or on whole documents; `moe.probes.alignment` brings them to tokens.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Prepared tokens on every node: brought once from the driver's, verified, memory-mapped.
 
-The driver has prepared them (`session.Tokens`); no other node needs the corpus or sees the home. A
-node's workers share one copy. It travels through Ray's object store a block at a time, so that no
-more than a block is in memory, and it is named by its digest only when it is whole and verified.
+The driver has prepared them (`driver.prepared_corpora`); no other node needs the corpus or sees the
+home. A node's workers share one copy. It travels through Ray's object store a block at a time, so
+that no more than a block is in memory, and it is named by its digest only when it is whole and
+verified.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def _tune(session: Session, first: Assignment) -> None:
             device=resources.device,
             compile=resources.compile,
             checkpoint_every=config.train.eval_every,
-            driver_heartbeat=heartbeat,
+            heartbeat=heartbeat_name,
             driver_node=driver_node,
             token_source=source,
             marker=session.marker,
@@ -124,8 +124,8 @@ def _tune(session: Session, first: Assignment) -> None:
     )
     tokens = token_source(home.tokens, source) if source else nullcontext()
     # A cluster that this driver started itself ends with it.
-    beating = driver_heartbeat.beating() if options.address else nullcontext("")
-    with beating as heartbeat, tokens:
+    heartbeat = driver_heartbeat.heartbeat() if options.address else nullcontext("")
+    with heartbeat as heartbeat_name, tokens:
         tuner.fit()
     if (failed := failure()) is not None:
         raise failed

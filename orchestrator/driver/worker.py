@@ -51,9 +51,11 @@ class Job:
     device: str
     checkpoint_every: int
     compile: bool = False
-    driver_heartbeat: str = ""  # of the driver; see orchestrator.cluster.driver_heartbeat
+    heartbeat: str = ""  # name of the driver's; see orchestrator.cluster.driver_heartbeat
     driver_node: str | None = None
-    token_source: str | None = None  # name of the node_tokens.TokenSource of a driver with others
+    token_source: str | None = (
+        None  # name of the driver's token_transfer.TokenSource, for other nodes
+    )
     marker: str | None = None
     system_metrics: bool = False
 
@@ -143,8 +145,8 @@ def _reporter(
 
 def _fit(job: Job, report: Any) -> Any:
     """One worker's share, through Ray Train. Returns moe.train.training_run.TrainResult."""
-    if job.driver_heartbeat:
-        driver_heartbeat.follow(job.driver_heartbeat)
+    if job.heartbeat:
+        driver_heartbeat.exit_when_silent(job.heartbeat)
     outcome = {}
     tokens = tokens_here(Path(job.tokens), driver_node=job.driver_node, source=job.token_source)
 

@@ -28,7 +28,7 @@ class Rung:
 
 
 def rung_steps(stopping: EarlyStopping, num_steps: int) -> list[int]:
-    """Steps at which ASHA may stop a trial, as `driver.make_scheduler` sets them up."""
+    """Steps at which ASHA may stop a trial, as `tune_adapters.make_scheduler` sets them up."""
     step = max(1, round(stopping.first_rung * num_steps))
     steps = []
     while step < num_steps:

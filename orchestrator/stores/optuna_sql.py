@@ -2,7 +2,7 @@
 
 Through Optuna's own objects 10,000 trials take nine seconds of one core to read, and a new one
 thirty queries. The tables are those of Optuna's `storages/_rdb/models.py`;
-tests/orchestrator/test_rdb.py holds both ways equal.
+tests/stores/test_optuna_sql.py holds both ways equal.
 """
 
 from __future__ import annotations

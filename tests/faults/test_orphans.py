@@ -69,6 +69,6 @@ def test_an_orphan_is_gone_within_half_a_minute():
     slowest = (
         driver_heartbeat.SILENCE_LIMIT_S
         + driver_heartbeat._ANSWER_WITHIN_S
-        + driver_heartbeat._ASK_EVERY_S
+        + driver_heartbeat._PING_EVERY_S
     )
     assert slowest < 30

@@ -27,10 +27,10 @@ STUDY = Study(name="held", question="?", baseline="dense", held_fixed="all",
 """
 _HOLD = """
 import sys, time
-from orchestrator.cli.options import resolved
+from orchestrator.cli.parameters import resolved
 from orchestrator.base.home import Home
-from orchestrator.options import Options
-from orchestrator.session import opened
+from orchestrator.driver.options import Options
+from orchestrator.driver.session import opened
 
 launch = resolved(sys.argv[1], None, None, None, sys.argv[2], None)
 with opened(launch, Options(home=Home.at(sys.argv[3])), say=lambda line: None, start_cluster=False):

@@ -82,7 +82,7 @@ def test_figure_1_has_its_cells():
 
 
 def test_the_sizes_of_the_paper():
-    """2402.13089 prints 124M, 182M and 295M; tests/moe/test_accounting.py derives ours."""
+    """2402.13089 prints 124M, 182M and 295M; tests/moe/model/test_accounting.py derives ours."""
     resolved = configs(load_study("paper_table1"), "paper")
     sizes = {name: account(config) for name, config in resolved.items()}
     assert [sizes[f"dense-{m}x"].params_total for m in (1, 2, 4)] == [

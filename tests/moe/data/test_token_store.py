@@ -265,7 +265,7 @@ class Blocked:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
-from moe.data.tokens import TokenStore, verify
+from moe.data.token_store import TokenStore, verify
 verify(sys.argv[1])
 store = TokenStore.open(sys.argv[1])
 batch = store.batch(seed=0, step=0, num_sequences=2, context_length=32)

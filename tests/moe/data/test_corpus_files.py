@@ -190,7 +190,7 @@ def test_parquet_is_read_by_pages_even_from_one_row_group(tmp_path):
         use_dictionary=False,
     )
     code = (
-        "import sys, resource; from moe.data.files import LocalFiles\n"
+        "import sys, resource; from moe.data.sources.files import LocalFiles\n"
         "source = LocalFiles(sys.argv[1]); rows = source.rows(); next(rows)\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak(); count = 1 + sum(1 for _ in rows); print(count, peak() - before)"

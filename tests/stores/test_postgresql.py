@@ -140,7 +140,7 @@ def test_one_launch_has_one_driver_and_another_launch_goes_on_beside_it(
 
 HOLDER = """
 import sys, time
-from orchestrator.postgresql import AdvisoryLock
+from orchestrator.stores.postgresql import AdvisoryLock
 
 with AdvisoryLock(sys.argv[1], "a launch", option="--optuna-storage"):
     print("held", flush=True)

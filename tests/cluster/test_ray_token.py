@@ -20,9 +20,9 @@ from orchestrator.base.urls import answers
 TOKEN = "0123456789abcdef" * 3
 ASK = """
 import sys
-from orchestrator.cluster import connected
+from orchestrator.cluster.connection import connected
 from orchestrator.base.errors import Unreachable
-from orchestrator.ray_token import require_token
+from orchestrator.cluster.ray_token import require_token
 
 try:
     if sys.argv[2] == "join":
