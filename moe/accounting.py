@@ -53,7 +53,7 @@ def account(config: TrialConfig) -> Accounting:
 
     num_routers = min(num_moe, 1) if moe.routing_scope == "global" else num_moe
     router_weights = num_routers * moe.total_experts * d
-    stored_router = router_weights if moe.router in ("learned", "frozen") else 0
+    stored_router = router_weights if moe.router_kind.stores_weights else 0
 
     shared_width = moe.shared_experts * config.d_expert
     shared = ffn(shared_width) if shared_width else 0
@@ -65,9 +65,9 @@ def account(config: TrialConfig) -> Accounting:
     widths = num_dense * config.d_ff_dense
     if num_moe:
         widths += num_moe * (moe.active_experts * config.d_expert + shared_width)
-    routes_tokens = moe.routing_unit == "token" and moe.router in ("learned", "frozen", "random")
+    scores_tokens = moe.routing_unit == "token" and moe.router_kind.scores
     multiplied = (
-        model.num_layers * 4 * d * d + 2 * d * widths + (router_weights if routes_tokens else 0)
+        model.num_layers * 4 * d * d + 2 * d * widths + (router_weights if scores_tokens else 0)
     )
     return Accounting(
         params_total=total,

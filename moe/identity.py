@@ -30,17 +30,17 @@ def canonical(config: TrialConfig) -> TrialConfig:
         model = dataclasses.replace(model, d_ff=config.d_ff_dense, ffn_multiple=1.0)
     else:
         neutral["d_expert"] = config.d_expert
-        if moe.routing_unit == "token" or moe.router in ("hash", "label"):
+        if moe.routing_unit == "token" or not moe.router_kind.scores:
             neutral["sequence_representation"] = default.sequence_representation
         if not moe.uses_prefix:
             neutral["prefix_length"] = default.prefix_length
-        if moe.router in ("hash", "label"):
+        if not moe.router_kind.scores:
             neutral |= {
                 "gate": default.gate,
                 "router_init_std": default.router_init_std,
                 "z_loss_coefficient": default.z_loss_coefficient,
             }
-        if moe.router == "label":
+        if moe.follows_labels:
             neutral |= {"routing_unit": "sequence", "routing_scope": "global"}
         else:
             neutral["label_column"] = default.label_column

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moe.config import ConfigError
+from moe.config import ConfigError, routers_that
 from search_spaces.axes import axis_info, describe_axes
 from search_spaces.domains import check_values
 
@@ -47,6 +47,8 @@ def _only(axes: str, on: str, **values: tuple[Any, ...]) -> tuple[Condition, ...
     return tuple(Condition(axis=f"moe.{name}", on=on, **values) for name in axes.split())
 
 
+_FOLLOW_LABELS = routers_that(lambda kind: kind.follows_labels)
+
 # The fields that a run ignores (moe.identity.canonical). Without these a search would pay for the
 # same run under many names, and a sampler would learn from differences that are noise.
 NATURAL_CONDITIONS: tuple[Condition, ...] = (
@@ -59,10 +61,10 @@ NATURAL_CONDITIONS: tuple[Condition, ...] = (
     *_only(
         "gate router_init_std z_loss_coefficient sequence_representation prefix_length",
         on="moe.router",
-        not_in=("hash", "label"),
+        not_in=routers_that(lambda kind: not kind.scores),
     ),
-    *_only("routing_unit routing_scope", on="moe.router", not_in=("label",)),
-    *_only("label_column", on="moe.router", is_in=("label",)),
+    *_only("routing_unit routing_scope", on="moe.router", not_in=_FOLLOW_LABELS),
+    *_only("label_column", on="moe.router", is_in=_FOLLOW_LABELS),
     *_only("sequence_representation prefix_length", on="moe.routing_unit", is_in=("sequence",)),
     *_only("prefix_length", on="moe.sequence_representation", is_in=("prefix",)),
     *_only("balance_coefficient balance_scope", on="moe.balance", not_in=("none",)),

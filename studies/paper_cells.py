@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from moe.config import TrialConfig
+from moe.config import TrialConfig, routers_that
 from search_spaces.cells import Cell
 from search_spaces.overlay import overlay
 from studies.scales import SCALES
@@ -33,7 +33,7 @@ OPENWEBTEXT = "hub:Skylion007/openwebtext"
 PAPER_SCALES = SCALES | {"paper": overlay(SCALES["paper"], {"data.corpus": MULTIWIKI})}
 
 _GATE_OF_CHOSEN = {"token": "softmax_topk", "sequence": "double_softmax"}
-_NOT_BALANCED = ("random", "hash", "label")
+_NOT_BALANCED = routers_that(lambda kind: not kind.stores_weights)
 
 
 def mixture(

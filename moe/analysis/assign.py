@@ -132,8 +132,8 @@ def _windows(document_T: np.ndarray, context_length: int) -> tuple[np.ndarray, n
 
 
 def _draws(config: TrialConfig, num_sequences: int) -> np.ndarray:
-    """The number that each sequence is run under; only a random router heeds it."""
-    if config.moe.router != "random":
+    """The number that each sequence is run under; only a router that redraws heeds it."""
+    if not config.moe.router_kind.redraws:
         return np.zeros(num_sequences, dtype=np.int64)
     return np.random.default_rng(0).integers(NUM_DRAWS, size=num_sequences)
 
@@ -161,16 +161,16 @@ def _router_labels(
     document_S: np.ndarray,
     label_values: tuple[str, ...],
 ) -> np.ndarray | None:
-    if config.moe.router != "label":
+    if not config.moe.follows_labels:
         return None
     column = config.moe.label_column
     index_of = {value: i for i, value in enumerate(label_values)}
     given = [attributes.get(column) for attributes in probe.attributes]
     if unknown := [value for value in given if value not in index_of]:
         raise ValueError(
-            f"moe.router=label routes by {column!r}, so every document of the probe needs one of "
-            f"its values ({', '.join(label_values) or 'none were passed'}); received "
-            f"{unknown[0]!r}. Use a probe that has them, or leave this cell out."
+            f"moe.router={config.moe.router} routes by {column!r}, so every document of the "
+            f"probe needs one of its values ({', '.join(label_values) or 'none were passed'}); "
+            f"received {unknown[0]!r}. Use a probe that has them, or leave this cell out."
         )
     return np.array([index_of[value] for value in given], dtype=np.int64)[document_S]
 

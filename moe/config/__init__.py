@@ -17,12 +17,14 @@ from moe.config.mixture import (
     SequenceRepresentation,
 )
 from moe.config.model import ModelConfig
+from moe.config.router_kinds import ROUTER_KINDS, RouterKind, routers_that
 from moe.config.training import OptimConfig, Precision, TrainConfig
 from moe.config.trial import TrialConfig
 
 __all__ = [
     "BYTE_VOCAB_SIZE",
     "GPT2_VOCAB_SIZE",
+    "ROUTER_KINDS",
     "Balance",
     "BalanceScope",
     "ConfigError",
@@ -33,9 +35,11 @@ __all__ = [
     "OptimConfig",
     "Precision",
     "Router",
+    "RouterKind",
     "RoutingScope",
     "RoutingUnit",
     "SequenceRepresentation",
     "TrainConfig",
     "TrialConfig",
+    "routers_that",
 ]

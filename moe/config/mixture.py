@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moe.config.checks import axis, check_types, require
+from moe.config.router_kinds import ROUTER_KINDS, RouterKind, routers_that
 
 RoutingUnit = Literal["token", "sequence"]
 RoutingScope = Literal["layer", "global"]
-Router = Literal["learned", "frozen", "random", "hash", "label"]
+Router = Literal[tuple(ROUTER_KINDS)]
 SequenceRepresentation = Literal["mean", "prefix"]
 Gate = Literal["switch", "softmax_topk", "double_softmax", "sigmoid"]
 Balance = Literal["none", "switch", "loss_free"]
@@ -36,9 +37,8 @@ class MoEConfig:
     )
     router: Router = axis(
         "learned",
-        "learned; frozen at initialisation; random anew each step; hash of the token id; "
-        "the label of the sequence",
-        "2402.13089, 2106.04426",
+        "; ".join(kind.meaning for kind in ROUTER_KINDS.values()),
+        ", ".join(dict.fromkeys(kind.source for kind in ROUTER_KINDS.values() if kind.source)),
     )
     router_init_std: float = axis(0.02, "standard deviation of the router's initial weights")
     sequence_representation: SequenceRepresentation = axis(
@@ -91,7 +91,7 @@ class MoEConfig:
         )
         require(
             not (
-                self.router == "learned"
+                self.router_kind.trains
                 and self.top_k * self.granularity == 1
                 and self.gate in ("softmax_topk", "double_softmax")
             ),
@@ -101,26 +101,27 @@ class MoEConfig:
             "Use moe.gate=switch or sigmoid.",
         )
         require(
-            self.balance == "none" or self.router in ("learned", "frozen"),
-            "balancing needs a router that persists and reads the hidden states (learned, frozen)",
+            self.balance == "none" or self.router_kind.stores_weights,
+            "balancing needs a router that persists and reads the hidden states "
+            f"({', '.join(routers_that(lambda kind: kind.stores_weights))})",
             (self.balance, self.router),
             "Set moe.balance=none.",
         )
         require(
-            not (self.router == "hash" and self.routing_unit == "sequence"),
-            "a hash router works on token ids, so its unit is the token",
+            not (self.router_kind.reads_token_ids and self.routing_unit == "sequence"),
+            f"a {self.router} router works on token ids, so its unit is the token",
             self.routing_unit,
             "Set moe.routing_unit=token.",
         )
         require(
-            not (self.router == "label" and (self.top_k > 1 or self.granularity > 1)),
-            "a label router sends a label to one expert, so top_k and granularity are 1",
+            not (self.follows_labels and (self.top_k > 1 or self.granularity > 1)),
+            f"a {self.router} router sends a label to one expert, so top_k and granularity are 1",
             (self.top_k, self.granularity),
             "Set moe.top_k=1 and moe.granularity=1.",
         )
         require(
-            self.router != "label" or self.label_column != "",
-            "a label router needs moe.label_column",
+            not self.follows_labels or self.label_column != "",
+            f"a {self.router} router needs moe.label_column",
             self.label_column,
             "Name a label column of the corpus.",
         )
@@ -137,12 +138,26 @@ class MoEConfig:
         return self.num_experts == 0
 
     @property
+    def router_kind(self) -> RouterKind:
+        return ROUTER_KINDS[self.router]
+
+    @property
+    def follows_labels(self) -> bool:
+        """Whether the label of a sequence, `label_column`, decides its experts."""
+        return self.num_experts > 0 and self.router_kind.follows_labels
+
+    @property
+    def routes_sequences(self) -> bool:
+        """Whether all tokens of a sequence have the same experts."""
+        return self.routing_unit == "sequence" or self.follows_labels
+
+    @property
     def uses_prefix(self) -> bool:
         """Whether a sequence's route is read from its first `prefix_length` positions."""
         return (
             self.num_experts > 0
             and self.routing_unit == "sequence"
-            and self.router in ("learned", "frozen", "random")
+            and self.router_kind.scores
             and self.sequence_representation == "prefix"
         )
 

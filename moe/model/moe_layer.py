@@ -37,7 +37,7 @@ class MoELayer(nn.Module):
         super().__init__()
         moe, d_model = config.moe, config.model.d_model
         decides = moe.routing_scope == "layer" or layer == config.moe_layers[0]
-        scores = decides and moe.router in ("learned", "frozen", "random")
+        scores = decides and moe.router_kind.scores
         self.router = ROUTERS[moe.router](config, layer) if decides else None
         self.balance = LoadBalance(moe) if scores else None
         self.experts = Experts(

@@ -37,8 +37,8 @@ class DeviceBatch:
                 return tensor
             return tensor.pin_memory().to(device, non_blocking=True)
 
-        follows_labels = config.moe.router == "label" and not config.moe.is_dense
-        label_B = move(batch.labels[config.moe.label_column]) if follows_labels else None
+        moe = config.moe
+        label_B = move(batch.labels[moe.label_column]) if moe.follows_labels else None
         return cls(move(batch.ids_BS), move(batch.targets_BS), label_B)
 
 
@@ -127,9 +127,7 @@ class EvaluationSet:
 
     @property
     def _units_per_sequence(self) -> int:
-        moe = self.config.moe
-        by_sequence = moe.routing_unit == "sequence" or moe.router == "label"
-        return 1 if by_sequence else self.config.model.context_length
+        return 1 if self.config.moe.routes_sequences else self.config.model.context_length
 
     def _empty_probe(self) -> Tensor:
         """[L, U, K]: each rank fills in its own units, so that a sum over ranks completes it."""

@@ -94,7 +94,7 @@ def resolve(config: TrialConfig, store: TokenStore, world: World = ALONE) -> Tri
     context = config.model.context_length
     store.batch(seed=0, step=0, num_sequences=1, context_length=context)
     store.evaluation(context_length=context, num_tokens=config.train.eval_tokens)
-    if config.moe.router == "label" and not config.moe.is_dense:
+    if config.moe.follows_labels:
         store.label_values(config.moe.label_column)
     micro_batches = config.train.batch_tokens // config.train.micro_batch_tokens
     if micro_batches % world.size:
@@ -258,7 +258,7 @@ class _Run:
             names.DEVICE_S: self._device_s(),
             names.PEAK_MEMORY_BYTES: max_over_ranks(_peak_memory_bytes(self.world), self.world),
         }
-        if self.config.moe_layers and self.config.moe.router not in ("hash", "label"):
+        if self.config.moe_layers and self.config.moe.router_kind.scores:
             entry |= {names.BALANCE_LOSS: since[BALANCE_LOSS], names.Z_LOSS: since[Z_LOSS]}
         return on_main(lambda: self._stamp(entry), self.world)
 

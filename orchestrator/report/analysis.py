@@ -78,7 +78,7 @@ def analyze_launch(
                 word_form = None
             store, tokenized = prepared[digest]
             values: tuple[str, ...] = ()
-            if config.moe.router == "label":
+            if config.moe.follows_labels:
                 if config.moe.label_column not in _columns(tokenized):
                     say(f"{record.cell} routes by {config.moe.label_column}: not in this probe")
                     continue

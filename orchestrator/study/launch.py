@@ -128,7 +128,7 @@ class Launch:
             return
         for point in points:
             moe = point.config.moe
-            if moe.router == "label" and moe.label_column not in self.corpus.label_columns:
+            if moe.follows_labels and moe.label_column not in self.corpus.label_columns:
                 raise BadInput(
                     f"a label router needs a label column of the corpus; cell {point.cell} asks "
                     f"for {moe.label_column!r}, and {self.corpus_spec} has "

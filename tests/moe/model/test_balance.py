@@ -189,9 +189,9 @@ WORKER = """
 import sys
 import torch
 import torch.distributed as dist
-from moe.balance import LoadBalance
+from moe.model.balance import LoadBalance
 from moe.config import MoEConfig
-from moe.router import Routing
+from moe.model.router import Routing
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)

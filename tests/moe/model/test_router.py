@@ -189,7 +189,7 @@ def test_random_router_is_equal_across_processes(make_config):
     code = (
         "import sys, torch\n"
         "from moe.config import TrialConfig\n"
-        "from moe.router import RandomRouter, RouterContext\n"
+        "from moe.model.router import RandomRouter, RouterContext\n"
         "torch.manual_seed(1234)\n"
         "router = RandomRouter(TrialConfig.from_json(sys.stdin.read()), 1)\n"
         "ids = torch.zeros(1, 1, dtype=torch.int64)\n"
