@@ -7,60 +7,146 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from moe.config import MoEConfig, TrialConfig
+from moe.config import TrialConfig
 
 HASH_LENGTH = 16
 
-# Code that reads what a run left, and cannot change it.
-_AFTER_TRAINING = ("analysis/", "data/probes.py", "data/alignment.py", "data/lexical.py")
+# The fields of version 1 with their defaults, as of 2026-11-25. They are hashed in full, so that
+# every hash of a home made before an axis was added stays what it was. Never edited: a default in
+# moe/config may change, and what it was here goes on standing for "no effect".
+_VERSION_1: dict[str, dict[str, Any]] = {
+    "model": {
+        "num_layers": 4,
+        "d_model": 64,
+        "num_heads": 4,
+        "d_ff": 256,
+        "context_length": 128,
+        "dropout": 0.0,
+        "ffn_multiple": 1.0,
+    },
+    "moe": {
+        "num_experts": 0,
+        "top_k": 1,
+        "granularity": 1,
+        "d_expert": 0,
+        "shared_experts": 0,
+        "layer_stride": 1,
+        "routing_unit": "token",
+        "routing_scope": "layer",
+        "router": "learned",
+        "router_init_std": 0.02,
+        "sequence_representation": "mean",
+        "prefix_length": 0,
+        "gate": "softmax_topk",
+        "balance": "none",
+        "balance_coefficient": 0.01,
+        "balance_scope": "micro_batch",
+        "z_loss_coefficient": 0.0,
+        "label_column": "language",
+    },
+    "data": {
+        "corpus": "stdlib",
+        "tokenizer": "byte",
+        "vocab_size": 257,
+        "holdout_fraction": 0.05,
+        "digest": "",
+    },
+    "optim": {
+        "learning_rate": 1e-3,
+        "min_learning_rate_fraction": 0.1,
+        "warmup_steps": 20,
+        "weight_decay": 0.1,
+        "beta1": 0.9,
+        "beta2": 0.95,
+        "grad_clip": 1.0,
+    },
+    "train": {
+        "num_steps": 200,
+        "batch_tokens": 2048,
+        "micro_batch_tokens": 2048,
+        "precision": "fp32",
+        "seed": 0,
+        "eval_every": 50,
+        "eval_tokens": 16384,
+        "loss_start": 0,
+        "max_loss": 100.0,
+    },
+}
+
+# Axes added since, each with the default under which runs are what they were before it: a config
+# that has this value is hashed as if the axis did not exist. A line is added with its axis, and
+# never edited after.
+_LATER: dict[str, Any] = {}
+
+# What says where tokens came from: their digest is the identity.
+_ORIGIN = ("data.corpus", "data.tokenizer")
 
 
-def canonical(config: TrialConfig) -> TrialConfig:
-    """The same run with every field that has no effect set to its default.
+def defaults(config: TrialConfig) -> dict[str, dict[str, Any]]:
+    """Of every field the value that changes nothing, as of the version that it came with."""
+    found = {}
+    for section in dataclasses.fields(config):
+        now = {f.name: _default(f) for f in dataclasses.fields(getattr(config, section.name))}
+        later = {name: _LATER.get(f"{section.name}.{name}", value) for name, value in now.items()}
+        found[section.name] = later | _VERSION_1.get(section.name, {})
+    return found
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory is not dataclasses.MISSING
+    return field.default_factory() if made else field.default
+
+
+def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
+    """The values of a run, with every field that has no effect set to its default.
 
     A dense model has no router, a token router no sequence representation: two configs that differ
     only there train the same weights, and must not be paid for twice.
     """
-    default = MoEConfig()
-    moe, model = config.moe, config.model
-    neutral: dict[str, object] = {}
+    default = defaults(config)
+    values = {section: default[section] | own for section, own in config.to_dict().items()}
+    moe = config.moe
+
+    def neutral(*names: str) -> None:
+        values["moe"].update({name: default["moe"][name] for name in names})
+
     if moe.is_dense:
-        moe = default
-        model = dataclasses.replace(model, d_ff=config.d_ff_dense, ffn_multiple=1.0)
+        neutral(*default["moe"])
+        values["model"] |= {"d_ff": config.d_ff_dense, "ffn_multiple": 1.0}
+        return values
+    values["moe"]["d_expert"] = config.d_expert
+    if moe.routing_unit == "token" or not moe.router_kind.scores:
+        neutral("sequence_representation")
+    if not moe.uses_prefix:
+        neutral("prefix_length")
+    if not moe.router_kind.scores:
+        neutral("gate", "router_init_std", "z_loss_coefficient")
+    if moe.follows_labels:
+        values["moe"] |= {"routing_unit": "sequence", "routing_scope": "global"}
     else:
-        neutral["d_expert"] = config.d_expert
-        if moe.routing_unit == "token" or not moe.router_kind.scores:
-            neutral["sequence_representation"] = default.sequence_representation
-        if not moe.uses_prefix:
-            neutral["prefix_length"] = default.prefix_length
-        if not moe.router_kind.scores:
-            neutral |= {
-                "gate": default.gate,
-                "router_init_std": default.router_init_std,
-                "z_loss_coefficient": default.z_loss_coefficient,
-            }
-        if moe.follows_labels:
-            neutral |= {"routing_unit": "sequence", "routing_scope": "global"}
-        else:
-            neutral["label_column"] = default.label_column
-        if moe.balance == "none":
-            neutral |= {
-                "balance_coefficient": default.balance_coefficient,
-                "balance_scope": default.balance_scope,
-            }
-        moe = dataclasses.replace(moe, **neutral)
-    return dataclasses.replace(config, moe=moe, model=model)
+        neutral("label_column")
+    if moe.balance == "none":
+        neutral("balance_coefficient", "balance_scope")
+    return values
 
 
 def _hash(config: TrialConfig, without_seed: bool) -> str:
-    values = canonical(config).to_dict()
-    for where_it_came_from in ("corpus", "tokenizer"):
-        del values["data"][where_it_came_from]
-    if without_seed:
-        del values["train"]["seed"]
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+    default = defaults(config)
+    left_out = {*_ORIGIN, "train.seed"} if without_seed else set(_ORIGIN)
+    hashed: dict[str, dict[str, Any]] = {}
+    for section, values in canonical(config).items():
+        first = _VERSION_1.get(section, {})
+        for name, value in values.items():
+            told = name in first or _text(value) != _text(default[section][name])
+            if told and f"{section}.{name}" not in left_out:
+                hashed.setdefault(section, {})[name] = value
+    return hashlib.sha256(_text(hashed).encode()).hexdigest()[:HASH_LENGTH]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def config_hash(config: TrialConfig) -> str:
@@ -73,6 +159,10 @@ def config_hash(config: TrialConfig) -> str:
 def cell_hash(config: TrialConfig) -> str:
     """Identity of a cell: all seeds of one configuration share it."""
     return _hash(config, without_seed=True)
+
+
+# Code that reads what a run left, and cannot change it.
+_AFTER_TRAINING = ("analysis/", "data/probes.py", "data/alignment.py", "data/lexical.py")
 
 
 @cache

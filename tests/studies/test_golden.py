@@ -74,7 +74,7 @@ def test_scales_are_as_reviewed():
 
 
 def test_no_golden_text_without_a_study():
-    assert {path.stem for path in GOLDEN.glob("*.txt")} == {*study_names(), "scales"}
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == {*study_names(), "scales", "hashes"}
 
 
 if __name__ == "__main__":
