@@ -3,8 +3,8 @@
 `benchmarks/data/search_curves.json` holds the curve of every recorded point of the space in
 search_table.py, with how it was made. A search pays for each step that a trial makes, one trial
 after the other, and is done when a trial that ran to its end is within 1% of the table's best final
-loss. Suggestions and rungs are the project's own (`sampling.propose`, `driver.make_scheduler`, with
-the settings of studies/search.py). Seconds are simulated: steps times the table's median seconds a
+loss. Suggestions and rungs are the project's own (`sampling.propose`, the stopping rule, with the
+settings of studies/search.py). Seconds are simulated: steps times the table's median seconds a
 step; means over seeds. `random` draws points of the table without repeats and trains each to its
 end.
 
@@ -21,16 +21,13 @@ import random
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import search_table
 from common import Row, machine, print_result, row, tell
-from ray.tune.schedulers import TrialScheduler
 
-from moe.metrics import DEVICE_S, STEP
+from moe.metrics import DEVICE_S
 from orchestrator.base.home import Home
-from orchestrator.driver.tune_adapters import make_scheduler
 from orchestrator.report.records import read_launch
 from orchestrator.report.rungs import rung_line, rungs
 from orchestrator.stores.trial_record import TrialRecord
@@ -117,21 +114,16 @@ class Table:
 
 def seconds_until_good(table: Table, *, tpe: bool, asha: bool, seed: int) -> float:
     launch = dataclasses.replace(table.launch, corpus_spec=f"seed-{seed}")  # seeds the sampler
-    study = launch.study if asha else dataclasses.replace(launch.study, early_stopping=None)
-    launch = dataclasses.replace(launch, study=study)
-    scheduler = make_scheduler(launch, SimpleNamespace(records={}))
+    judge = launch.study.early_stopping.judge()
     records: list[TrialRecord] = []
     suggest = _suggestions(table, launch, records, tpe, seed)
     spent = 0
     for number, (cell_hash, distributions) in enumerate(suggest):
-        trial = SimpleNamespace(trial_id=str(number))
-        scheduler.on_trial_add(None, trial)
         made = 0
         for step, loss in zip(table.steps, table.losses[cell_hash], strict=True):
             made += 1
-            last = made == len(table.steps)  # is not shown to the scheduler, as in a run
-            result = {STEP: step, launch.study.metric: loss}
-            if not last and _stops(scheduler, trial, result):
+            last = made == len(table.steps)  # is not judged, as in a run
+            if asha and not last and judge.stops(number, step, table.steps[-1], loss):
                 break
         spent += table.steps[made - 1]
         point = table.points[cell_hash]
@@ -139,10 +131,6 @@ def seconds_until_good(table: Table, *, tpe: bool, asha: bool, seed: int) -> flo
         if records[-1].value is not None and records[-1].value <= table.good:
             break
     return spent * table.step_s
-
-
-def _stops(scheduler: TrialScheduler, trial: SimpleNamespace, result: dict) -> bool:
-    return scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP
 
 
 def _suggestions(
@@ -206,7 +194,7 @@ def main() -> None:
         for name in kinds
         if name != "random"
     ]
-    print_result("search_saves", rows, packages=("optuna", "ray"))
+    print_result("search_saves", rows, packages=("optuna",))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ from orchestrator.report.records import read_launch
 from orchestrator.report.tables import render
 from orchestrator.stores.trial_record import TrialRecord, count_states
 from orchestrator.study.launch import Launch
-from orchestrator.trials.sampling import HISTORY_LIMIT, BoundedHistory, propose
+from orchestrator.study.samplers import Sampler
+from orchestrator.trials.sampling import BoundedHistory, propose
 from studies.search import STUDY
 
 SUGGESTION_GOAL_S = REPORT_GOAL_S = 0.02
@@ -203,7 +204,10 @@ def quality_rows(options: argparse.Namespace) -> list[Row]:
             tell(f"search quality, seed {seed}")
             # The sampler's generator is seeded by the launch's name.
             seeded = dataclasses.replace(launch, corpus_spec=f"files:seed-{seed}")
-            for kind, bound in (("bounded", HISTORY_LIMIT), ("whole", 4 * options.quality_trials)):
+            for kind, bound in (
+                ("bounded", Sampler.history_limit),
+                ("whole", 4 * options.quality_trials),
+            ):
                 found[kind].append(search(seeded, options.quality_trials, bound))
     best = min(min(losses) for runs in found.values() for losses in runs)
     until = {
@@ -214,7 +218,7 @@ def quality_rows(options: argparse.Namespace) -> list[Row]:
         for kind, runs in found.items()
     }
     near = f"until within {NEAR - 1:.0%} of the best"
-    case = f"history of {HISTORY_LIMIT}, {near}, noise {NOISE}, S={options.quality_seeds}"
+    case = f"history of {Sampler.history_limit}, {near}, noise {NOISE}, S={options.quality_seeds}"
     return [
         row(
             f"{case} seeds of {options.quality_trials} trials",

@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ray import cloudpickle
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from moe.metrics import STEP, TOKENS
@@ -208,27 +207,32 @@ def _last_error(trial: Trial) -> Exception | str | None:
     return text
 
 
+class RuleScheduler(_NotPickled, FIFOScheduler):
+    """Ends the trials that the study's stopping rule ends.
+
+    The rule is shown what earlier drivers saw of trials that have ended; one that was interrupted
+    replays its curve itself.
+    """
+
+    def __init__(self, launch: Launch, ledger: Ledger) -> None:
+        super().__init__()
+        assert launch.study.early_stopping is not None
+        self._metric = launch.study.metric
+        self._judge = launch.study.early_stopping.judge()
+        for record in ledger.records.values():
+            if record.state in FINISHED_STATES:
+                num_steps = record.params.get("train.num_steps", launch.base.train.num_steps)
+                for step, value in sorted(record.curve.items()):
+                    if step < num_steps:
+                        self._judge.stops(record.number, step, num_steps, value)
+
+    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if STEP not in result or self._metric not in result:
+            return TrialScheduler.CONTINUE
+        num_steps = trial.config["job"]["config"]["train"]["num_steps"]
+        stops = self._judge.stops(number_of(trial), result[STEP], num_steps, result[self._metric])
+        return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
+
+
 def make_scheduler(launch: Launch, ledger: Ledger) -> TrialScheduler:
-    """ASHA where the study asks for it, its rungs filled from the record, so that a restart keeps
-    what earlier drivers learnt."""
-    stopping = launch.study.early_stopping
-    if stopping is None:
-        return FIFOScheduler()
-    num_steps = launch.base.train.num_steps
-    scheduler = AsyncHyperBandScheduler(
-        time_attr=STEP,
-        metric=launch.study.metric,
-        mode="min",
-        grace_period=max(1, round(stopping.first_rung * num_steps)),
-        max_t=num_steps,
-        reduction_factor=stopping.reduction_factor,
-    )
-    for record in ledger.records.values():
-        if record.state not in FINISHED_STATES:
-            continue  # an interrupted trial replays its curve itself
-        past = SimpleNamespace(trial_id=f"past-{record.number}")
-        scheduler.on_trial_add(None, past)
-        for step, value in sorted(record.curve.items()):
-            if step < num_steps:
-                scheduler.on_trial_result(None, past, {STEP: step, launch.study.metric: value})
-    return scheduler
+    return RuleScheduler(launch, ledger) if launch.study.early_stopping else FIFOScheduler()

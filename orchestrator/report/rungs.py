@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.report.statistics import kendall_tau
 from orchestrator.stores.trial_record import TrialRecord
-from orchestrator.study.study import EarlyStopping
+from orchestrator.study.early_stopping import StoppingRule, rule_of
 
 MIN_CURVES = 10
 
@@ -27,17 +27,7 @@ class Rung:
     n: int
 
 
-def rung_steps(stopping: EarlyStopping, num_steps: int) -> list[int]:
-    """Steps at which ASHA may stop a trial, as `tune_adapters.make_scheduler` sets them up."""
-    step = max(1, round(stopping.first_rung * num_steps))
-    steps = []
-    while step < num_steps:
-        steps.append(step)
-        step *= stopping.reduction_factor
-    return steps
-
-
-def rungs(stopping: EarlyStopping, num_steps: int, records: Iterable[TrialRecord]) -> list[Rung]:
+def rungs(rule: StoppingRule, num_steps: int, records: Iterable[TrialRecord]) -> list[Rung]:
     """Each rung with its correlation. A trial is judged at its first evaluation at or past it."""
     curves = {
         i: sorted(r.curve.items())
@@ -48,7 +38,7 @@ def rungs(stopping: EarlyStopping, num_steps: int, records: Iterable[TrialRecord
     }
     final = {number: curve[-1][1] for number, curve in curves.items()}
     found = []
-    for step in rung_steps(stopping, num_steps):
+    for step in rule.rungs(num_steps):
         at = {
             number: next(value for reached, value in curve if reached >= step)
             for number, curve in curves.items()
@@ -65,10 +55,7 @@ def rungs_of_launch(
     kept = attributes.get("early_stopping")
     if not kept:
         return [], 0
-    stopping = EarlyStopping(
-        first_rung=kept["first_rung"], reduction_factor=kept["reduction_factor"]
-    )
-    return rungs(stopping, kept["num_steps"], records), kept["num_steps"]
+    return rungs(rule_of(kept), kept["num_steps"], records), kept["num_steps"]
 
 
 def rung_line(found: Sequence[Rung], num_steps: int) -> str:

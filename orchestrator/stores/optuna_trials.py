@@ -116,6 +116,7 @@ class SearchStore:
             "held_fixed": launch.study.held_fixed,
             DRIVERS: _with_this(existing.get(DRIVERS, [])),
             "early_stopping": _early_stopping(launch),
+            "sampler": None if launch.study.is_grid else str(launch.study.sampler),
         }
         study = optuna.create_study(
             storage=storage,
@@ -277,4 +278,4 @@ def _early_stopping(launch: Launch) -> dict[str, Any] | None:
     stopping = launch.study.early_stopping
     if stopping is None:
         return None
-    return {**dataclasses.asdict(stopping), "num_steps": launch.base.train.num_steps}
+    return {**stopping.as_attributes(), "num_steps": launch.base.train.num_steps}

@@ -11,7 +11,8 @@ from orchestrator.study.claims import (
     Ordered,
     Specialises,
 )
-from orchestrator.study.study import EarlyStopping, Study
+from orchestrator.study.early_stopping import EarlyStopping
+from orchestrator.study.study import Study
 
 __all__ = [
     "All",

@@ -11,29 +11,12 @@ from typing import Any
 from moe.config import ConfigError, TrialConfig
 from moe.metrics import VAL_LOSS
 from orchestrator.study.claims import Claim
+from orchestrator.study.early_stopping import StoppingRule
+from orchestrator.study.samplers import as_sampler
 from search_spaces.cells import Cell
 from search_spaces.space import Space
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EarlyStopping:
-    """Asynchronous successive halving (ASHA, arXiv 1810.05934), decided on `val/loss` at rungs.
-
-    `first_rung` is the share of `train.num_steps` after which a trial may first be stopped; at each
-    rung the best 1/`reduction_factor` go on.
-    """
-
-    first_rung: float = 0.25
-    reduction_factor: int = 2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.first_rung < 1 or self.reduction_factor < 2:
-            raise ValueError(
-                "EarlyStopping needs 0 < first_rung < 1 and reduction_factor >= 2; received "
-                f"{self.first_rung} and {self.reduction_factor}. The defaults are 0.25 and 2."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +26,8 @@ class Study:
     A grid study has `cells`, a sampled study a `space` and a number of `trials` (points, each with
     all its seeds). Both may be functions of the scale's base config, so that sizes are derived.
     `scale_seeds` are the seeds of scales that need others than `seeds`. `published` holds the
-    numbers of a paper: cell -> corpus -> perplexity.
+    numbers of a paper: cell -> corpus -> perplexity. `sampler` draws the points of a sampled study:
+    a name of `study.samplers`, or a sampler object of Optuna's.
     """
 
     name: str
@@ -58,7 +42,8 @@ class Study:
     scale_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     default_scale: str = "smoke"
     metric: str = VAL_LOSS
-    early_stopping: EarlyStopping | None = None
+    sampler: Any = "tpe"
+    early_stopping: StoppingRule | None = None
     claims: tuple[Claim, ...] = ()
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -83,6 +68,10 @@ class Study:
                     "a scale's name is letters, digits, '-' and '_', at most 64 of them; received "
                     f"{scale!r}. Rename it."
                 )
+        try:
+            object.__setattr__(self, "sampler", as_sampler(self.sampler))
+        except ValueError as error:
+            raise ValueError(f"study {self.name}: {error}") from None
         if self.default_scale not in self.scales:
             raise ValueError(
                 f"default_scale must be one of {', '.join(self.scales)}; received "

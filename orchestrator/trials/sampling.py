@@ -21,11 +21,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.stores.trial_record import DIVERGED_AT, TrialRecord
 from orchestrator.study.launch import Launch, Point
+from orchestrator.study.samplers import Sampler
 from search_spaces.space import Infeasible
 
-HISTORY_LIMIT = 100
 _DRAWS = 200
-_DRAWS_FROM_TPE = 50
+_DRAWS_OF_SAMPLER = 50
 _SHADOW_STATE = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -50,7 +50,7 @@ class BoundedHistory:
     nothing about its point. benchmarks/study_scale.py measures what the bound costs.
     """
 
-    def __init__(self, limit: int = HISTORY_LIMIT) -> None:
+    def __init__(self, limit: int = Sampler.history_limit) -> None:
         self._limit = limit
         self._unfinished: dict[int, TrialRecord] = {}
         self._judged: dict[int, TrialRecord] = {}
@@ -124,11 +124,9 @@ def propose(
     """
     assert launch.space is not None
     seed = _generator_seed(launch, index)
-    study = study_of(
-        history, optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=10)
-    )
+    study = study_of(history, launch.study.sampler.optuna_sampler(seed=seed, index=index))
     for draw in range(_DRAWS):
-        if draw == _DRAWS_FROM_TPE:
+        if draw == _DRAWS_OF_SAMPLER:
             study.sampler = optuna.samplers.RandomSampler(seed=seed)
         trial = study.ask()
         values = launch.space.suggest(trial)

@@ -46,7 +46,7 @@ class Agenda:
         self._cell_hashes = {record.cell_hash for record in records.values()}
         self._points: dict[str, Point] = {}
         self._waiting: list[int] = []
-        self.history = BoundedHistory()
+        self.history = BoundedHistory(launch.study.sampler.history_limit)
         for record in records.values():
             self.history.note(record)
         self.unknown: list[TrialRecord] = []

@@ -1,4 +1,4 @@
-"""Rungs are those of the scheduler; their correlation is over full curves alone."""
+"""A rung's correlation with the end is over full curves alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.report.rungs import MIN_CURVES, rung_line, rung_steps, rungs
+from orchestrator.report.rungs import MIN_CURVES, rung_line, rungs
 from orchestrator.study import EarlyStopping
 
 STOPPING = EarlyStopping(first_rung=0.2, reduction_factor=2)
@@ -14,23 +14,6 @@ STOPPING = EarlyStopping(first_rung=0.2, reduction_factor=2)
 
 def trial(number, curve, state="complete"):
     return SimpleNamespace(number=number, state=state, curve=curve)
-
-
-def test_rungs_are_those_of_the_scheduler():
-    from ray.tune.schedulers import AsyncHyperBandScheduler
-
-    for num_steps in (100, 150, 7):
-        steps = rung_steps(STOPPING, num_steps)
-        scheduler = AsyncHyperBandScheduler(
-            time_attr="step",
-            metric="loss",
-            mode="min",
-            grace_period=max(1, round(0.2 * num_steps)),
-            max_t=num_steps,
-            reduction_factor=2,
-        )
-        own = sorted(milestone for milestone, _ in scheduler._brackets[0]._rungs)
-        assert steps == [step for step in own if step < num_steps]
 
 
 def test_a_rung_that_foretells_and_one_that_does_not():

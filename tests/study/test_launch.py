@@ -124,9 +124,9 @@ def test_early_stopping_remembers_what_earlier_drivers_saw(hold, sampled_study):
         scheduler = make_scheduler(session.launch, session.ledger)
         from types import SimpleNamespace
 
-        for trial_id, loss, decision in (("worse", 9.0, "STOP"), ("best", 1.0, "CONTINUE")):
-            trial = SimpleNamespace(trial_id=trial_id)
-            scheduler.on_trial_add(None, trial)
+        for number, loss, decision in ((4, 9.0, "STOP"), (5, 1.0, "CONTINUE")):
+            job = {"number": number, "config": session.launch.base.to_dict()}
+            trial = SimpleNamespace(config={"job": job})
             judged = scheduler.on_trial_result(None, trial, {"step": 2, VAL_LOSS: loss})
             assert judged == decision
 
