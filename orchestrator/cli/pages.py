@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
-from orchestrator.base.urls import answers, redact
+from orchestrator.base.urls import answers, redact, without_credentials
 from orchestrator.stores.mlflow_client import connect
 from orchestrator.stores.optuna_storage import open_storage
 from orchestrator.stores.parent_run import TRAINING_VIEW
@@ -103,7 +103,7 @@ def _mlflow(uri: str, home: Home, port: int | None, ports: ExitStack) -> Page:
                 f"--mlflow-port is for a page that `ui` starts; {redact(uri)} has its own. Leave "
                 "it out."
             )
-        return Page(name="MLflow", address=redact(uri).rstrip("/"), start=_EXPERIMENTS)
+        return Page(name="MLflow", address=without_credentials(uri).rstrip("/"), start=_EXPERIMENTS)
     port = _port(port, MLFLOW_PORT, "--mlflow-port", ports)
     command = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", _driver_named(uri)]

@@ -28,6 +28,7 @@ from orchestrator.report.records import LaunchRecords
 from orchestrator.report.table_files import write_table
 from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.mlflow_client import connect, require_usable
+from orchestrator.stores.mlflow_refusals import reason
 from orchestrator.stores.optuna_storage import trouble_named
 from orchestrator.stores.optuna_trials import OWNER, SearchStore
 from orchestrator.stores.parent_run import find_parent
@@ -91,7 +92,7 @@ def publish_analysis(
     except LaunchHeld:
         say("a driver is at work here: the end of its launch shows this analysis in the pages")
     except MlflowException as error:
-        say(f"MLflow is away ({error.error_code}). {later}")
+        say(f"MLflow is away: {reason(error)}. {later}")
     except (ValueError, OSError) as error:
         say(f"{error}. {later}")
     except StudyError as error:

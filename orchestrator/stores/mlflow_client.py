@@ -18,6 +18,7 @@ from orchestrator.base.errors import BadInput, Unreachable
 from orchestrator.base.home import require_plain
 from orchestrator.base.urls import redact, require_reachable
 from orchestrator.stores import postgresql
+from orchestrator.stores.mlflow_refusals import reason
 from orchestrator.stores.optuna_storage import sqlite_tables
 
 OPTION = "--mlflow-uri"
@@ -78,7 +79,7 @@ def _client(uri: str) -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise _unusable(uri, type(error).__name__) from None
+        raise _unusable(uri, reason(error)) from None
     return client
 
 
@@ -89,8 +90,7 @@ def database_of(client: MlflowClient) -> Engine | None:
 
 def _unusable(uri: str, why: str) -> Unreachable:
     return Unreachable(
-        f"the MLflow store {redact(uri)} cannot be used: {why}. Check that it is an MLflow "
-        f"tracking server or database that you may write to, or name another with {OPTION}."
+        f"the MLflow store {redact(uri)} cannot be used: {why}. Another is named with {OPTION}."
     )
 
 

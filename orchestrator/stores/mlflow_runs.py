@@ -26,8 +26,9 @@ from mlflow.tracking import MlflowClient
 from moe.metrics import STEP, TIMESTAMP_MS
 from orchestrator.base.errors import LaunchHeld, StudyError
 from orchestrator.base.home import Home
-from orchestrator.base.urls import redact
+from orchestrator.base.urls import redact, without_credentials
 from orchestrator.stores.mlflow_client import search_runs
+from orchestrator.stores.mlflow_refusals import reason
 from orchestrator.stores.outbox import Courier, fingerprint, is_permanent, spool_path
 from orchestrator.stores.outbox_files import Spool, SpoolHeld
 from orchestrator.stores.parent_run import (
@@ -129,7 +130,7 @@ class Tracking:
     def page(self) -> str:
         """Address of MLflow's page: its server's, or of a local store where `ui` shows it."""
         uri = self._client.tracking_uri
-        return redact(uri).rstrip("/") if uri.startswith("http") else LOCAL_PAGE
+        return without_credentials(uri).rstrip("/") if uri.startswith("http") else LOCAL_PAGE
 
     def link(self, run_id: str) -> str:
         """Of a run on MLflow's page."""
@@ -190,14 +191,12 @@ class Tracking:
             del self._requests[number]
             self._doubtful.add(number)
             self._retry_at = time.monotonic() + _RETRY_S
-            if not isinstance(error, MlflowException):
-                raise Away(f"MLflow is away ({type(error).__name__})") from None
-            if is_permanent(error):
+            if isinstance(error, MlflowException) and is_permanent(error):
                 raise StudyError(
                     f"MLflow refuses the run of trial {number} ({error.error_code}). Was the "
                     "experiment deleted? The same command goes on once it is restored."
                 ) from None
-            raise Away(f"MLflow is away ({error.error_code})") from None
+            raise Away(f"MLflow is away: {reason(error)}") from None
         self._is_slow = False
         del self._requests[number]
         self._made[number] = run_id
@@ -301,7 +300,7 @@ def away_named(client: MlflowClient) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         raise StudyError(
-            f"the MLflow store {redact(client.tracking_uri)} went away ({type(error).__name__}). "
+            f"the MLflow store {redact(client.tracking_uri)} stopped answering: {reason(error)}. "
             "What was begun is kept: once it answers, the same command goes on."
         ) from None
 

@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from requests import RequestException
 
 from orchestrator.base.urls import redact
+from orchestrator.stores.mlflow_refusals import reason
 from orchestrator.stores.outbox_files import Spool, SpoolHeld
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Courier:
                 self.reachable = True
             except Exception as error:
                 if self.reachable:
-                    log.warning("MLflow is away (%s); metrics are spooled", type(error).__name__)
+                    log.warning("MLflow is away: %s; metrics are spooled", reason(error))
                 self.reachable = False
                 self._stop.wait(_RETRY_S)
 
@@ -176,7 +177,7 @@ def deliver_spools(
         try:
             Courier(client, spool).deliver_pending()
         except (MlflowException, OSError) as error:
-            say(f"{path.name}: the store is away ({type(error).__name__})")
+            say(f"{path.name}: the store is away: {reason(error)}")
         remaining = sum(1 for _ in spool.pending())
         delivered += pending - remaining - spool.rejected
         left += remaining + spool.rejected

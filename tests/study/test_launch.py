@@ -192,7 +192,7 @@ def test_a_store_that_goes_away_while_a_launch_begins_is_named(
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, request_, away)
-        with pytest.raises(StudyError, match="went away"), hold(grid_study):
+        with pytest.raises(StudyError, match="stopped answering"), hold(grid_study):
             pytest.fail("the launch began")
     with hold(grid_study) as session:
         finish_all(session, 2.0)
