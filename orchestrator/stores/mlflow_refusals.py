@@ -36,8 +36,8 @@ _CERTIFICATE = (
     "authority that signed it"
 )
 _CLIENT_CERTIFICATE = (
-    "it wants a client's certificate, or hangs up for lack of one. Set MLFLOW_TRACKING_CLIENT_CERT_PATH to a PEM file with "
-    "certificate and key"
+    "it wants a client's certificate, or hangs up for lack of one. Set "
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH to a PEM file with certificate and key"
 )
 # Pieces of what requests, urllib3 and OpenSSL say, in the order in which they are looked for.
 _BY_TRANSPORT = {

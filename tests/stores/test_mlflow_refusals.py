@@ -1,4 +1,4 @@
-"""Each way in which an MLflow store says no has its own sentence, and a lab's front door is passed."""
+"""Each way in which an MLflow store says no has its own sentence; a lab's front door is passed."""
 
 from __future__ import annotations
 
@@ -50,9 +50,11 @@ def answering(status, body=b"", kind="text/plain"):
     ],
 )
 def test_each_answer_of_a_server_has_its_own_reason(status, body, kind, said):
-    with served(answering(status, body, kind)) as port:
-        with pytest.raises(Unreachable, match=said) as raised:
-            connect(f"http://me:s3cret@127.0.0.1:{port}/x")
+    with (
+        served(answering(status, body, kind)) as port,
+        pytest.raises(Unreachable, match=said) as raised,
+    ):
+        connect(f"http://me:s3cret@127.0.0.1:{port}/x")
     assert "s3cret" not in str(raised.value)
     assert f"http://***@127.0.0.1:{port}/x" in str(raised.value)
     if status != 200:
