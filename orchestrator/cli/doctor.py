@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ def examine(
     yield from _versions()
     yield _gpu()
     yield _disk(home)
+    yield from _state(home)
     yield _store("Optuna storage", lambda: _look_at_optuna(home, optuna_storage))
     yield _store("MLflow store", lambda: _look_at_mlflow(home, mlflow_uri))
     if start_ray:
@@ -119,6 +121,55 @@ def _disk(home: Home) -> Check:
         remedy = "free some space, or name a --home on another disk"
         return Check(name="home", state="failed", found=found, remedy=remedy)
     return Check(name="home", state="ok", found=found)
+
+
+def _state(home: Home) -> Iterator[Check]:
+    """What a home that was used before has to tell: that it was moved, and what it waits with."""
+    from orchestrator.stores.moved_home import former_places
+    from orchestrator.stores.outbox_files import Spool
+
+    try:
+        places = former_places(home)
+    except sqlite3.Error:
+        places = []  # the look at the MLflow store says what is wrong with its file
+    if places:
+        yield Check(
+            name="home's place",
+            state="note",
+            found=f"its artifacts are still named by {', '.join(map(str, places))}",
+            remedy="the next run, analyze, ingest, import, deliver or ui mends it",
+        )
+    waiting = [path for path in home.spool.glob("*-????????.jsonl") if Spool.waiting_bytes(path)]
+    if waiting:
+        bytes_waiting = sum(map(Spool.waiting_bytes, waiting))
+        yield Check(
+            name="undelivered",
+            state="note",
+            found=f"{bytes_waiting:,} bytes on their way to MLflow in {home.spool}",
+            remedy=f"moe-study deliver --home {home.root}, where no driver is at work",
+        )
+    yield from _unfinished(home)
+
+
+def _unfinished(home: Home) -> Iterator[Check]:
+    from orchestrator.report.records import read_launches
+    from orchestrator.stores.trial_record import count_states
+
+    if not (home.root / "optuna.db").exists():
+        return
+    try:
+        launches = list(read_launches(None, home=home))
+    except StudyError:
+        return  # the look at the Optuna storage says why
+    for launch in launches:
+        states = count_states(launch.trials)
+        if left := states["waiting"] + states["running"]:
+            yield Check(
+                name="launch",
+                state="note",
+                found=f"{launch.info.name}: {_counted(left, 'trial', 'trials')} not at their end",
+                remedy="the same `run` goes on with them, where no driver is at work",
+            )
 
 
 def _store(name: str, look: Callable[[], str]) -> Check:

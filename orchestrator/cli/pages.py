@@ -25,6 +25,7 @@ from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
 from orchestrator.base.urls import answers, redact, without_credentials
 from orchestrator.stores.mlflow_client import connect
+from orchestrator.stores.moved_home import settle_unheld
 from orchestrator.stores.optuna_storage import open_storage
 from orchestrator.stores.parent_run import TRAINING_VIEW
 
@@ -65,6 +66,7 @@ def serve(
     mlflow_port: int | None,
     optuna_port: int | None,
     ready: Callable[[list[Page]], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Returns after Ctrl-C or SIGTERM, with everything stopped. `ready` is told the addresses.
 
@@ -76,6 +78,7 @@ def serve(
     storage, uri = optuna_storage or home.optuna_storage, mlflow_uri or home.mlflow_uri
     open_storage(storage, create=False)
     connect(uri)
+    settle_unheld(home, say)  # MLflow reads and writes where its database says
     previous = {number: signal.signal(number, _interrupt) for number in _ending_signals()}
     pages: list[Page] = []
     ports = ExitStack()

@@ -177,6 +177,7 @@ def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
     Example: moe-study deliver --mlflow-uri http://tracking:5000
     """
     from orchestrator.stores.mlflow_client import connect, quiet, require_usable
+    from orchestrator.stores.moved_home import settle_unheld
     from orchestrator.stores.outbox import deliver_spools
 
     chosen = Home.at(home)
@@ -184,12 +185,12 @@ def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
     quiet()
     uri = chosen.mlflow_uri if mlflow_uri is None else mlflow_uri
     require_usable(uri, must_exist=True)
-    delivered, left = deliver_spools(
-        connect(uri),
-        uri,
-        chosen.spool,
-        say=lambda line: errors.print(line, highlight=False, soft_wrap=True),
-    )
+
+    def say(line: str) -> None:
+        errors.print(line, highlight=False, soft_wrap=True)
+
+    settle_unheld(chosen, say)
+    delivered, left = deliver_spools(connect(uri), uri, chosen, say=say)
     errors.print(f"delivered {delivered} entries; {left} are left", highlight=False)
     raise typer.Exit(1 if left else 0)
 

@@ -47,4 +47,5 @@ def ui(
         mlflow_port=mlflow_port,
         optuna_port=optuna_port,
         ready=ready,
+        say=lambda line: errors.print(line, highlight=False, soft_wrap=True),
     )

@@ -29,6 +29,7 @@ from orchestrator.report.table_files import write_table
 from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.mlflow_client import connect, require_usable
 from orchestrator.stores.mlflow_refusals import reason
+from orchestrator.stores.moved_home import settle
 from orchestrator.stores.optuna_storage import trouble_named
 from orchestrator.stores.optuna_trials import OWNER, SearchStore
 from orchestrator.stores.parent_run import find_parent
@@ -79,6 +80,8 @@ def publish_analysis(
             stack.enter_context(trouble_named(storage_url))
             for lock in driver_locks(home, storage_url, launch.info.name):
                 stack.enter_context(lock)
+            for line in settle(home):
+                say(line)
             # A driver may have gone on while this was measured.
             launch = replace(launch, trials=launch.store.records())
             folder = Path(made)

@@ -35,6 +35,7 @@ from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.mlflow_client import connect, database_of, quiet
 from orchestrator.stores.mlflow_client import require_usable as require_tracking
 from orchestrator.stores.mlflow_runs import Tracking, away_named
+from orchestrator.stores.moved_home import settle
 from orchestrator.stores.optuna_sql import relational
 from orchestrator.stores.optuna_storage import open_storage, require_usable, trouble_named
 from orchestrator.stores.optuna_trials import OWNER, LaunchInfo, SearchStore
@@ -163,6 +164,7 @@ def opened(
         stack.enter_context(trouble_named(storage_url))
         for lock in driver_locks(home, storage_url, launch.name):
             stack.enter_context(lock)
+        moved = settle(home)
         marker = _mark_place(launch, options) if options.address else None
         tokens = Tokens(launch, home, preparing)
         client = connect(mlflow_uri)
@@ -190,7 +192,7 @@ def opened(
                 say=say,
                 marker=marker,
             )
-            about = [*mended, *_worth_saying(session, storage), *filter(None, [waits])]
+            about = [*moved, *mended, *_worth_saying(session, storage), *filter(None, [waits])]
             tracking.begin()
         except BaseException:
             tracking.abandon()

@@ -29,7 +29,8 @@ from orchestrator.base.home import Home
 from orchestrator.base.urls import redact, without_credentials
 from orchestrator.stores.mlflow_client import search_runs
 from orchestrator.stores.mlflow_refusals import reason
-from orchestrator.stores.outbox import Courier, fingerprint, is_permanent, spool_path
+from orchestrator.stores.moved_home import artifact_folder
+from orchestrator.stores.outbox import Courier, is_permanent, spool_path
 from orchestrator.stores.outbox_files import Spool, SpoolHeld
 from orchestrator.stores.parent_run import (
     OWNER,
@@ -98,13 +99,13 @@ class Tracking:
         Raises StudyError where the store goes away, LaunchHeld where its spool is being delivered.
         """
         try:
-            courier = Courier(client, Spool(spool_path(home.spool, launch.name, uri)))
+            courier = Courier(client, Spool(spool_path(home, launch.name, uri)))
         except SpoolHeld as error:
             raise LaunchHeld(f"{error}. Wait for it, then run again.") from None
         with away_named(client):
             # What a dead driver left goes first: it may still hold the end of a run.
             courier.deliver_pending()
-            artifacts = home.artifacts / fingerprint(launch.name)[:12]
+            artifacts = home.artifacts / artifact_folder(launch.name)
             experiment_id = open_experiment(client, launch, artifacts)
             parent = open_parent(client, experiment_id, launch, owner)
         courier.start()
@@ -273,6 +274,9 @@ class Tracking:
             self._courier.send({"op": "metrics", "run_id": run_id, "points": points})
 
     def log_artifact(self, run_id: str, path: str | Path, folder: str | None = None) -> None:
+        """A path within the home is written down from there: the home may move before it goes."""
+        root = self.spool.parent.parent
+        path = Path(path).relative_to(root) if Path(path).is_relative_to(root) else path
         self._courier.send(
             {"op": "artifact", "run_id": run_id, "path": str(path), "folder": folder}
         )

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests import RequestException
 
+from orchestrator.base.home import Home
 from orchestrator.base.urls import redact
 from orchestrator.stores.mlflow_refusals import reason
 from orchestrator.stores.outbox_files import Spool, SpoolHeld
@@ -142,14 +143,27 @@ class Courier:
 
     def _deliver_artifact(self, run_id: str, entries: list[dict[str, Any]]) -> None:
         for entry in entries:
-            if Path(entry["path"]).exists():
-                self._client.log_artifact(run_id, entry["path"], entry["folder"])
+            path = self.spool.path.parent.parent / entry["path"]  # within the home: from there
+            if path.exists():
+                self._client.log_artifact(run_id, str(path), entry["folder"])
 
 
-def spool_path(folder: Path, launch: str, uri: str) -> Path:
+def spool_path(home: Home, launch: str, uri: str) -> Path:
     """A spool belongs to one launch and one store: its run ids mean nothing to another."""
-    name = f"{fingerprint(launch)[:12]}-{fingerprint(redact(uri))[:8]}.jsonl"
-    return folder / name
+    return home.spool / f"{fingerprint(launch)[:12]}-{suffix_of(home, uri)}.jsonl"
+
+
+def suffix_of(home: Home, uri: str) -> str:
+    """What a store's spools end in: the home's own store has one name wherever the home is."""
+    return own_spool_suffix() if uri == home.mlflow_uri else spool_suffix(uri)
+
+
+def own_spool_suffix() -> str:
+    return fingerprint("mlflow.db")[:8]
+
+
+def spool_suffix(uri: str) -> str:
+    return fingerprint(redact(uri))[:8]
 
 
 def fingerprint(text: str) -> str:
@@ -157,15 +171,15 @@ def fingerprint(text: str) -> str:
 
 
 def deliver_spools(
-    client: MlflowClient, uri: str, folder: Path, say: Callable[[str], None]
+    client: MlflowClient, uri: str, home: Home, say: Callable[[str], None]
 ) -> tuple[int, int]:
     """Delivers a home's spools for one store; how many entries went, and how many are left.
 
     Entries that the store refuses for good stay in a file of their own, and count as left.
     """
     delivered = left = 0
-    for path in sorted(folder.glob("*-????????.jsonl")):
-        if path != path.with_name(f"{path.name[:12]}-{fingerprint(redact(uri))[:8]}.jsonl"):
+    for path in sorted(home.spool.glob("*-????????.jsonl")):
+        if path.name != f"{path.name[:12]}-{suffix_of(home, uri)}.jsonl":
             say(f"{path.name} is for another store than {redact(uri)}: name it with --mlflow-uri")
             continue
         try:

@@ -96,12 +96,24 @@ class Spool:
 
     @property
     def rejected(self) -> int:
+        return len(self.refused_lines())
+
+    def refused_lines(self) -> list[str]:
         if not self.rejected_path.exists():
-            return 0
-        return len(self.rejected_path.read_text().splitlines())
+            return []
+        return self.rejected_path.read_text().splitlines(keepends=True)
 
     def close(self) -> None:
         self._held.release()
+
+    @staticmethod
+    def waiting_bytes(path: Path) -> int:
+        """What a spool has still to deliver, for who looks and changes nothing."""
+        try:
+            offset = int(path.with_suffix(".offset").read_text())
+        except (FileNotFoundError, ValueError):
+            offset = 0
+        return max(0, path.stat().st_size - offset)
 
     def _read_offset(self) -> int:
         """After a power cut it may be older than the entries, or be lost: they are sent again."""

@@ -39,12 +39,12 @@ def test_metrics_outlive_a_server_that_is_away_and_nothing_is_shown(
 
     server.start()
     delivered, left = deliver_spools(
-        MlflowClient(home.mlflow_uri), home.mlflow_uri, home.spool, say=said.append
+        MlflowClient(home.mlflow_uri), home.mlflow_uri, home, say=said.append
     )
     assert (delivered, left) == (0, 0)
     assert any("another store" in line for line in said)
     client = MlflowClient(server.uri)
-    delivered, left = deliver_spools(client, server.uri, home.spool, say=said.append)
+    delivered, left = deliver_spools(client, server.uri, home, say=said.append)
     assert delivered > 0
     assert left == 0
     for number, value in zip(numbers, (2.25, 1.75), strict=True):
