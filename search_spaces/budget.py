@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from moe.accounting import account
-from moe.config import ConfigError, TrialConfig
+from moe.config import GROUPED_WIDTH, ConfigError, TrialConfig
 from search_spaces.overlay import overlay
 
 Budget = Literal["active", "total"]
@@ -38,8 +38,10 @@ def match(
     """`config` with the width at which it has the parameters of `baseline`.
 
     Sets moe.d_expert, or model.ffn_multiple if `config` is dense; all else stays. The nearest whole
-    width is taken. Raises ConfigError, with the nearest achievable count, if that one is further
-    away than `tolerance`, relative to the baseline's count.
+    width is taken; of experts in bf16 the nearest multiple of what a GPU's grouped kernels take
+    (moe.config.GROUPED_WIDTH), if that one is within `tolerance` too. Raises ConfigError, with the
+    nearest achievable count, if the width's count is further away than `tolerance`, relative to the
+    baseline's.
     """
     target = count(baseline, on)
     unit = config.model.d_ff if config.moe.is_dense else max(1, _derived_width(config))
@@ -49,6 +51,10 @@ def match(
     multiple = max(1, round(width / unit)) * unit
     if abs(multiple - width) <= _SNAP * width:
         width = multiple
+    if not config.moe.is_dense and config.train.precision == "bf16":
+        aligned = max(1, round(solved / GROUPED_WIDTH)) * GROUPED_WIDTH
+        if abs(count(_with_width(config, aligned), on) - target) <= tolerance * target:
+            width = width if width % GROUPED_WIDTH == 0 else aligned
     matched = _with_width(config, width)
     reached = count(matched, on)
     if abs(reached - target) > tolerance * target:

@@ -7,6 +7,7 @@ Infeasible combinations are refused when a `TrialConfig` is built, each with its
 from moe.config.checks import ConfigError
 from moe.config.data import BYTE_VOCAB_SIZE, GPT2_VOCAB_SIZE, DataConfig
 from moe.config.mixture import (
+    GROUPED_WIDTH,
     Balance,
     BalanceScope,
     Gate,
@@ -24,6 +25,7 @@ from moe.config.trial import TrialConfig
 __all__ = [
     "BYTE_VOCAB_SIZE",
     "GPT2_VOCAB_SIZE",
+    "GROUPED_WIDTH",
     "ROUTER_KINDS",
     "Balance",
     "BalanceScope",

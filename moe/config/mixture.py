@@ -16,6 +16,10 @@ Gate = Literal["switch", "softmax_topk", "double_softmax", "sigmoid"]
 Balance = Literal["none", "switch", "loss_free"]
 BalanceScope = Literal["micro_batch", "global_batch"]
 
+# The grouped matrix products of bfloat16 on a GPU take rows of whole 16 bytes, so widths in
+# multiples of 8 (torch.nn.functional.grouped_mm; CUTLASS aligns its loads so).
+GROUPED_WIDTH = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class MoEConfig:

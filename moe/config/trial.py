@@ -9,7 +9,7 @@ from typing import Any
 
 from moe.config.checks import ConfigError, require
 from moe.config.data import DataConfig
-from moe.config.mixture import MoEConfig
+from moe.config.mixture import GROUPED_WIDTH, MoEConfig
 from moe.config.model import ModelConfig
 from moe.config.training import OptimConfig, TrainConfig
 
@@ -82,6 +82,13 @@ class TrialConfig:
     def d_expert(self) -> int:
         """Width of one expert."""
         return self.moe.d_expert or self.model.d_ff // self.moe.granularity
+
+    @property
+    def d_expert_on_gpu(self) -> int:
+        """Width that a GPU computes an expert at: in bfloat16 the grouped kernels' next width."""
+        if self.moe.is_dense or self.train.precision != "bf16":
+            return self.d_expert
+        return self.d_expert + -self.d_expert % GROUPED_WIDTH
 
     @property
     def moe_layers(self) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from moe.config import GROUPED_WIDTH
 from moe.model.experts_by_sequence import SequenceMixture
 from moe.model.router import Routing
 
@@ -212,8 +213,25 @@ def grouped_mixture(
     """All experts in one grouped matrix product: the group sizes stay on the GPU, which never
     waits for the host. Biases are added by a product with one-hot rows, whose backward pass is a
     product too; indexing would scatter with atomics, in another order each time.
+
+    The kernels take widths in multiples of GROUPED_WIDTH: others are padded with zeros, through
+    which neither a value nor a gradient passes (gelu(0) = 0, and what follows it is 0).
     """
-    _, num_rows, d_model = x_URD.shape
+    d_model, d_expert = w_in_NDF.shape[1:]
+    more_D, more_F = -d_model % GROUPED_WIDTH, -d_expert % GROUPED_WIDTH
+    if more_D or more_F:
+        y_URD = grouped_mixture(
+            F.pad(x_URD, (0, more_D)),
+            gate_UK,
+            F.pad(w_in_NDF, (0, more_F, 0, more_D)),
+            F.pad(b_in_NF, (0, more_F)),
+            F.pad(w_out_NFD, (0, more_D, 0, more_F)),
+            F.pad(b_out_ND, (0, more_D)),
+            order,
+            counts_N,
+        )
+        return y_URD[..., :d_model].contiguous()
+    num_rows = x_URD.shape[1]
     offsets_N = counts_N.cumsum(0).to(torch.int32)
     row_Ar1 = torch.arange(num_rows * len(order.unit_A), device=x_URD.device)[:, None]
     starts_N = F.pad(offsets_N[:-1], (1, 0))

@@ -9,6 +9,7 @@ from moe.config import ConfigError, TrialConfig
 from moe.identity import cell_hash
 from search_spaces.budget import count, dense_baselines, match
 from search_spaces.overlay import diff, overlay
+from studies.scales import GPU, PAPER
 
 GPT2_SMALL = overlay(
     TrialConfig(),
@@ -132,3 +133,41 @@ def test_an_unreachable_budget_names_the_nearest():
         match(SMALL, tiny, "active")
     with pytest.raises(ConfigError, match="active or total"):
         match(SMALL, SMALL, "both")
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(
+    config=st.from_type(TrialConfig),
+    baseline=st.from_type(TrialConfig),
+    tolerance=st.sampled_from((0.01, 0.1)),
+)
+def test_matched_experts_in_bf16_have_a_width_of_the_grouped_kernels(config, baseline, tolerance):
+    """Unless none of these is within the tolerance: then the width is as in fp32."""
+    try:
+        exact = match(config, baseline, "active", tolerance)
+    except ConfigError:
+        return
+    matched = match(overlay(config, {"train.precision": "bf16"}), baseline, "active", tolerance)
+    assert relative_gap(matched, baseline, "active") <= tolerance
+    assert matched.d_ff_dense == exact.d_ff_dense
+    if config.moe.is_dense or exact.d_expert % 8 == 0:
+        assert matched.d_expert == exact.d_expert
+    elif matched.d_expert % 8:
+        assert matched.d_expert == exact.d_expert
+        below = exact.d_expert // 8 * 8
+        for width in (max(8, below), below + 8):
+            other = overlay(matched, {"moe.d_expert": width})
+            assert relative_gap(other, baseline, "active") > tolerance
+    else:
+        assert abs(matched.d_expert - exact.d_expert) < 8
+
+
+@pytest.mark.parametrize("scale", [GPU, PAPER])
+def test_the_widths_that_no_kernel_takes_are_not_made(scale):
+    """Five of eight experts: 614 and 1229 wide before, which a GPU's bf16 kernels refuse."""
+    five = overlay(scale, {"moe.num_experts": 8, "moe.top_k": 5})
+    exact = match(overlay(five, {"train.precision": "fp32"}), scale, "active")
+    matched = match(five, scale, "active")
+    assert exact.d_expert % 8, "the case is one"
+    assert matched.d_expert % 8 == 0
+    assert relative_gap(matched, scale, "active") <= 0.01

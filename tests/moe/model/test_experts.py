@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from moe.model import experts as module_of_experts
-from moe.model.experts import Experts, LoopedMixture, grouped_mixture, sort_by_expert
+from moe.model.experts import (
+    Experts,
+    LoopedMixture,
+    Order,
+    grouped_mixture,
+    sort_by_expert,
+)
 from moe.model.experts_by_sequence import SequenceMixture
 from moe.model.moe_layer import MoELayer
 from moe.model.router import RouterContext, Routing, count_tokens
@@ -292,15 +298,30 @@ def test_bf16_autocast_is_near_float32(make_config, unit):
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in layer.parameters())
 
 
+@pytest.mark.parametrize(("d", "f"), [(16, 614), (12, 1229), (16, 16)])
+def test_any_width_passes_the_checks_of_the_grouped_kernels(d, f):
+    """torch's own, on the meta device: values are not computed, strides are looked at."""
+    index_UK = choose("random", 6, 2, 4)
+    order, counts_N = sort_by_expert(index_UK), count_tokens(index_UK, 4, 1)
+    meta = {"device": "meta", "dtype": torch.bfloat16}
+    inputs = [t.to(**meta).requires_grad_() for t in random_inputs(index_UK, 4, 1, d=d, f=f)]
+    order = Order(*(t.to("meta") for t in order))
+    y_URD = grouped_mixture(*inputs, order, counts_N.to("meta"))
+    assert y_URD.shape == inputs[0].shape
+    gradients = torch.autograd.grad(y_URD, inputs, torch.empty_like(y_URD))
+    assert [g.shape for g in gradients] == [t.shape for t in inputs]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("d", "f"), [(64, 128), (64, 123), (60, 123)])
 @pytest.mark.parametrize("unit", ["token", "sequence"])
-def test_grouped_kernels_on_a_gpu_equal_the_loop(unit):
+def test_grouped_kernels_on_a_gpu_equal_the_loop(unit, d, f):
     rows = 1 if unit == "token" else 16
     index_UK = choose("some_empty", 64 // rows, 2, 8).cuda()
     inputs = [
         t.to("cuda", torch.bfloat16).requires_grad_()
-        for t in random_inputs(index_UK, 8, rows, d=64, f=128)
+        for t in random_inputs(index_UK, 8, rows, d=d, f=f)
     ]
     order, counts_N = sort_by_expert(index_UK), count_tokens(index_UK, 8, rows)
     dy = torch.randn_like(inputs[0])
