@@ -76,7 +76,7 @@ class Session:
             return 130
         healed = {r.config_hash for r in self.records if r.state in ("complete", "pruned")}
         failed = {r.config_hash for r in self.records if r.state == "failed"} - healed
-        return 1 if failed or self.undelivered else 0
+        return 1 if failed or self.undelivered or self.ledger.agenda.not_found else 0
 
     def table(self) -> Table:
         study = self.launch.study
@@ -265,8 +265,8 @@ def _leave(session: Session) -> None:
     ledger, tracking = session.ledger, session.tracking
     try:
         ledger.release_running()
-        if ledger.agenda.exhausted:
-            session.tell(ledger.agenda.exhausted)
+        for why in filter(None, (ledger.agenda.exhausted, ledger.agenda.not_found)):
+            session.tell(why)
         if (left_out := session.left_out) is not None and not session.interrupted:
             session.tell(str(left_out))
             tracking.set_tags(tracking.parent_run_id, {STOPPED_BY: str(left_out)})

@@ -44,6 +44,7 @@ LAUNCH_ATTRIBUTES = ("study", "scale", "corpus", "corpus_digest", "overrides")
 STARTED_AT = "started_at"
 OWNER = "owner"
 DRIVERS = "drivers"
+FAILED_DRAWS = "failed_draws"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -247,6 +248,15 @@ class SearchStore:
                     f"{point.cell} has others than earlier trials ({error}). Undo the change of "
                     "the space, or run it under another study name."
                 ) from None
+
+    @property
+    def failed_draws(self) -> int:
+        """Draws of this launch that found no new point, over all its drivers."""
+        return self._storage.get_study_user_attrs(self.info.study_id).get(FAILED_DRAWS, 0)
+
+    def note_failed_draws(self, draws: int) -> None:
+        total = self.failed_draws + draws
+        self._storage.set_study_user_attr(self.info.study_id, FAILED_DRAWS, total)
 
     def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():

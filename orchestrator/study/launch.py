@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
@@ -88,6 +89,11 @@ class Launch:
             for seed in self.seeds
             for cell in self.cells
         ]
+
+    @cached_property
+    def feasible_points(self) -> list[dict[str, Any]] | None:
+        """Values of every feasible point of a space that can be enumerated, else None."""
+        return self.space.feasible_points(self.base) if self.space else None
 
     def base_point(self) -> Point:
         """The scale itself: what a sampled study's points are changes of."""

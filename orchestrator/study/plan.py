@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ def plan(launch: Launch) -> dict[str, Any]:
         estimated = False
     else:
         points = []
-        sample = _random_points(launch)
-        trials = launch.trials * len(launch.seeds)
+        sample = _priced_points(launch)
+        trials = _num_points(launch) * len(launch.seeds)
         _, sampled_tokens, sampled_flops = _totals(sample)
         tokens = sampled_tokens * trials // len(sample)
         flops = sampled_flops * trials // len(sample)
@@ -45,6 +46,20 @@ def plan(launch: Launch) -> dict[str, Any]:
     }
 
 
+def _num_points(launch: Launch) -> int:
+    """Points that a sampled launch will have: those asked for, or all where there are fewer."""
+    assert launch.space is not None
+    if not launch.space.is_enumerable:
+        return launch.trials
+    found: set[str] = set()
+    for values in launch.space.points():
+        with suppress(Infeasible):
+            found.add(launch.sampled_point(values, launch.seeds[0]).cell_hash)
+        if len(found) == launch.trials:
+            break
+    return len(found)
+
+
 def _totals(points: list[Point]) -> tuple[int, int, int]:
     tokens = sum(point.tokens for point in points)
     flops = sum(point.tokens * point.accounting.flops_per_token for point in points)
@@ -64,33 +79,22 @@ def _cell(launch: Launch, name: str, points: list[Point]) -> dict[str, Any]:
     }
 
 
-class _Uniform:
-    """A trial that draws at random, for an estimate of cost."""
-
-    def __init__(self, generator: random.Random) -> None:
-        self._generator = generator
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self._generator.choice(list(choices))
-
-    def suggest_int(self, name: str, low: int, high: int, **_: Any) -> int:
-        return self._generator.randint(low, high)
-
-    def suggest_float(self, name: str, low: float, high: float, **_: Any) -> float:
-        return self._generator.uniform(low, high)
-
-
-def _random_points(launch: Launch) -> list[Point]:
-    trial = _Uniform(random.Random(0))
+def _priced_points(launch: Launch) -> list[Point]:
+    """Random points, for an estimate of what a trial costs."""
+    assert launch.space is not None
+    generator, seed = random.Random(0), launch.seeds[0]
     points: list[Point] = []
-    for _ in range(100 * _COST_SAMPLE):
-        try:
-            points.append(launch.sampled_point(launch.space.suggest(trial), launch.seeds[0]))
-        except Infeasible:
-            continue
+    for _ in range(20 * _COST_SAMPLE):
+        with suppress(Infeasible):
+            points.append(launch.sampled_point(launch.space.draw(generator), seed))
         if len(points) == _COST_SAMPLE:
-            break
-    return points
+            return points
+    if launch.feasible_points:
+        sample = generator.sample(
+            launch.feasible_points, min(_COST_SAMPLE, len(launch.feasible_points))
+        )
+        return [launch.sampled_point(values, seed) for values in sample]
+    return points or [launch.base_point()]
 
 
 def write_configs(launch: Launch, folder: Path) -> list[Path]:

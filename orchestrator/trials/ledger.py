@@ -93,6 +93,7 @@ class Ledger:
             launch,
             self.records,
             self._add,
+            draws=search,
             reusable=finished_elsewhere,
             budget=self.budget,
             retry_failed=retry_failed,

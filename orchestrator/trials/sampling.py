@@ -5,16 +5,23 @@ new becomes a trial of the record. So nothing is repeated (default TPE repeated 
 on a 48-point grid), no rejected draw leaves a state behind, the cost of a suggestion does not grow
 with the study (TPE's ask took 110 ms at 10,000 trials), and a restarted driver goes on where the
 dead one stopped, since the generator is seeded by the number of the point.
+
+Where the sampler's draws are all refused or known, a space that can be enumerated gives any of its
+points that are left, and is exhausted when there are none. Of a larger one nothing is proved by
+draws: the launch remembers how many failed, and the next try draws others.
 """
 
 from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Callable, Iterable
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -22,9 +29,9 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.stores.trial_record import DIVERGED_AT, TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.samplers import Sampler
-from search_spaces.space import Infeasible
+from search_spaces.space import ENUMERATION_LIMIT, Infeasible
 
-_DRAWS = 200
+DRAWS = 2000
 _DRAWS_OF_SAMPLER = 50
 _SHADOW_STATE = {
     "complete": TrialState.COMPLETE,
@@ -36,7 +43,11 @@ _SHADOW_STATE = {
 
 
 class SpaceExhausted(Exception):
-    """No new feasible point was drawn."""
+    """Every feasible point of an enumerated space is in the launch."""
+
+
+class PointNotFound(Exception):
+    """No new feasible point in DRAWS draws, which proves nothing."""
 
 
 class BoundedHistory:
@@ -106,9 +117,9 @@ def study_of(history: Iterable[TrialRecord], sampler: BaseSampler) -> optuna.Stu
     return study
 
 
-def _generator_seed(launch: Launch, index: int) -> int:
-    text = f"{launch.name}\0{index}".encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
+def _generator_seed(launch: Launch, index: int, failed_draws: int) -> int:
+    text = f"{launch.name}\0{index}" + (f"\0{failed_draws}" if failed_draws else "")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 def propose(
@@ -117,30 +128,75 @@ def propose(
     *,
     index: int,
     is_new: Callable[[Point], bool],
-) -> tuple[Point, dict[str, optuna.distributions.BaseDistribution]]:
+    failed_draws: int = 0,
+) -> tuple[Point, dict[str, BaseDistribution]]:
     """The study's point number `index`, with its distributions.
 
-    Raises SpaceExhausted where many draws found nothing new.
+    `failed_draws`: how many draws of this launch have found nothing; with it the generator is
+    seeded anew. Raises SpaceExhausted where every point was looked at, and none is new; and
+    PointNotFound where there are too many points for that, and draws found nothing.
     """
     assert launch.space is not None
-    seed = _generator_seed(launch, index)
+    seed = _generator_seed(launch, index, failed_draws)
     study = study_of(history, launch.study.sampler.optuna_sampler(seed=seed, index=index))
-    for draw in range(_DRAWS):
-        if draw == _DRAWS_OF_SAMPLER:
-            study.sampler = optuna.samplers.RandomSampler(seed=seed)
-        trial = study.ask()
-        values = launch.space.suggest(trial)
+    refused: Counter[str] = Counter()
+
+    def tried(values: Mapping[str, Any]) -> Point | None:
         try:
             point = launch.sampled_point(values, launch.seeds[0])
-        except Infeasible:
-            study.tell(trial, state=TrialState.FAIL)
-            continue
+        except Infeasible as error:
+            refused[error.reason] += 1
+            return None
         if is_new(point):
+            return point
+        refused["in the launch already"] += 1
+        return None
+
+    for _ in range(_DRAWS_OF_SAMPLER):
+        trial = study.ask()
+        if (point := tried(launch.space.suggest(trial))) is not None:
             return point, trial.distributions
         study.tell(trial, state=TrialState.FAIL)
-    raise SpaceExhausted(
-        f"no new feasible point in {_DRAWS} draws: the space of {launch.study.name} is exhausted"
+    if launch.space.is_enumerable:
+        point = _any_left(launch, seed, is_new)
+        return point, distributions_at(launch, point.overrides)
+    generator = random.Random(seed)
+    for _ in range(DRAWS - _DRAWS_OF_SAMPLER):
+        if (point := tried(launch.space.draw(generator))) is not None:
+            return point, distributions_at(launch, point.overrides)
+    reasons = "; ".join(f"{count} x {reason}" for reason, count in refused.most_common(5))
+    raise PointNotFound(
+        f"a new feasible point of {launch.study.name} was not found in {DRAWS:,} draws, which "
+        f"proves nothing ({reasons}). The same command draws others. Better: narrow the domains to "
+        f"where points are feasible; {ENUMERATION_LIMIT:,} points and fewer are looked through"
     )
+
+
+def _any_left(launch: Launch, seed: int, is_new: Callable[[Point], bool]) -> Point:
+    """A random one of the feasible points that are new, whatever points were taken before it."""
+
+    def rank(values: Mapping[str, Any]) -> bytes:
+        return hashlib.sha256(f"{seed}\0{sorted(values.items())}".encode()).digest()
+
+    feasible = launch.feasible_points or []
+    for values in sorted(feasible, key=rank):
+        point = launch.sampled_point(values, launch.seeds[0])
+        if is_new(point):
+            return point
+    raise SpaceExhausted(
+        f"the space of {launch.study.name} is exhausted: all of its {len(feasible)} feasible "
+        "points are in this launch"
+    )
+
+
+def distributions_at(launch: Launch, values: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    """Those of the axes that exist at a point of the space."""
+    assert launch.space is not None
+    study = optuna.create_study(storage=InMemoryStorage())
+    study.enqueue_trial(dict(values))
+    trial = study.ask()
+    launch.space.suggest(trial)
+    return trial.distributions
 
 
 def _as_shadow(record: TrialRecord) -> _Shadow:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 from optuna.distributions import BaseDistribution
 
@@ -14,18 +15,33 @@ from moe.config import ConfigError
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.trials.grid import distributions_of, grid_distributions, note_of
-from orchestrator.trials.sampling import BoundedHistory, SpaceExhausted, propose
+from orchestrator.trials.sampling import (
+    DRAWS,
+    BoundedHistory,
+    PointNotFound,
+    SpaceExhausted,
+    propose,
+)
 from orchestrator.trials.spending import Budget
 
 Add = Callable[[Point, Mapping[str, BaseDistribution], str], TrialRecord]
+
+
+class FailedDraws(Protocol):
+    """The launch's memory of draws that found nothing."""
+
+    @property
+    def failed_draws(self) -> int: ...
+    def note_failed_draws(self, draws: int) -> None: ...
 
 
 class Agenda:
     """`records` are the launch's trials, which the ledger keeps up to date; `add` makes one more.
 
     `reusable` has the configurations whose result is known: such a trial costs nothing. `unknown`
-    are trials that wait and that the study's file no longer has; `exhausted` says why no further
-    point can be drawn.
+    are trials that wait and that the study's file no longer has. `exhausted` says that every
+    feasible point is in the launch, `not_found` that draws found no further one, which proves
+    nothing: `draws` remembers them, so that the next driver draws others.
     """
 
     def __init__(
@@ -34,6 +50,7 @@ class Agenda:
         records: Mapping[int, TrialRecord],
         add: Add,
         *,
+        draws: FailedDraws,
         reusable: Container[str],
         budget: Budget | None,
         retry_failed: bool,
@@ -41,6 +58,7 @@ class Agenda:
         self._launch = launch
         self._records = records
         self._add = add
+        self._draws = draws
         self._reusable = reusable
         self._budget = budget
         self._cell_hashes = {record.cell_hash for record in records.values()}
@@ -51,6 +69,7 @@ class Agenda:
             self.history.note(record)
         self.unknown: list[TrialRecord] = []
         self.exhausted: str | None = None
+        self.not_found: str | None = None
         if launch.study.is_grid:
             self._plan_grid(retry_failed)
         else:
@@ -118,7 +137,7 @@ class Agenda:
     def _sample(self) -> None:
         """The next point of a sampled study, as one waiting trial for each seed."""
         known = self._cell_hashes
-        if len(known) >= self._launch.trials or self.exhausted:
+        if len(known) >= self._launch.trials or self.exhausted or self.not_found:
             return
         try:
             point, distributions = propose(
@@ -126,9 +145,14 @@ class Agenda:
                 self.history.records(),
                 index=len(known),
                 is_new=lambda candidate: candidate.cell_hash not in known,
+                failed_draws=self._draws.failed_draws,
             )
         except SpaceExhausted as error:
             self.exhausted = str(error)
+            return
+        except PointNotFound as error:
+            self.not_found = str(error)
+            self._draws.note_failed_draws(DRAWS)
             return
         note = note_of(point, self._launch.base_point())
         for seed in self._launch.seeds:
@@ -178,7 +202,7 @@ class Agenda:
     @property
     def expected(self) -> int:
         """Trials that the launch will have when it is done."""
-        if self._launch.study.is_grid or self.exhausted:
+        if self._launch.study.is_grid or self.exhausted or self.not_found:
             return len(self._records)
         seeds = len(self._launch.seeds)
         missing = self._launch.trials - len(self._cell_hashes)
