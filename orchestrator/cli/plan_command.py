@@ -86,6 +86,7 @@ def plan_command(
     Example: moe-study plan quickstart --scale cpu --seeds 0,1,2,3,4
     """
     from orchestrator.report.pace import pace_of
+    from orchestrator.study.cautions import cautions
     from orchestrator.study.plan import plan
     from orchestrator.study.plan import write_configs as write
 
@@ -99,8 +100,9 @@ def plan_command(
         if launch.study.is_grid:
             digest = launch.points()[0].config.data.digest
             errors.print(f"their tokens, once `run` made them: HOME/tokens/{digest}", markup=False)
+    noted = cautions(launch)
     if as_json:
-        print_json(planned)
+        print_json({**planned, "cautions": noted})
         return
     about = "about " if planned["estimated"] else ""
     output.print(launch.study.question, style="bold", highlight=False)
@@ -122,6 +124,8 @@ def plan_command(
             "home at this scale",
             highlight=False,
         )
+    for line in noted:
+        output.print(line, highlight=False)
     if planned["cells"]:
         shown = [
             [

@@ -12,6 +12,7 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.cluster.connection import PLACEMENTS, Resources
 from orchestrator.study.launch import Launch
+from orchestrator.study.plan import typical_points
 from orchestrator.trials.spending import Limits
 
 
@@ -75,15 +76,17 @@ def require_sane(launch: Launch, options: Options) -> None:
             f"--placement is one of {', '.join(PLACEMENTS)}; received "
             f"{options.resources.placement!r}. Choose one."
         )
-    train = launch.base.train
-    micro_batches = train.batch_tokens // train.micro_batch_tokens
-    if micro_batches % workers:
-        raise BadInput(
-            "each worker takes an equal share of a step's micro-batches; received "
-            f"--workers {workers} for {micro_batches} micro-batches (train.batch_tokens "
-            f"{train.batch_tokens} / train.micro_batch_tokens {train.micro_batch_tokens}). "
-            f"Set train.micro_batch_tokens={train.batch_tokens // workers}, or another divisor."
-        )
+    for point in typical_points(launch):
+        train = point.config.train
+        micro_batches = train.batch_tokens // train.micro_batch_tokens
+        if micro_batches % workers:
+            raise BadInput(
+                "each worker takes an equal share of a step's micro-batches; received "
+                f"--workers {workers} for {micro_batches} micro-batches (train.batch_tokens "
+                f"{train.batch_tokens} / train.micro_batch_tokens {train.micro_batch_tokens}) of "
+                f"{point.cell}. Set train.micro_batch_tokens={train.batch_tokens // workers}, or "
+                "another divisor."
+            )
 
 
 def require_folders(options: Options) -> None:

@@ -43,6 +43,7 @@ from orchestrator.stores.parent_run import STOPPED_BY, require_not_deleted
 from orchestrator.stores.reuse import finished_elsewhere
 from orchestrator.stores.sqlite_files import with_log
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.cautions import cautions
 from orchestrator.study.launch import Launch
 from orchestrator.trials.ledger import Ledger, Listener
 from orchestrator.trials.reconcile import reconcile
@@ -231,6 +232,7 @@ def _ledger(
 def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
     for name, other in session.launch.merged.items():
         yield f"cell {name} is the same configuration as {other}: trained once, as {other}"
+    yield from cautions(session.launch)
     for record in session.ledger.agenda.unknown:
         yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
     info = session.info

@@ -22,7 +22,7 @@ def plan(launch: Launch) -> dict[str, Any]:
         estimated = False
     else:
         points = []
-        sample = _priced_points(launch)
+        sample = typical_points(launch)
         trials = _num_points(launch) * len(launch.seeds)
         _, sampled_tokens, sampled_flops = _totals(sample)
         tokens = sampled_tokens * trials // len(sample)
@@ -79,9 +79,11 @@ def _cell(launch: Launch, name: str, points: list[Point]) -> dict[str, Any]:
     }
 
 
-def _priced_points(launch: Launch) -> list[Point]:
-    """Random points, for an estimate of what a trial costs."""
-    assert launch.space is not None
+def typical_points(launch: Launch) -> list[Point]:
+    """A grid's cells; of a space random points, and the base where none are found."""
+    if launch.space is None:
+        seed = launch.seeds[0]
+        return [launch.point(cell.name, cell.overrides, seed) for cell in launch.cells]
     generator, seed = random.Random(0), launch.seeds[0]
     points: list[Point] = []
     for _ in range(20 * _COST_SAMPLE):
