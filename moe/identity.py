@@ -81,7 +81,7 @@ _VERSION_1: dict[str, dict[str, Any]] = {
 _LATER: dict[str, Any] = {}
 
 # What says where tokens came from: their digest is the identity.
-_ORIGIN = ("data.corpus", "data.tokenizer")
+_ORIGIN = ("data.corpus", "data.tokenizer", "data.sequence_labels")
 
 
 def defaults(config: TrialConfig) -> dict[str, dict[str, Any]]:

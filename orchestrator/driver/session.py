@@ -230,6 +230,7 @@ def _ledger(
 
 
 def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
+    yield from session.tokens.lines()
     for name, other in session.launch.merged.items():
         yield f"cell {name} is the same configuration as {other}: trained once, as {other}"
     yield from cautions(session.launch)
