@@ -1,4 +1,4 @@
-"""What a plan says of its corpora: which was not read, and how much text a context leaves unused."""
+"""What a plan says of its text: which corpus was not read, and how much a context leaves out."""
 
 from __future__ import annotations
 
