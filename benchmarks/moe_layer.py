@@ -26,6 +26,7 @@ from common import MIN_REPEATS, Row, medians, print_result, row, tell, thread_s
 from torch import Tensor, nn
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
+from moe.config import ModelConfig
 from moe.model.experts import Experts
 from moe.model.moe_layer import FeedForward
 from moe.model.router import Routing, count_tokens
@@ -99,7 +100,7 @@ class Case:
         """The forward pass of each kind, and its weights in `self.weights`."""
         d, f, n, k, tokens = self.shape
         ours = Experts(num_experts=n, d_model=d, d_expert=f)
-        dense = FeedForward(d, k * f)
+        dense = FeedForward(ModelConfig(d_model=d, num_heads=1), k * f)
         config = SimpleNamespace(
             n_routed_experts=n,
             hidden_size=d,

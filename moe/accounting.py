@@ -14,10 +14,10 @@ from moe.config import TrialConfig
 class Accounting:
     """Sizes in parameters; compute in floating-point operations.
 
-    params_total: every weight of the model. Embeddings count once (the output head is tied to
-        the token embedding), positions, routers and shared experts are in.
+    params_total: every weight of the model. A head that is tied to the token embedding counts
+        once; positions, routers and shared experts are in.
     params_active: the same, with only the chosen experts of each block.
-    params_embedding: token and position embeddings.
+    params_embedding: token embedding, learned positions, and a head of its own.
     params_router: routers that are stored: learned and frozen. `random` redraws its weights,
         `hash` and `label` have none.
     params_non_embedding_active: params_active - params_embedding.
@@ -43,13 +43,27 @@ def account(config: TrialConfig) -> Accounting:
     d, num_moe = model.d_model, len(config.moe_layers)
     num_dense = model.num_layers - num_moe
 
-    def ffn(width: int) -> int:
-        return 2 * d * width + width + d
+    # Matrices of an FFN: SwiGLU's first product makes the gates beside what they multiply.
+    matrices = 3 if model.activation == "swiglu" else 2
 
-    embedding = (config.data.vocab_size + model.context_length) * d
-    attention = 4 * d * d + 4 * d
-    norm = 2 * d
-    trunk = embedding + norm + model.num_layers * (attention + 2 * norm)
+    def ffn(width: int) -> int:
+        biases = (matrices - 1) * width + d if model.bias else 0
+        return matrices * d * width + biases
+
+    def norm(width: int) -> int:
+        return 2 * width if model.norm == "layernorm" and model.bias else width
+
+    rows = config.data.vocab_size * (1 if model.tied_embeddings else 2)
+    embedding = (rows + (model.context_length if model.position == "learned" else 0)) * d
+    d_kv = model.kv_heads * model.d_head
+    attention_matrices = 2 * d * d + 2 * d * d_kv
+    attention = attention_matrices + (2 * d + 2 * d_kv if model.bias else 0)
+    attention += {
+        "none": 0,
+        "head": 2 * norm(model.d_head),
+        "full": norm(d) + norm(d_kv),
+    }[model.qk_norm]
+    trunk = embedding + norm(d) + model.num_layers * (attention + 2 * norm(d))
 
     num_routers = min(num_moe, 1) if moe.routing_scope == "global" else num_moe
     router_weights = num_routers * moe.total_experts * d
@@ -67,7 +81,9 @@ def account(config: TrialConfig) -> Accounting:
         widths += num_moe * (moe.active_experts * config.d_expert + shared_width)
     scores_tokens = moe.routing_unit == "token" and moe.router_kind.scores
     multiplied = (
-        model.num_layers * 4 * d * d + 2 * d * widths + (router_weights if scores_tokens else 0)
+        model.num_layers * attention_matrices
+        + matrices * d * widths
+        + (router_weights if scores_tokens else 0)
     )
     return Accounting(
         params_total=total,

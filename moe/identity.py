@@ -78,10 +78,19 @@ _VERSION_1: dict[str, dict[str, Any]] = {
 # Axes added since, each with the default under which runs are what they were before it: a config
 # that has this value is hashed as if the axis did not exist. A line is added with its axis, and
 # never edited after.
-_LATER: dict[str, Any] = {}
+_LATER: dict[str, Any] = {
+    "model.norm": "layernorm",
+    "model.position": "learned",
+    "model.rope_theta": 10000.0,
+    "model.num_kv_heads": 0,
+    "model.qk_norm": "none",
+    "model.tied_embeddings": True,
+    "model.activation": "gelu",
+    "model.bias": True,
+}
 
 # What says where tokens came from: their digest is the identity.
-_ORIGIN = ("data.corpus", "data.tokenizer", "data.sequence_labels")
+_ORIGIN = ("data.corpus", "data.tokenizer")
 
 
 def defaults(config: TrialConfig) -> dict[str, dict[str, Any]]:
@@ -107,10 +116,15 @@ def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
     """
     default = defaults(config)
     values = {section: default[section] | own for section, own in config.to_dict().items()}
-    moe = config.moe
+    moe, model = config.moe, config.model
 
-    def neutral(*names: str) -> None:
-        values["moe"].update({name: default["moe"][name] for name in names})
+    def neutral(*names: str, section: str = "moe") -> None:
+        values[section].update({name: default[section][name] for name in names})
+
+    if model.kv_heads == model.num_heads:
+        neutral("num_kv_heads", section="model")
+    if model.position != "rope":
+        neutral("rope_theta", section="model")
 
     if moe.is_dense:
         neutral(*default["moe"])

@@ -118,4 +118,5 @@ def _rule(section: Any, name: str, path: str, kind: type) -> str:
         rule = str(error).partition("; received")[0]
         if rule.startswith(prefix := f"{path} must "):
             return re.sub(r"\b(be|lie) ", "", rule.removeprefix(prefix))
-    return {str: "text", int: "a whole number", float: "a finite number"}[kind]
+    kinds = {str: "text", int: "a whole number", float: "a finite number", bool: "true, false"}
+    return kinds[kind]

@@ -44,7 +44,9 @@ def match(
     baseline's.
     """
     target = count(baseline, on)
-    unit = config.model.d_ff if config.moe.is_dense else max(1, _derived_width(config))
+    unit = config.model.d_ff_of_activation
+    if not config.moe.is_dense:
+        unit = max(1, _derived_width(config))
     fixed, per_width = _line(config, on)
     solved = (target - fixed) / per_width
     width = max(1, round(solved))
@@ -94,12 +96,12 @@ def _line(config: TrialConfig, on: Budget) -> tuple[int, int]:
 def _with_width(config: TrialConfig, width: int) -> TrialConfig:
     change: dict[str, Any]
     if config.moe.is_dense:
-        change = {"model.ffn_multiple": width / config.model.d_ff}
+        change = {"model.ffn_multiple": width / config.model.d_ff_of_activation}
     else:
-        derives = width * config.moe.granularity == config.model.d_ff
+        derives = width * config.moe.granularity == config.model.d_ff_of_activation
         change = {"moe.d_expert": 0 if derives else width}
     return overlay(config, change)
 
 
 def _derived_width(config: TrialConfig) -> int:
-    return config.model.d_ff // config.moe.granularity
+    return config.model.d_ff_of_activation // config.moe.granularity

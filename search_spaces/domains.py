@@ -77,7 +77,7 @@ def check_domain(path: str, domain: Domain) -> Domain:
         case _:
             fits = False
     if not fits:
-        kind = {int: "Int or Choice", float: "Float or Choice", str: "Choice"}[axis.type]
+        kind = {int: "Int or Choice", float: "Float or Choice"}.get(axis.type, "Choice")
         raise ConfigError(
             f"the domain of {path} is {kind}; received {domain!r}. Use one that fits."
         )

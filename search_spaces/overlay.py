@@ -72,10 +72,13 @@ def parse_value(path: str, text: str) -> Any:
     if axis.type is str:
         return text
     try:
+        if axis.type is bool:
+            return {"true": True, "false": False}[text.strip().lower()]
         return axis.type(text)
-    except ValueError:
+    except (ValueError, KeyError):
         kind, example = {
             int: ("an integer", "Write a whole number such as 8."),
             float: ("a number", "Write a number such as 0.001."),
+            bool: ("true or false", "Write one of these."),
         }[axis.type]
         raise ConfigError(f"{path} must be {kind}; received {text!r}. {example}") from None

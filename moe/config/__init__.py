@@ -17,7 +17,7 @@ from moe.config.mixture import (
     RoutingUnit,
     SequenceRepresentation,
 )
-from moe.config.model import ModelConfig
+from moe.config.model import Activation, ModelConfig, Norm, Position, QKNorm
 from moe.config.router_kinds import ROUTER_KINDS, RouterKind, routers_that
 from moe.config.training import OptimConfig, Precision, TrainConfig
 from moe.config.trial import TrialConfig
@@ -27,6 +27,7 @@ __all__ = [
     "GPT2_VOCAB_SIZE",
     "GROUPED_WIDTH",
     "ROUTER_KINDS",
+    "Activation",
     "Balance",
     "BalanceScope",
     "ConfigError",
@@ -34,8 +35,11 @@ __all__ = [
     "Gate",
     "MoEConfig",
     "ModelConfig",
+    "Norm",
     "OptimConfig",
+    "Position",
     "Precision",
+    "QKNorm",
     "Router",
     "RouterKind",
     "RoutingScope",

@@ -50,5 +50,9 @@ def check_types(config: Any, section: str) -> None:
                 "Write a number such as 0.001.",
             )
             object.__setattr__(config, f.name, float(value))
+        elif expected is bool:
+            require(
+                type(value) is bool, f"{path} must be true or false", value, "Write one of these."
+            )
         elif expected is str:
             require(type(value) is str, f"{path} must be text", value, "Write a string.")

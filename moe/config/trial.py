@@ -47,9 +47,10 @@ class TrialConfig:
             "Set it to 1, or moe.num_experts=0.",
         )
         require(
-            moe.d_expert > 0 or m.d_ff % moe.granularity == 0,
-            "moe.granularity must divide model.d_ff",
-            (moe.granularity, m.d_ff),
+            moe.d_expert > 0 or m.d_ff_of_activation % moe.granularity == 0,
+            "moe.granularity must divide "
+            + ("model.d_ff" if m.activation == "gelu" else "the FFN's width under swiglu"),
+            (moe.granularity, m.d_ff_of_activation),
             "Change one of the two, or set moe.d_expert.",
         )
         require(
@@ -76,12 +77,12 @@ class TrialConfig:
     @property
     def d_ff_dense(self) -> int:
         """Width of the FFN of a dense block."""
-        return max(1, round(self.model.d_ff * self.model.ffn_multiple))
+        return max(1, round(self.model.d_ff_of_activation * self.model.ffn_multiple))
 
     @property
     def d_expert(self) -> int:
         """Width of one expert."""
-        return self.moe.d_expert or self.model.d_ff // self.moe.granularity
+        return self.moe.d_expert or self.model.d_ff_of_activation // self.moe.granularity
 
     @property
     def d_expert_on_gpu(self) -> int:

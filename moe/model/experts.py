@@ -8,6 +8,7 @@ not sorted at all (`moe.model.experts_by_sequence`). tests/moe/model/test_expert
 all paths equal to a per-token loop, in values and all gradients.
 
 Shapes:  U routed units   R rows of a unit   K chosen   N experts   D d_model   F d_expert
+         P columns of the first product: F, with SwiGLU 2F
          A = U*K assignments, sorted by expert          C = R*D, a unit's rows laid end to end
          c, r: assignments and rows of one expert
 """
@@ -21,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from moe.config import GROUPED_WIDTH
+from moe.config import GROUPED_WIDTH, Activation
+from moe.model.activations import NONLINEARITIES, Nonlinearity
 from moe.model.experts_by_sequence import SequenceMixture
 from moe.model.router import Routing
 
@@ -51,14 +53,27 @@ def sort_by_expert(expert_index_UK: Tensor) -> Order:
 
 
 class Experts(nn.Module):
-    """Weights of all experts of a block: out = gelu(x W_in + b_in) W_out + b_out, exact GELU."""
+    """Weights of all experts of a block: out = act(x W_in + b_in) W_out + b_out.
 
-    def __init__(self, *, num_experts: int, d_model: int, d_expert: int) -> None:
+    With SwiGLU the first half of W_in's columns are the gates. Without biases these are None.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_experts: int,
+        d_model: int,
+        d_expert: int,
+        activation: Activation = "gelu",
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.weight_in = nn.Parameter(torch.empty(num_experts, d_model, d_expert))
-        self.bias_in = nn.Parameter(torch.empty(num_experts, d_expert))
+        self.nonlinearity = NONLINEARITIES[activation]
+        columns = self.nonlinearity.columns * d_expert
+        self.weight_in = nn.Parameter(torch.empty(num_experts, d_model, columns))
+        self.bias_in = nn.Parameter(torch.empty(num_experts, columns)) if bias else None
         self.weight_out = nn.Parameter(torch.empty(num_experts, d_expert, d_model))
-        self.bias_out = nn.Parameter(torch.empty(num_experts, d_model))
+        self.bias_out = nn.Parameter(torch.empty(num_experts, d_model)) if bias else None
 
     def forward(self, x_BSD: Tensor, routing: Routing) -> Tensor:
         """Sum over the chosen experts of gate * output, [B, S, D]."""
@@ -67,14 +82,20 @@ class Experts(nn.Module):
         x_URD = x_BSD.reshape(len(routing.expert_index), -1, x_BSD.shape[-1])
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else x_URD.dtype
-        x_URD, gate_UK, *weights = (t.to(dtype) for t in (x_URD, routing.gate, *weights))
+        x_URD, gate_UK, *weights = (
+            t if t is None else t.to(dtype) for t in (x_URD, routing.gate, *weights)
+        )
         with torch.autocast(device, enabled=False):
             if is_whole(x_URD, weights[0], routing):
-                y_URD = SequenceMixture.apply(x_URD, gate_UK, *weights, routing.expert_index)
+                y_URD = SequenceMixture.apply(
+                    x_URD, gate_UK, *weights, self.nonlinearity, routing.expert_index
+                )
             else:
                 mixture = grouped_mixture if is_grouped(x_URD) else LoopedMixture.apply
                 order = sort_by_expert(routing.expert_index)
-                y_URD = mixture(x_URD, gate_UK, *weights, order, routing.counts_N)
+                y_URD = mixture(
+                    x_URD, gate_UK, *weights, self.nonlinearity, order, routing.counts_N
+                )
         return y_URD.view_as(x_BSD)
 
 
@@ -83,14 +104,14 @@ def is_grouped(x_URD: Tensor) -> bool:
     return x_URD.is_cuda and x_URD.dtype == torch.bfloat16
 
 
-def is_whole(x_URD: Tensor, w_in_NDF: Tensor, routing: Routing) -> bool:
+def is_whole(x_URD: Tensor, w_in_NDP: Tensor, routing: Routing) -> bool:
     """Whether each sequence goes through its experts by itself, on a CPU.
 
     One makes a product that is large enough to stand alone, and most experts have but one: where
     several share an expert, adding up their weight gradients costs more than gathering their rows.
     """
     num_rows = x_URD.shape[1]
-    if x_URD.is_cuda or num_rows == 1 or num_rows * w_in_NDF[0].numel() < _WHOLE:
+    if x_URD.is_cuda or num_rows == 1 or num_rows * w_in_NDP[0].numel() < _WHOLE:
         return False
     return routing.expert_index.numel() < 2 * int((routing.counts_N > 0).sum())
 
@@ -110,49 +131,60 @@ class LoopedMixture(torch.autograd.Function):
         ctx: Any,
         x_URD: Tensor,
         gate_UK: Tensor,
-        w_in_NDF: Tensor,
-        b_in_NF: Tensor,
+        w_in_NDP: Tensor,
+        b_in_NP: Tensor | None,
         w_out_NFD: Tensor,
-        b_out_ND: Tensor,
+        b_out_ND: Tensor | None,
+        nonlinearity: Nonlinearity,
         order: Order,
         counts_N: Tensor,
     ) -> Tensor:
         _, num_rows, d_model = x_URD.shape
-        num_assignments, d_expert = len(order.unit_A), b_in_NF.shape[1]
-        pre_ARF = x_URD.new_empty(num_assignments, num_rows, d_expert)
-        act_ARF = torch.empty_like(pre_ARF)
+        num_assignments, d_expert, columns = (
+            len(order.unit_A),
+            w_out_NFD.shape[1],
+            w_in_NDP.shape[2],
+        )
+        pre_ARP = x_URD.new_empty(num_assignments, num_rows, columns)
+        act_ARF = x_URD.new_empty(num_assignments, num_rows, d_expert)
         y_ARD = x_URD.new_empty(num_assignments, num_rows, d_model)
         groups = _groups(counts_N, num_rows)
         for n, group in enumerate(groups):
             x_rD = _rows(x_URD, order.unit_A[group])
-            pre_rF, act_rF = pre_ARF[group].view(-1, d_expert), act_ARF[group].view(-1, d_expert)
-            torch.addmm(b_in_NF[n], x_rD, w_in_NDF[n], out=pre_rF)
-            torch.ops.aten.gelu.out(pre_rF, out=act_rF)
-            torch.addmm(b_out_ND[n], act_rF, w_out_NFD[n], out=y_ARD[group].view(-1, d_model))
+            pre_rP, act_rF = pre_ARP[group].view(-1, columns), act_ARF[group].view(-1, d_expert)
+            _affine(x_rD, w_in_NDP[n], b_in_NP, n, out=pre_rP)
+            nonlinearity.forward(pre_rP, act_rF)
+            _affine(act_rF, w_out_NFD[n], b_out_ND, n, out=y_ARD[group].view(-1, d_model))
         narrow = ctx.needs_input_grad[1] and d_expert >= _NARROW * d_model
         kept = y_ARD if narrow else None
         ctx.save_for_backward(
-            x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, pre_ARF, act_ARF, kept, *order
+            x_URD, gate_UK, w_in_NDP, b_in_NP, w_out_NFD, b_out_ND, pre_ARP, act_ARF, kept, *order
         )
-        ctx.groups = groups
+        ctx.groups, ctx.nonlinearity = groups, nonlinearity
         return _gated_sum(y_ARD, order.slot_UK, gate_UK)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_URD: Tensor) -> tuple[Tensor | None, ...]:
-        x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, *rest = ctx.saved_tensors
-        pre_ARF, act_ARF, y_ARD, *order = rest
+        x_URD, gate_UK, w_in_NDP, b_in_NP, w_out_NFD, b_out_ND, *rest = ctx.saved_tensors
+        pre_ARP, act_ARF, y_ARD, *order = rest
         order = Order(*order)
-        num_rows, d_model, d_expert = *x_URD.shape[1:], b_in_NF.shape[1]
+        num_rows, d_model, d_expert = *x_URD.shape[1:], w_out_NFD.shape[1]
+        columns = w_in_NDP.shape[2]
         gate_A = gate_UK.flatten()[order.by_expert_A]
         dgate_A, dx_ARD = torch.empty_like(gate_A), x_URD.new_empty(*act_ARF.shape[:2], d_model)
-        dw_in_NDF, db_in_NF = torch.empty_like(w_in_NDF), torch.empty_like(b_in_NF)
-        dw_out_NFD, db_out_ND = torch.empty_like(w_out_NFD), torch.empty_like(b_out_ND)
+        dw_in_NDP, dw_out_NFD = torch.empty_like(w_in_NDP), torch.empty_like(w_out_NFD)
+        db_in_NP, db_out_ND = (
+            None if bias is None else torch.empty_like(bias) for bias in (b_in_NP, b_out_ND)
+        )
         most = max(group.stop - group.start for group in ctx.groups)
         buffer_rF = x_URD.new_empty(most * num_rows, d_expert)
+        buffer_rP = buffer_rF
+        if columns != d_expert:
+            buffer_rP = x_URD.new_empty(most * num_rows, columns)
         for n, group in enumerate(ctx.groups):
             unit_c = order.unit_A[group]
-            pre_rF, act_rF = pre_ARF[group].view(-1, d_expert), act_ARF[group].view(-1, d_expert)
+            pre_rP, act_rF = pre_ARP[group].view(-1, columns), act_ARF[group].view(-1, d_expert)
             gate_r = gate_A[group, None].expand(-1, num_rows).flatten()
             dy_rD = _rows(dy_URD, unit_c)
             if y_ARD is not None:
@@ -162,21 +194,34 @@ class LoopedMixture(torch.autograd.Function):
             else:
                 dhidden_rF = torch.mm(dy_rD, w_out_NFD[n].t(), out=buffer_rF[: len(dy_rD)])
                 if ctx.needs_input_grad[1]:
-                    dgate_r = (dhidden_rF * act_rF).sum(1) + dy_rD @ b_out_ND[n]
+                    dgate_r = (dhidden_rF * act_rF).sum(1)
+                    if b_out_ND is not None:
+                        dgate_r = dgate_r + dy_rD @ b_out_ND[n]
                 dy_rD = dy_rD * gate_r[:, None]
                 dhidden_rF *= gate_r[:, None]
             if ctx.needs_input_grad[1]:
                 dgate_A[group] = dgate_r.view(-1, num_rows).sum(1)
             torch.mm(act_rF.t(), dy_rD, out=dw_out_NFD[n])
-            torch.sum(dy_rD, 0, out=db_out_ND[n])
-            torch.ops.aten.gelu_backward.grad_input(dhidden_rF, pre_rF, grad_input=dhidden_rF)
-            torch.mm(dhidden_rF, w_in_NDF[n].t(), out=dx_ARD[group].view(-1, d_model))
+            if db_out_ND is not None:
+                torch.sum(dy_rD, 0, out=db_out_ND[n])
+            dpre_rP = buffer_rP[: len(dy_rD)]
+            ctx.nonlinearity.backward(dhidden_rF, pre_rP, dpre_rP)
+            torch.mm(dpre_rP, w_in_NDP[n].t(), out=dx_ARD[group].view(-1, d_model))
             x_rD = _rows(x_URD, unit_c)
-            torch.mm(x_rD.t(), dhidden_rF, out=dw_in_NDF[n])
-            torch.sum(dhidden_rF, 0, out=db_in_NF[n])
+            torch.mm(x_rD.t(), dpre_rP, out=dw_in_NDP[n])
+            if db_in_NP is not None:
+                torch.sum(dpre_rP, 0, out=db_in_NP[n])
         dgate_UK = dgate_A[order.slot_UK] if ctx.needs_input_grad[1] else None
         dx_URD = _gated_sum(dx_ARD, order.slot_UK, None)
-        return dx_URD, dgate_UK, dw_in_NDF, db_in_NF, dw_out_NFD, db_out_ND, None, None
+        return dx_URD, dgate_UK, dw_in_NDP, db_in_NP, dw_out_NFD, db_out_ND, None, None, None
+
+
+def _affine(x: Tensor, weight: Tensor, bias_N: Tensor | None, n: int, *, out: Tensor) -> None:
+    """Expert n's product, with its bias where experts have one."""
+    if bias_N is None:
+        torch.mm(x, weight, out=out)
+    else:
+        torch.addmm(bias_N[n], x, weight, out=out)
 
 
 def _groups(counts_N: Tensor, num_rows: int) -> list[slice]:
@@ -203,10 +248,11 @@ def _gated_sum(y_ARD: Tensor, slot_UK: Tensor, gate_UK: Tensor | None) -> Tensor
 def grouped_mixture(
     x_URD: Tensor,
     gate_UK: Tensor,
-    w_in_NDF: Tensor,
-    b_in_NF: Tensor,
+    w_in_NDP: Tensor,
+    b_in_NP: Tensor | None,
     w_out_NFD: Tensor,
-    b_out_ND: Tensor,
+    b_out_ND: Tensor | None,
+    nonlinearity: Nonlinearity,
     order: Order,
     counts_N: Tensor,
 ) -> Tensor:
@@ -215,30 +261,41 @@ def grouped_mixture(
     product too; indexing would scatter with atomics, in another order each time.
 
     The kernels take widths in multiples of GROUPED_WIDTH: others are padded with zeros, through
-    which neither a value nor a gradient passes (gelu(0) = 0, and what follows it is 0).
+    which neither a value nor a gradient passes (an activation of 0 is 0, and what follows it is 0).
     """
-    d_model, d_expert = w_in_NDF.shape[1:]
+    d_expert, d_model = w_out_NFD.shape[1:]
     more_D, more_F = -d_model % GROUPED_WIDTH, -d_expert % GROUPED_WIDTH
     if more_D or more_F:
+
+        def pad_columns(t: Tensor) -> Tensor:
+            """SwiGLU's gates and what they multiply are padded each."""
+            return F.pad(t.unflatten(-1, (-1, d_expert)), (0, more_F)).flatten(-2)
+
         y_URD = grouped_mixture(
             F.pad(x_URD, (0, more_D)),
             gate_UK,
-            F.pad(w_in_NDF, (0, more_F, 0, more_D)),
-            F.pad(b_in_NF, (0, more_F)),
+            F.pad(pad_columns(w_in_NDP), (0, 0, 0, more_D)),
+            None if b_in_NP is None else pad_columns(b_in_NP),
             F.pad(w_out_NFD, (0, more_D, 0, more_F)),
-            F.pad(b_out_ND, (0, more_D)),
+            None if b_out_ND is None else F.pad(b_out_ND, (0, more_D)),
+            nonlinearity,
             order,
             counts_N,
         )
         return y_URD[..., :d_model].contiguous()
     num_rows = x_URD.shape[1]
     offsets_N = counts_N.cumsum(0).to(torch.int32)
-    row_Ar1 = torch.arange(num_rows * len(order.unit_A), device=x_URD.device)[:, None]
-    starts_N = F.pad(offsets_N[:-1], (1, 0))
-    one_hot_ArN = ((row_Ar1 >= starts_N) & (row_Ar1 < offsets_N)).to(x_URD.dtype)
     x_ArD = _Dispatch.apply(x_URD, order).view(-1, d_model)
-    pre_ArF = F.grouped_mm(x_ArD, w_in_NDF, offs=offsets_N) + one_hot_ArN @ b_in_NF
-    y_ArD = F.grouped_mm(F.gelu(pre_ArF), w_out_NFD, offs=offsets_N) + one_hot_ArN @ b_out_ND
+    pre_ArP = F.grouped_mm(x_ArD, w_in_NDP, offs=offsets_N)
+    one_hot_ArN = None
+    if b_in_NP is not None:
+        row_Ar1 = torch.arange(num_rows * len(order.unit_A), device=x_URD.device)[:, None]
+        starts_N = F.pad(offsets_N[:-1], (1, 0))
+        one_hot_ArN = ((row_Ar1 >= starts_N) & (row_Ar1 < offsets_N)).to(x_URD.dtype)
+        pre_ArP = pre_ArP + one_hot_ArN @ b_in_NP
+    y_ArD = F.grouped_mm(nonlinearity.apply(pre_ArP), w_out_NFD, offs=offsets_N)
+    if b_out_ND is not None:
+        y_ArD = y_ArD + one_hot_ArN @ b_out_ND
     y_AC = y_ArD.view(-1, num_rows * d_model)
     y_UKC = y_AC.index_select(0, order.slot_UK.flatten()).view(*gate_UK.shape, -1)
     return (gate_UK[..., None] * y_UKC).sum(1).view_as(x_URD)

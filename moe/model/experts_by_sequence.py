@@ -6,6 +6,7 @@ an expert has few of them: `moe.model.experts` says when. tests/moe/model/test_e
 holds it equal to a per-token loop.
 
 Shapes:  U sequences   R positions   K chosen   N experts   D d_model   F d_expert
+         P columns of the first product: F, with SwiGLU 2F
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from moe.model.activations import Nonlinearity
+
 
 class SequenceMixture(torch.autograd.Function):
     """Keeps the input and the two hidden activations, as a dense FFN of equal active width does."""
@@ -25,41 +28,54 @@ class SequenceMixture(torch.autograd.Function):
         ctx: Any,
         x_URD: Tensor,
         gate_UK: Tensor,
-        w_in_NDF: Tensor,
-        b_in_NF: Tensor,
+        w_in_NDP: Tensor,
+        b_in_NP: Tensor | None,
         w_out_NFD: Tensor,
-        b_out_ND: Tensor,
+        b_out_ND: Tensor | None,
+        nonlinearity: Nonlinearity,
         index_UK: Tensor,
     ) -> Tensor:
-        num_rows, d_expert = x_URD.shape[1], b_in_NF.shape[1]
-        pre_UKRF = x_URD.new_empty(*index_UK.shape, num_rows, d_expert)
-        act_UKRF = torch.empty_like(pre_UKRF)
-        bias_U1D = gate_UK[:, None] @ b_out_ND[index_UK]
-        y_URD = bias_U1D.expand(-1, num_rows, -1).contiguous()
+        num_rows, biased = x_URD.shape[1], b_out_ND is not None
+        pre_UKRP = x_URD.new_empty(*index_UK.shape, num_rows, w_in_NDP.shape[2])
+        act_UKRF = x_URD.new_empty(*index_UK.shape, num_rows, w_out_NFD.shape[1])
+        if biased:
+            bias_U1D = gate_UK[:, None] @ b_out_ND[index_UK]
+            y_URD = bias_U1D.expand(-1, num_rows, -1).contiguous()
+        else:
+            y_URD = torch.empty_like(x_URD)
         for u, k, n, gate in _products(index_UK, gate_UK):
-            pre_RF, act_RF = pre_UKRF[u, k], act_UKRF[u, k]
-            torch.addmm(b_in_NF[n], x_URD[u], w_in_NDF[n], out=pre_RF)
-            torch.ops.aten.gelu.out(pre_RF, out=act_RF)
-            y_URD[u].addmm_(act_RF, w_out_NFD[n], alpha=gate)
+            pre_RP, act_RF = pre_UKRP[u, k], act_UKRF[u, k]
+            if b_in_NP is None:
+                torch.mm(x_URD[u], w_in_NDP[n], out=pre_RP)
+            else:
+                torch.addmm(b_in_NP[n], x_URD[u], w_in_NDP[n], out=pre_RP)
+            nonlinearity.forward(pre_RP, act_RF)
+            y_URD[u].addmm_(act_RF, w_out_NFD[n], beta=int(biased or k > 0), alpha=gate)
         ctx.save_for_backward(
-            x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, index_UK, pre_UKRF, act_UKRF
+            x_URD, gate_UK, w_in_NDP, b_in_NP, w_out_NFD, b_out_ND, index_UK, pre_UKRP, act_UKRF
         )
+        ctx.nonlinearity = nonlinearity
         return y_URD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_URD: Tensor) -> tuple[Tensor | None, ...]:
-        x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, index_UK, *hidden = (
+        x_URD, gate_UK, w_in_NDP, b_in_NP, w_out_NFD, b_out_ND, index_UK, *hidden = (
             ctx.saved_tensors
         )
-        pre_UKRF, act_UKRF = hidden
-        dw_in_NDF, dw_out_NFD = torch.empty_like(w_in_NDF), torch.empty_like(w_out_NFD)
+        pre_UKRP, act_UKRF = hidden
+        dw_in_NDP, dw_out_NFD = torch.empty_like(w_in_NDP), torch.empty_like(w_out_NFD)
         dx_URD = torch.empty_like(x_URD)
-        dy_U1D = dy_URD.sum(1, keepdim=True)
-        dgate_UK = (dy_U1D * b_out_ND[index_UK]).sum(-1)
-        dpre_UKF = b_in_NF.new_empty(*index_UK.shape, b_in_NF.shape[1])
-        buffer_RF = torch.empty_like(pre_UKRF[0, 0])
-        begun = [False] * len(w_in_NDF)
+        dgate_UK, biased = torch.zeros_like(gate_UK), b_out_ND is not None
+        if biased:
+            dy_U1D = dy_URD.sum(1, keepdim=True)
+            dgate_UK = (dy_U1D * b_out_ND[index_UK]).sum(-1)
+            dpre_UKP = b_in_NP.new_empty(*index_UK.shape, b_in_NP.shape[1])
+        buffer_RF = torch.empty_like(act_UKRF[0, 0])
+        dpre_RP = buffer_RF
+        if ctx.nonlinearity.columns > 1:
+            dpre_RP = torch.empty_like(pre_UKRP[0, 0])
+        begun = [False] * len(w_in_NDP)
         for u, k, n, gate in _products(index_UK, gate_UK):
             act_RF = act_UKRF[u, k]
             # A weight's first product is written over what is there: adding it would read zeros.
@@ -70,21 +86,22 @@ class SequenceMixture(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 dgate_UK[u, k] += torch.dot(dhidden_RF.view(-1), act_RF.view(-1))
             dw_out_NFD[n].addmm_(act_RF.t(), dy_URD[u], **add)
-            torch.ops.aten.gelu_backward.grad_input(
-                dhidden_RF, pre_UKRF[u, k], grad_input=dhidden_RF
-            )
+            ctx.nonlinearity.backward(dhidden_RF, pre_UKRP[u, k], dpre_RP)
             dx_RD = dx_URD[u]
-            torch.addmm(dx_RD, dhidden_RF, w_in_NDF[n].t(), beta=int(k > 0), alpha=gate, out=dx_RD)
-            dw_in_NDF[n].addmm_(x_URD[u].t(), dhidden_RF, **add)
-            torch.sum(dhidden_RF, 0, out=dpre_UKF[u, k])
+            torch.addmm(dx_RD, dpre_RP, w_in_NDP[n].t(), beta=int(k > 0), alpha=gate, out=dx_RD)
+            dw_in_NDP[n].addmm_(x_URD[u].t(), dpre_RP, **add)
+            if biased:
+                torch.sum(dpre_RP, 0, out=dpre_UKP[u, k])
         for n, has_begun in enumerate(begun):
             if not has_begun:
-                dw_in_NDF[n].zero_()
+                dw_in_NDP[n].zero_()
                 dw_out_NFD[n].zero_()
-        db_in_NF = _sum_by_expert(gate_UK[..., None] * dpre_UKF, index_UK, b_in_NF)
-        db_out_ND = _sum_by_expert(gate_UK[..., None] * dy_U1D, index_UK, b_out_ND)
+        db_in_NP = db_out_ND = None
+        if biased:
+            db_in_NP = _sum_by_expert(gate_UK[..., None] * dpre_UKP, index_UK, b_in_NP)
+            db_out_ND = _sum_by_expert(gate_UK[..., None] * dy_U1D, index_UK, b_out_ND)
         dgate = dgate_UK if ctx.needs_input_grad[1] else None
-        return dx_URD, dgate, dw_in_NDF, db_in_NF, dw_out_NFD, db_out_ND, None
+        return dx_URD, dgate, dw_in_NDP, db_in_NP, dw_out_NFD, db_out_ND, None, None
 
 
 def _products(index_UK: Tensor, gate_UK: Tensor) -> list[tuple[int, int, int, float]]:

@@ -5,25 +5,27 @@ Shapes:  B sequences   S positions   D d_model   F width of the FFN
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moe.config import TrialConfig
+from moe.config import ModelConfig, TrialConfig
+from moe.model.activations import NONLINEARITIES
 from moe.model.balance import LoadBalance
 from moe.model.experts import Experts
 from moe.model.router import ROUTERS, RouterContext, Routing
 
 
 class FeedForward(nn.Module):
-    """The FFN of GPT-2. GELU is the exact one: on CPUs the tanh form takes three times as long."""
+    """A dense FFN: GPT-2's, or with SwiGLU, whose gates are the first half of `expand`'s rows."""
 
-    def __init__(self, d_model: int, d_ff: int) -> None:
+    def __init__(self, model: ModelConfig, d_ff: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(d_model, d_ff)
-        self.project = nn.Linear(d_ff, d_model)
+        self.nonlinearity = NONLINEARITIES[model.activation]
+        columns = self.nonlinearity.columns * d_ff
+        self.expand = nn.Linear(model.d_model, columns, bias=model.bias)
+        self.project = nn.Linear(d_ff, model.d_model, bias=model.bias)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        return self.project(F.gelu(self.expand(x_BSD)))
+        return self.project(self.nonlinearity.apply(self.expand(x_BSD)))
 
 
 class MoELayer(nn.Module):
@@ -35,16 +37,20 @@ class MoELayer(nn.Module):
 
     def __init__(self, config: TrialConfig, layer: int) -> None:
         super().__init__()
-        moe, d_model = config.moe, config.model.d_model
+        moe = config.moe
         decides = moe.routing_scope == "layer" or layer == config.moe_layers[0]
         scores = decides and moe.router_kind.scores
         self.router = ROUTERS[moe.router](config, layer) if decides else None
         self.balance = LoadBalance(moe) if scores else None
         self.experts = Experts(
-            num_experts=moe.total_experts, d_model=d_model, d_expert=config.d_expert
+            num_experts=moe.total_experts,
+            d_model=config.model.d_model,
+            d_expert=config.d_expert,
+            activation=config.model.activation,
+            bias=config.model.bias,
         )
         width = moe.shared_experts * config.d_expert
-        self.shared = FeedForward(d_model, width) if width else None
+        self.shared = FeedForward(config.model, width) if width else None
 
     def forward(
         self, x_BSD: Tensor, context: RouterContext, decision: Routing | None

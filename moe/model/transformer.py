@@ -1,7 +1,6 @@
-"""A GPT-2-style decoder whose feed-forward blocks may be mixtures of experts, read top to bottom.
+"""A decoder whose feed-forward blocks may be mixtures of experts, read top to bottom.
 
-Shapes:  B sequences   S positions   D d_model   V vocabulary   H heads   E width of a head
-         T counted positions of all sequences
+Shapes:  B sequences   S positions   D d_model   V vocabulary   T counted positions of all sequences
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe.config import TrialConfig
+from moe.model.attention import Attention
 from moe.model.balance import z_loss
 from moe.model.moe_layer import FeedForward, MoELayer
+from moe.model.norms import build_norm
 from moe.model.router import RouterContext, Routing
 from moe.model.seeding import named_generator
 
@@ -43,38 +44,19 @@ class ModelOutput:
     routing: list[Routing]
 
 
-class Attention(nn.Module):
-    """Causal self-attention."""
-
-    def __init__(self, config: TrialConfig) -> None:
-        super().__init__()
-        self.num_heads = config.model.num_heads
-        self.dropout = config.model.dropout
-        self.qkv = nn.Linear(config.model.d_model, 3 * config.model.d_model)
-        self.project = nn.Linear(config.model.d_model, config.model.d_model)
-
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        q_BHSE, k_BHSE, v_BHSE = (
-            part_BSD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part_BSD in self.qkv(x_BSD).chunk(3, dim=-1)
-        )
-        y_BHSE = F.scaled_dot_product_attention(
-            q_BHSE, k_BHSE, v_BHSE, is_causal=True, dropout_p=self.dropout if self.training else 0.0
-        )
-        return self.project(y_BHSE.transpose(1, 2).flatten(2))
-
-
 class Block(nn.Module):
     """Pre-norm residual block; `ffn` is dense or a mixture."""
 
     def __init__(self, config: TrialConfig, layer: int) -> None:
         super().__init__()
         d_model = config.model.d_model
-        self.attention_norm = nn.LayerNorm(d_model)
+        self.attention_norm = build_norm(config.model, d_model)
         self.attention = Attention(config)
-        self.ffn_norm = nn.LayerNorm(d_model)
+        self.ffn_norm = build_norm(config.model, d_model)
         is_moe = layer in config.moe_layers
-        self.ffn = MoELayer(config, layer) if is_moe else FeedForward(d_model, config.d_ff_dense)
+        self.ffn = (
+            MoELayer(config, layer) if is_moe else FeedForward(config.model, config.d_ff_dense)
+        )
         self.dropout = nn.Dropout(config.model.dropout)
 
     def forward(
@@ -103,9 +85,14 @@ class MoETransformer(nn.Module):
         # The modules fill themselves from the global generator on construction, for nothing.
         with torch.random.fork_rng(devices=[]):
             self.token_embedding = nn.Embedding(vocab_size, d_model)
-            self.position_embedding = nn.Embedding(config.model.context_length, d_model)
+            self.position_embedding = None
+            if config.model.position == "learned":
+                self.position_embedding = nn.Embedding(config.model.context_length, d_model)
             self.blocks = nn.ModuleList(Block(config, i) for i in range(config.model.num_layers))
-            self.final_norm = nn.LayerNorm(d_model)
+            self.final_norm = build_norm(config.model, d_model)
+            self.head = None
+            if not config.model.tied_embeddings:
+                self.head = nn.Linear(d_model, vocab_size, bias=False)
         self.dropout = nn.Dropout(config.model.dropout)
         initialise(self, config)
 
@@ -123,7 +110,10 @@ class MoETransformer(nn.Module):
                 "Cut it, or raise model.context_length."
             )
         context = RouterContext(ids_BS=ids_BS, label_B=label_B, step=step)
-        x_BSD = self.dropout(self.token_embedding(ids_BS) + self.position_embedding.weight[:length])
+        x_BSD = self.token_embedding(ids_BS)
+        if self.position_embedding is not None:
+            x_BSD = x_BSD + self.position_embedding.weight[:length]
+        x_BSD = self.dropout(x_BSD)
         decisions: list[Routing] = []
         for block in self.blocks:
             x_BSD, routing = block(x_BSD, context, decisions[0] if decisions else None)
@@ -132,9 +122,14 @@ class MoETransformer(nn.Module):
         return self.final_norm(x_BSD), decisions
 
     def logits(self, ids_BS: Tensor, *, label_B: Tensor | None = None, step: int = 0) -> Tensor:
-        """Next-token logits [B, S, V]; the head is the token embedding."""
+        """Next-token logits [B, S, V]."""
         x_BSD, _ = self.hidden(ids_BS, label_B=label_B, step=step)
-        return F.linear(x_BSD, self.token_embedding.weight)
+        return F.linear(x_BSD, self.head_weight)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, D]: the token embedding's, or the head's own."""
+        return self.token_embedding.weight if self.head is None else self.head.weight
 
     def forward(
         self,
@@ -152,7 +147,7 @@ class MoETransformer(nn.Module):
         x_BSD, decisions = self.hidden(ids_BS, label_B=label_B, step=step)
         counted = slice(self.config.train.loss_start, None)
         targets_T = targets_BS[:, counted].flatten()
-        logits_TV = F.linear(x_BSD[:, counted].flatten(0, 1), self.token_embedding.weight)
+        logits_TV = F.linear(x_BSD[:, counted].flatten(0, 1), self.head_weight)
         loss_sum = F.cross_entropy(logits_TV, targets_T, reduction="sum")
         loss = loss_sum / len(targets_T)
         aux_loss, balance_loss, z = self._auxiliary(decisions)

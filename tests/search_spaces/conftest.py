@@ -27,6 +27,14 @@ def trial_configs(draw: st.DrawFn) -> TrialConfig:
         "d_ff": 16 * draw(st.integers(1, 16)),
         "context_length": context,
         "ffn_multiple": draw(st.floats(0.1, 8)) if dense else 1.0,
+        "norm": choice(c.Norm),
+        "position": choice(c.Position),
+        "rope_theta": draw(st.sampled_from((1e4, 1e6))),
+        "num_kv_heads": draw(st.sampled_from((0, 1, heads))),
+        "qk_norm": choice(c.QKNorm),
+        "tied_embeddings": draw(st.booleans()),
+        "activation": choice(c.Activation),
+        "bias": draw(st.booleans()),
     }
     moe = {
         "num_experts": 0 if dense else draw(st.integers(1, 8)),

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from moe.accounting import account
-from moe.config import DataConfig, ModelConfig, MoEConfig, TrialConfig
+from moe.config import ConfigError, DataConfig, ModelConfig, MoEConfig, TrialConfig
 from moe.model.transformer import MoETransformer
 
 GRID = [
@@ -26,6 +26,13 @@ GRID = [
     {"num_experts": 4, "top_k": 2, "shared_experts": 2, "granularity": 2},
     {"num_experts": 4, "top_k": 2, "layer_stride": 2, "num_layers": 5},
     {"num_experts": 2, "top_k": 2, "d_expert": 11, "balance": "loss_free"},
+    {"norm": "rmsnorm", "position": "rope", "tied_embeddings": False},
+    {"bias": False},
+    {"activation": "swiglu", "ffn_multiple": 1.5, "qk_norm": "head", "bias": False},
+    {"activation": "swiglu", "num_experts": 4, "top_k": 2, "granularity": 2, "shared_experts": 1},
+    {"activation": "swiglu", "num_experts": 4, "top_k": 2, "bias": False, "layer_stride": 2},
+    {"num_heads": 4, "num_kv_heads": 2, "qk_norm": "head", "num_experts": 4, "top_k": 2},
+    {"num_heads": 4, "num_kv_heads": 1, "qk_norm": "full", "norm": "rmsnorm"},
 ]
 
 
@@ -40,7 +47,7 @@ def test_equals_the_built_module(make_config, fields):
     }
     sizes = {name: p.numel() for name, p in model.named_parameters()} | routers
     experts = {name: size for name, size in sizes.items() if ".experts." in name}
-    embedding = sum(size for name, size in sizes.items() if "embedding" in name)
+    embedding = sum(n for name, n in sizes.items() if "embedding" in name or name == "head.weight")
     unchosen = sum(experts.values())
     if experts:
         unchosen -= unchosen * config.moe.active_experts // config.moe.total_experts
@@ -62,6 +69,8 @@ def test_flops_are_six_times_the_matrices_that_a_token_meets(make_config, fields
         leaf = name.rsplit(".", 1)[-1]
         if not leaf.startswith("weight") or tensor.ndim < 2 or "embedding" in name:
             continue
+        if name == "head.weight":
+            continue  # counted below, tied or not
         if ".experts." in name:
             matrices += tensor[: config.moe.active_experts].numel()
         elif not name.endswith("router.weight") or token_unit:
@@ -126,6 +135,31 @@ def test_granularity_keeps_the_active_matrices(make_config):
     assert fine.flops_per_token == coarse.flops_per_token
     # Only output biases differ: K*G of them are active in each of the two blocks.
     assert fine.params_active - coarse.params_active == 2 * (8 - 2) * 8
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("multiple", [1, 2, 4])
+@pytest.mark.parametrize("d_ff", [256, 1536, 3072])
+def test_swiglu_has_the_parameters_of_gelu(make_config, d_ff, multiple, bias):
+    """Within what rounding the width to a multiple of 8 leaves, and the biases of one more part."""
+    gelu, swiglu = (
+        make_config(d_model=128, d_ff=d_ff, ffn_multiple=multiple, activation=a, bias=bias)
+        for a in ("gelu", "swiglu")
+    )
+    assert swiglu.d_ff_dense % 8 == 0
+    assert swiglu.d_ff_dense == multiple * swiglu.model.d_ff_of_activation
+    off = account(swiglu).params_total - account(gelu).params_total
+    assert abs(off) <= 2 * multiple * (3 * 128 * 4 + (d_ff if bias else 0))
+    assert abs(off) / account(gelu).params_total < 0.02
+
+
+def test_granularity_shares_out_the_rounded_width(make_config):
+    """256 under GELU is 168 under SwiGLU: four experts of 42 have the weights of one of 168."""
+    fields = {"num_experts": 4, "top_k": 2, "d_ff": 256, "activation": "swiglu", "bias": False}
+    sizes = {account(make_config(**fields, granularity=g, router="hash")) for g in (1, 2, 4, 8)}
+    assert len(sizes) == 1
+    with pytest.raises(ConfigError, match="the FFN's width under swiglu; received"):
+        make_config(**fields, granularity=5)
 
 
 def test_needs_no_torch():

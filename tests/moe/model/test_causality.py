@@ -50,6 +50,8 @@ def reaches(model: MoETransformer, length: int = 8) -> torch.Tensor:
         TOKEN | {"router": "frozen"},
         TOKEN | {"router": "hash"},
         TOKEN | {"router": "label", "top_k": 1},
+        TOKEN | {"position": "rope", "num_kv_heads": 1, "qk_norm": "head", "norm": "rmsnorm"},
+        {"qk_norm": "full", "tied_embeddings": False},
     ],
     ids=str,
 )

@@ -15,10 +15,14 @@ from moe.model.transformer import MoETransformer
 # What dynamo does while it traces, torch warns itself of.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-@pytest.mark.parametrize("unit", ["token", "sequence"])
-def test_changing_loads_do_not_compile_again(make_config, monkeypatch, unit):
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"routing_unit": "sequence"}, {"activation": "swiglu", "bias": False, "qk_norm": "head"}],
+    ids=str,
+)
+def test_changing_loads_do_not_compile_again(make_config, monkeypatch, fields):
     """The way of a GPU on a CPU, whose grouped product is torch's own loop."""
-    config = make_config(num_experts=4, top_k=2, shared_experts=1, routing_unit=unit, d_model=16)
+    config = make_config(num_experts=4, top_k=2, shared_experts=1, d_model=16, **fields)
     plain, model = MoETransformer(config), MoETransformer(config)
     monkeypatch.setattr(experts, "is_grouped", lambda x_URD: True)
     counter = CompileCounter()  # runs the captured graphs as they are

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moe.model import experts as module_of_experts
+from moe.model.activations import NONLINEARITIES
 from moe.model.experts import (
     Experts,
     LoopedMixture,
@@ -27,14 +28,28 @@ def gelu(value: Tensor) -> Tensor:
     return value * (1 + torch.erf(value / math.sqrt(2))) / 2
 
 
-def naive_mixture(x_TD, gate_TK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND, index_TK) -> Tensor:
-    """One token, one expert at a time."""
+def activated(activation: str, pre: Tensor) -> Tensor:
+    if activation == "gelu":
+        return gelu(pre)
+    gate, up = pre[: len(pre) // 2], pre[len(pre) // 2 :]
+    return gate / (1 + (-gate).exp()) * up
+
+
+def naive_mixture(
+    x_TD, gate_TK, w_in_NDP, b_in_NP, w_out_NFD, b_out_ND, index_TK, activation="gelu"
+) -> Tensor:
+    """One token, one expert at a time; biases may be None."""
     y = []
     for x_D, gates, experts in zip(x_TD, gate_TK, index_TK.tolist(), strict=True):
         y_D = torch.zeros_like(x_D)
         for gate, e in zip(gates, experts, strict=True):
-            hidden_F = gelu(x_D @ w_in_NDF[e] + b_in_NF[e])
-            y_D = y_D + gate * (hidden_F @ w_out_NFD[e] + b_out_ND[e])
+            pre_P = x_D @ w_in_NDP[e]
+            if b_in_NP is not None:
+                pre_P = pre_P + b_in_NP[e]
+            out_D = activated(activation, pre_P) @ w_out_NFD[e]
+            if b_out_ND is not None:
+                out_D = out_D + b_out_ND[e]
+            y_D = y_D + gate * out_D
         y.append(y_D)
     return torch.stack(y)
 
@@ -50,21 +65,24 @@ def choose(load: str, num_units: int, top_k: int, num_experts: int) -> Tensor:
 
 
 def by_expert(mixture):
-    def mix(inputs, index_UK, num_experts, rows):
+    def mix(inputs, index_UK, num_experts, rows, activation="gelu"):
         counts_N = count_tokens(index_UK, num_experts, rows)
-        return mixture(*inputs, sort_by_expert(index_UK), counts_N)
+        order = sort_by_expert(index_UK)
+        return mixture(*inputs, NONLINEARITIES[activation], order, counts_N)
 
     return mix
 
 
-def by_sequence(inputs, index_UK, num_experts, rows):
-    return SequenceMixture.apply(*inputs, index_UK)
+def by_sequence(inputs, index_UK, num_experts, rows, activation="gelu"):
+    return SequenceMixture.apply(*inputs, NONLINEARITIES[activation], index_UK)
 
 
-def random_inputs(index_UK: Tensor, num_experts: int, rows: int, d: int = D, f: int = F):
-    """x_URD, gate_UK, w_in_NDF, b_in_NF, w_out_NFD, b_out_ND."""
-    n, units = num_experts, len(index_UK)
-    shapes = ((units, rows, d), index_UK.shape, (n, d, f), (n, f), (n, f, d), (n, d))
+def random_inputs(
+    index_UK: Tensor, num_experts: int, rows: int, d: int = D, f: int = F, columns: int = 1
+):
+    """x_URD, gate_UK, w_in_NDP, b_in_NP, w_out_NFD, b_out_ND."""
+    n, units, p = num_experts, len(index_UK), columns * f
+    shapes = ((units, rows, d), index_UK.shape, (n, d, p), (n, p), (n, f, d), (n, d))
     return [torch.randn(shape, dtype=torch.float64) for shape in shapes]
 
 
@@ -86,27 +104,36 @@ CASES = [
         pytest.param(by_expert(grouped_mixture), torch.float32, F, id="grouped"),
     ],
 )
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize(("unit", "load", "top_k", "num_experts"), CASES)
-def test_mixture_equals_the_loop_over_tokens(mixture, dtype, width, unit, load, top_k, num_experts):
+def test_mixture_equals_the_loop_over_tokens(
+    mixture, dtype, width, unit, load, top_k, num_experts, activation, bias
+):
     rows = 1 if unit == "token" else S
     index_UK = choose(load, 12 // rows, top_k, num_experts)
-    made = random_inputs(index_UK, num_experts, rows, f=width)
+    columns = NONLINEARITIES[activation].columns
+    made = random_inputs(index_UK, num_experts, rows, f=width, columns=columns)
     inputs = [t.to(dtype).requires_grad_() for t in made]
+    if not bias:
+        inputs[3] = inputs[5] = None
     with torch.no_grad():
         inputs[1][0] = 0.0  # a closed gate still has a gradient
-    fast = mixture(inputs, index_UK, num_experts, rows)
+    fast = mixture(inputs, index_UK, num_experts, rows, activation)
     x_URD, gate_UK, *weights = inputs
     naive = naive_mixture(
         x_URD.flatten(0, 1),
         gate_UK.repeat_interleave(rows, 0),
         *weights,
         index_UK.repeat_interleave(rows, 0),
+        activation,
     ).view_as(fast)
     tolerance = {"rtol": 1e-4, "atol": 1e-3} if dtype == torch.float32 else {}
     torch.testing.assert_close(fast, naive, **tolerance)
     dy_URD = torch.randn_like(fast)
-    got, expected = (torch.autograd.grad(y, inputs, dy_URD) for y in (fast, naive))
-    names = ("x", "gate", "w_in", "b_in", "w_out", "b_out")
+    wanted = [tensor for tensor in inputs if tensor is not None]
+    got, expected = (torch.autograd.grad(y, wanted, dy_URD) for y in (fast, naive))
+    names = ("x", "gate", "w_in", "b_in", "w_out", "b_out") if bias else ("x", "gate", "in", "out")
     for name, g, e in zip(names, got, expected, strict=True):
         torch.testing.assert_close(g, e, **tolerance, msg=lambda m, name=name: f"d{name}: {m}")
     idle = set(range(num_experts)) - set(index_UK.flatten().tolist())
@@ -114,21 +141,26 @@ def test_mixture_equals_the_loop_over_tokens(mixture, dtype, width, unit, load, 
     assert idle or load == "random" or top_k == num_experts
 
 
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize("mixture", [by_expert(LoopedMixture.apply), by_sequence])
-def test_backward_twice_over_one_graph_gives_the_same(mixture):
+def test_backward_twice_over_one_graph_gives_the_same(mixture, activation):
     index_UK = choose("random", 6, 2, 4)
-    inputs = [tensor.requires_grad_() for tensor in random_inputs(index_UK, 4, 1)]
-    y = mixture(inputs, index_UK, 4, 1)
+    columns = NONLINEARITIES[activation].columns
+    inputs = [t.requires_grad_() for t in random_inputs(index_UK, 4, 1, columns=columns)]
+    y = mixture(inputs, index_UK, 4, 1, activation)
     first = torch.autograd.grad(y, inputs, torch.ones_like(y), retain_graph=True)
     second = torch.autograd.grad(y, inputs, torch.ones_like(y))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize("mixture", [by_expert(LoopedMixture.apply), by_sequence])
-def test_keeps_for_backward_no_more_than_a_dense_ffn_does(mixture):
-    """Input and the two hidden activations of the chosen experts; gates and indices beside them."""
+def test_keeps_for_backward_no_more_than_a_dense_ffn_does(mixture, activation):
+    """Input, first product and activation of the chosen experts; gates and indices beside them."""
     index_UK = choose("random", 32, 2, 4)
-    inputs = [t.requires_grad_() for t in random_inputs(index_UK, 4, 1, d=64, f=128)]
+    columns = NONLINEARITIES[activation].columns
+    made = random_inputs(index_UK, 4, 1, d=64, f=128, columns=columns)
+    inputs = [t.requires_grad_() for t in made]
     weights = {t.data_ptr() for t in inputs[2:]}
     kept = {}
 
@@ -138,8 +170,8 @@ def test_keeps_for_backward_no_more_than_a_dense_ffn_does(mixture):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        mixture(inputs, index_UK, 4, 1)
-    dense = 8 * (32 * 64 + 2 * 32 * 2 * 128)
+        mixture(inputs, index_UK, 4, 1, activation)
+    dense = 8 * (32 * 64 + (columns + 1) * 32 * 2 * 128)
     assert dense <= sum(kept.values()) <= 1.1 * dense
 
 
@@ -189,7 +221,7 @@ def naive_gates(gate: str, z_N: Tensor, experts: list[int]) -> list[Tensor]:
     raise AssertionError(gate)
 
 
-def naive_layer(layer: MoELayer, x_BSD: Tensor) -> Tensor:
+def naive_layer(layer: MoELayer, x_BSD: Tensor, activation: str, bias: bool) -> Tensor:
     """Routing and experts, token by token, written from the definitions."""
     moe, router, experts = layer.router.moe, layer.router, layer.experts
     weights = (experts.weight_in, experts.bias_in, experts.weight_out, experts.bias_out)
@@ -203,11 +235,12 @@ def naive_layer(layer: MoELayer, x_BSD: Tensor) -> Tensor:
             ranked = sorted(((z, e) for e, z in enumerate(z_N.tolist())), reverse=True)
             chosen = [e for _, e in ranked[: moe.active_experts]]
             gates = torch.stack(naive_gates(moe.gate, z_N, chosen))
-            y_D = naive_mixture(x_D[None], gates[None], *weights, torch.tensor([chosen]))[0]
+            index_1K = torch.tensor([chosen])
+            y_D = naive_mixture(x_D[None], gates[None], *weights, index_1K, activation)[0]
             if layer.shared is not None:
                 expand, project = layer.shared.expand, layer.shared.project
-                hidden_F = gelu(expand.weight @ x_D + expand.bias)
-                y_D = y_D + project.weight @ hidden_F + project.bias
+                hidden_F = activated(activation, expand.weight @ x_D + (expand.bias if bias else 0))
+                y_D = y_D + project.weight @ hidden_F + (project.bias if bias else 0)
             y.append(y_D)
     return torch.stack(y).view_as(x_BSD)
 
@@ -219,8 +252,11 @@ def naive_layer(layer: MoELayer, x_BSD: Tensor) -> Tensor:
         {},
         {"top_k": 3, "num_experts": 5},
         {"granularity": 2, "shared_experts": 1},
+        {"granularity": 2, "shared_experts": 1, "activation": "swiglu", "bias": False},
+        {"activation": "swiglu"},
         {"router": "frozen"},
         {"routing_unit": "sequence"},
+        {"routing_unit": "sequence", "activation": "swiglu", "bias": False},
         {"routing_unit": "sequence", "granularity": 4, "shared_experts": 2},
         {
             "routing_unit": "sequence",
@@ -240,7 +276,7 @@ def test_layer_equals_the_loop_over_tokens(make_config, gate, fields):
     ids_BS = torch.zeros(3, 8, dtype=torch.int64)
     context = RouterContext(ids_BS=ids_BS, label_B=None, step=0)
     fast_BSD, _ = layer(x_BSD, context, None)
-    naive_BSD = naive_layer(layer, x_BSD)
+    naive_BSD = naive_layer(layer, x_BSD, config.model.activation, config.model.bias)
     torch.testing.assert_close(fast_BSD, naive_BSD)
     names, parameters = zip(*layer.named_parameters(), strict=True)
     assert ("router.weight" in names) == (config.moe.router == "learned")
@@ -282,9 +318,10 @@ def test_layer_with_routers_without_weights(make_config, router):
         torch.testing.assert_close(g, e, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("fields", [{}, {"activation": "swiglu", "bias": False}], ids=str)
 @pytest.mark.parametrize("unit", ["token", "sequence"])
-def test_bf16_autocast_is_near_float32(make_config, unit):
-    layer = MoELayer(make_config(num_experts=4, top_k=2, routing_unit=unit), 0)
+def test_bf16_autocast_is_near_float32(make_config, unit, fields):
+    layer = MoELayer(make_config(num_experts=4, top_k=2, routing_unit=unit, **fields), 0)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     x_BSD = torch.randn(2, 8, 8)
@@ -298,15 +335,17 @@ def test_bf16_autocast_is_near_float32(make_config, unit):
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in layer.parameters())
 
 
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize(("d", "f"), [(16, 614), (12, 1229), (16, 16)])
-def test_any_width_passes_the_checks_of_the_grouped_kernels(d, f):
+def test_any_width_passes_the_checks_of_the_grouped_kernels(d, f, activation):
     """torch's own, on the meta device: values are not computed, strides are looked at."""
     index_UK = choose("random", 6, 2, 4)
     order, counts_N = sort_by_expert(index_UK), count_tokens(index_UK, 4, 1)
     meta = {"device": "meta", "dtype": torch.bfloat16}
-    inputs = [t.to(**meta).requires_grad_() for t in random_inputs(index_UK, 4, 1, d=d, f=f)]
+    made = random_inputs(index_UK, 4, 1, d, f, NONLINEARITIES[activation].columns)
+    inputs = [t.to(**meta).requires_grad_() for t in made]
     order = Order(*(t.to("meta") for t in order))
-    y_URD = grouped_mixture(*inputs, order, counts_N.to("meta"))
+    y_URD = grouped_mixture(*inputs, NONLINEARITIES[activation], order, counts_N.to("meta"))
     assert y_URD.shape == inputs[0].shape
     gradients = torch.autograd.grad(y_URD, inputs, torch.empty_like(y_URD))
     assert [g.shape for g in gradients] == [t.shape for t in inputs]
@@ -314,19 +353,21 @@ def test_any_width_passes_the_checks_of_the_grouped_kernels(d, f):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize(("d", "f"), [(64, 128), (64, 123), (60, 123)])
 @pytest.mark.parametrize("unit", ["token", "sequence"])
-def test_grouped_kernels_on_a_gpu_equal_the_loop(unit, d, f):
+def test_grouped_kernels_on_a_gpu_equal_the_loop(unit, d, f, activation):
     rows = 1 if unit == "token" else 16
     index_UK = choose("some_empty", 64 // rows, 2, 8).cuda()
     inputs = [
         t.to("cuda", torch.bfloat16).requires_grad_()
-        for t in random_inputs(index_UK, 8, rows, d=d, f=f)
+        for t in random_inputs(index_UK, 8, rows, d, f, NONLINEARITIES[activation].columns)
     ]
+    inputs.append(NONLINEARITIES[activation])
     order, counts_N = sort_by_expert(index_UK), count_tokens(index_UK, 8, rows)
     dy = torch.randn_like(inputs[0])
     fast, slow = (f(*inputs, order, counts_N) for f in (grouped_mixture, LoopedMixture.apply))
     torch.testing.assert_close(fast, slow, rtol=0.05, atol=0.5)
-    pairs = zip(*(torch.autograd.grad(y, inputs, dy) for y in (fast, slow)), strict=True)
+    pairs = zip(*(torch.autograd.grad(y, inputs[:6], dy) for y in (fast, slow)), strict=True)
     for got, expected in pairs:
         torch.testing.assert_close(got, expected, rtol=0.05, atol=1.0)

@@ -23,6 +23,18 @@ CELLS = [
     MOE | {"balance": "switch", "balance_scope": "global_batch", "z_loss_coefficient": 1e-3},
     MOE | {"layer_stride": 2},
 ]
+# What stands around the mixtures.
+BLOCKS = [
+    {"norm": "rmsnorm"},
+    MOE | {"position": "rope", "rope_theta": 100.0},
+    {"num_heads": 4, "num_kv_heads": 2},
+    {"qk_norm": "head"},
+    MOE | {"qk_norm": "full", "num_kv_heads": 1, "norm": "rmsnorm", "position": "rope"},
+    {"tied_embeddings": False},
+    {"activation": "swiglu"},
+    MOE | {"activation": "swiglu", "bias": False, "shared_experts": 1},
+    MOE | {"bias": False, "routing_unit": "sequence", "qk_norm": "head"},
+]
 
 
 def batch(num_sequences=2, length=8):
@@ -30,7 +42,7 @@ def batch(num_sequences=2, length=8):
     return ids_BS, targets_BS, torch.arange(num_sequences)
 
 
-@pytest.mark.parametrize("fields", CELLS, ids=str)
+@pytest.mark.parametrize("fields", CELLS + BLOCKS, ids=str)
 def test_loss_is_the_mean_cross_entropy_and_falls(make_config, fields):
     config = make_config(**fields)
     model = MoETransformer(config)
@@ -54,7 +66,7 @@ def test_loss_is_the_mean_cross_entropy_and_falls(make_config, fields):
     assert output.loss.item() < math.log(257) - 1
 
 
-@pytest.mark.parametrize("fields", CELLS, ids=str)
+@pytest.mark.parametrize("fields", CELLS + BLOCKS, ids=str)
 def test_bf16_autocast_runs_forward_and_backward(make_config, fields):
     model = MoETransformer(make_config(**fields))
     ids_BS, targets_BS, label_B = batch()
@@ -79,7 +91,7 @@ def test_positions_before_loss_start_do_not_count(make_config):
     )
 
 
-@pytest.mark.parametrize("fields", CELLS, ids=str)
+@pytest.mark.parametrize("fields", CELLS + BLOCKS, ids=str)
 def test_building_and_running_leave_the_global_generator_alone(make_config, fields):
     state = torch.get_rng_state()
     model = MoETransformer(make_config(**fields))
@@ -175,6 +187,14 @@ def test_dropout_acts_in_training_only(make_config):
 def test_head_is_tied_and_layer_stride_places_experts(make_config):
     model = MoETransformer(make_config(**MOE, num_layers=5, layer_stride=2))
     assert not any("head" in name for name, _ in model.named_parameters())
+    with torch.no_grad():
+        x_BSD, _ = model.hidden(torch.zeros(1, 3, dtype=torch.int64))
+        own = MoETransformer(make_config(tied_embeddings=False))
+        assert own.head_weight is own.head.weight
+        assert not torch.equal(own.head.weight, own.token_embedding.weight)
+    torch.testing.assert_close(
+        model.logits(torch.zeros(1, 3, dtype=torch.int64)), x_BSD @ model.token_embedding.weight.T
+    )
     kinds = ["experts" in dict(block.ffn.named_children()) for block in model.blocks]
     assert kinds == [False, True, False, True, False]
 

@@ -1,0 +1,18 @@
+"""Normalisation of a vector, by the name that the config gives it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from moe.config import ModelConfig
+
+EPS = 1e-5  # torch's for LayerNorm; also that of LLaMA, Mixtral and OLMoE
+
+
+def build_norm(model: ModelConfig, width: int) -> nn.Module:
+    """Over the last dimension, of `width`: layernorm (1607.06450) subtracts the mean and divides by
+    the standard deviation; rmsnorm (1910.07467) divides by the root of the mean square, and never
+    has a bias."""
+    if model.norm == "layernorm":
+        return nn.LayerNorm(width, eps=EPS, bias=model.bias)
+    return nn.RMSNorm(width, eps=EPS)
