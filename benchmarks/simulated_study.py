@@ -26,6 +26,8 @@ from orchestrator.stores.optuna_storage import open_storage
 from orchestrator.stores.optuna_trials import SearchStore
 from orchestrator.stores.trial_record import METRICS, MOE_DIGEST
 from orchestrator.study.launch import Launch, Point, resolve
+from orchestrator.study.study import Study
+from search_spaces.cells import Cell
 from search_spaces.space import Infeasible
 from studies.search import STUDY
 
@@ -35,6 +37,24 @@ def make_launch(folder: Path, trials: int) -> Launch:
         text = f"document {i}\n" + "the quick brown fox jumps over the lazy dog\n" * 400
         (folder / f"part-{i}.txt").write_text(text)
     return resolve(STUDY, corpus_spec=f"files:{folder}/part-*.txt", trials=trials)
+
+
+def make_grid_launch(folder: Path, cells: int) -> Launch:
+    """A grid of learning rates, over the same text and scale."""
+    make_launch(folder, 1)
+    study = Study(
+        name=f"grid-of-{cells}",
+        question="What does the driver of a large grid cost?",
+        baseline="rate-0",
+        held_fixed="all but the learning rate",
+        scales=STUDY.scales,
+        cells=[
+            Cell(name=f"rate-{i}", overrides={"optim.learning_rate": 1e-4 * (1 + i / cells)})
+            for i in range(cells)
+        ],
+        seeds=(0,),
+    )
+    return resolve(study, corpus_spec=f"files:{folder}/part-*.txt")
 
 
 def loss_of(point: Point, share: float) -> float:

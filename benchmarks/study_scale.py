@@ -9,6 +9,9 @@ suggestion is timed: simulated time passes so fast that it would never be idle, 
 this size it mostly is (`courier busy` is its share of the simulated time). Reading is told in CPU
 time of its thread.
 
+A grid of as many cells has a limit on its tokens and one on its device time; what is told is the
+CPU time of the queue's choice of the next trial, on records in memory.
+
 Most of the record is written as rows, with the values that the ledger would have written, so that
 a run takes minutes; `--through-the-ledger` makes every trial live, with its MLflow run.
 
@@ -24,11 +27,14 @@ import random
 import resource
 import statistics
 import tempfile
+import time
+from collections import deque
 from pathlib import Path
+from typing import Any
 
 from common import Row, limit, medians, print_result, row, tell
 from simulated_driver import Driven, Simulation
-from simulated_study import fill, loss_of, make_launch
+from simulated_study import fill, loss_of, make_grid_launch, make_launch
 
 from orchestrator.base.home import Home
 from orchestrator.driver.options import Options
@@ -36,12 +42,16 @@ from orchestrator.driver.session import opened
 from orchestrator.report.records import read_launch
 from orchestrator.report.tables import render
 from orchestrator.stores.trial_record import TrialRecord, count_states
-from orchestrator.study.launch import Launch
+from orchestrator.study.launch import Launch, Point
 from orchestrator.study.samplers import Sampler
 from orchestrator.trials.sampling import BoundedHistory, propose
+from orchestrator.trials.spending import Limits, Spending
+from orchestrator.trials.trial_queue import TrialQueue
+from orchestrator.trials.trial_table import TrialTable
 from studies.search import STUDY
 
 SUGGESTION_GOAL_S = REPORT_GOAL_S = 0.02
+CHOICE_GOAL_S = 0.002
 READ_GOAL_S = 3.0
 MEMORY_GOAL_BYTES = 1_500_000_000
 BUSY_GOAL = 0.95
@@ -53,6 +63,7 @@ NOISE, NEAR = 0.05, 1.03
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--grid", type=int, default=10_000, help="cells of the grid with limits")
     parser.add_argument("--live", type=int, default=3_000, help="trials driven at full size")
     parser.add_argument("--concurrent", type=int, default=1_000)
     parser.add_argument("--trial-s", type=float, default=600.0, help="simulated seconds a trial")
@@ -64,6 +75,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         rows = study_rows(Path(name), options)
+    with tempfile.TemporaryDirectory() as name:
+        rows += grid_rows(Path(name), options)
     if options.quality_seeds:
         rows += quality_rows(options)
     print_result("study_scale", rows, packages=("optuna", "mlflow", "SQLAlchemy", "torch", "numpy"))
@@ -137,6 +150,79 @@ def study_rows(folder: Path, options: argparse.Namespace) -> list[Row]:
         ),
         *reading_rows(home, how, options.repeats),
     ]
+
+
+def grid_rows(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """CPU seconds of the queue's choice under limits, with `--concurrent` trials begun."""
+    small, full = options.grid // SMALL_SHARE, options.grid
+    seconds = {cells: chosen_s(make_grid_launch(folder, cells), options) for cells in (small, full)}
+    case = f"trial chosen under limits, a grid of {full} cells"
+    return [
+        limit(case, ours=seconds[full], at_most=CHOICE_GOAL_S, unit="s"),
+        row(
+            case,
+            baseline=f"{small}_cells",
+            ours=seconds[full],
+            theirs=seconds[small],
+            unit="s",
+            goal=GROWTH_GOAL,
+        ),
+    ]
+
+
+def chosen_s(launch: Launch, options: argparse.Namespace) -> float:
+    tell(f"a grid of {len(launch.cells)} cells with limits")
+    trials = TrialTable(launch)
+    spending = Spending(Limits(tokens=10**15, device_s=1e12), trials, workers=1)
+
+    def add(point: Point, distributions: Any, note: str) -> TrialRecord:
+        record = waiting(point, len(trials))
+        trials.put(record)
+        return record
+
+    queue = TrialQueue(
+        launch,
+        trials,
+        add,
+        reusable={},
+        spending=spending,
+        retry_failed=False,
+    )
+    begun: deque[int] = deque()
+    taken = []
+    for _ in range(len(launch.cells) // 2):
+        if len(begun) >= min(options.concurrent, len(launch.cells) // 4):
+            ended = dataclasses.replace(trials[begun.popleft()], state="complete", value=1.0)
+            trials.put(ended)
+            spending.ended(ended.number)
+        before = time.thread_time()
+        number = queue.next()
+        queue.hand_out(number)
+        taken.append(time.thread_time() - before)
+        trials.begin(number, queue.point_of(trials[number]).tokens)
+        spending.heard(number)
+        trials.put(dataclasses.replace(trials[number], state="running"))
+        begun.append(number)
+    return statistics.median(taken[-len(taken) // 2 :])
+
+
+def waiting(point: Point, number: int) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        trial_id=number,
+        state="waiting",
+        cell=point.cell,
+        seed=point.seed,
+        config_hash=point.config_hash,
+        cell_hash=point.cell_hash,
+        run_id=None,
+        value=None,
+        tokens=0,
+        params=point.overrides,
+        error=None,
+        attempt=0,
+        attributes={},
+    )
 
 
 def reading_rows(home: Home, how: str, repeats: int) -> list[Row]:
@@ -244,21 +330,10 @@ def search(launch: Launch, trials: int, bound: int) -> list[float]:
         noise = random.Random(point.cell_hash).gauss(0, NOISE)
         losses.append(loss_of(point, 1.0) + noise)
         history.note(
-            TrialRecord(
-                number=number,
-                trial_id=number,
+            dataclasses.replace(
+                waiting(point, number),
                 state="complete",
-                cell=point.cell,
-                seed=0,
-                config_hash=point.config_hash,
-                cell_hash=point.cell_hash,
-                run_id=None,
                 value=losses[-1],
-                tokens=0,
-                params=point.overrides,
-                error=None,
-                attempt=1,
-                attributes={},
                 distributions=distributions,
             )
         )

@@ -90,7 +90,7 @@ _LATER: dict[str, Any] = {
 }
 
 # What says where tokens came from: their digest is the identity.
-_ORIGIN = ("data.corpus", "data.tokenizer")
+_ORIGIN = ("data.corpus", "data.tokenizer", "data.sequence_labels")
 
 
 def defaults(config: TrialConfig) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,15 @@ class DataConfig:
     vocab_size: int = axis(BYTE_VOCAB_SIZE, "rows of the embedding")
     holdout_fraction: float = axis(0.05, "share of documents, by hash, held out for evaluation")
     digest: str = axis("", "digest of corpus, tokenizer and split; filled when a study is resolved")
+    sequence_labels: str = axis(
+        "",
+        "label columns, joined by +, whose values no sequence mixes; what a router or a claim of "
+        "the study follows is added when it is resolved",
+    )
+
+    @property
+    def sequence_label_columns(self) -> tuple[str, ...]:
+        return tuple(sorted(set(filter(None, self.sequence_labels.split("+")))))
 
     def __post_init__(self) -> None:
         check_types(self, "data")

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from moe.data.labels import TEXT_COLUMN, LabelTable
+from moe.data.labels import TEXT_COLUMN, LabelSurvey, LabelTable
 from moe.data.sources.files import LocalFiles, missing_text
 from moe.data.sources.hub import HubConfigs, HubDataset
 from moe.data.sources.stdlib import StandardLibrary
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
+    @property
+    def sequence_labels(self) -> tuple[str, ...]:
+        """Labels that the source itself is ordered by: no sequence ever mixes their values."""
+
+    @property
+    def survey_limit(self) -> int | None:
+        """Documents that a survey of its labels may read; None: all, where they are at hand."""
+
+    def label_candidates(self) -> tuple[str, ...] | None:
+        """All columns that can be labels; None where only reading every row tells."""
+
     def digest(self) -> str:
         """Digest of the content; raises ValueError where it cannot be read."""
 
@@ -66,6 +77,15 @@ class Corpus:
             table.add(row)
         return table.finish()[0]
 
+    @cached_property
+    def labels(self) -> LabelSurvey:
+        """Which columns are labels, read only as far as a question needs."""
+        return LabelSurvey(
+            self.documents(),
+            columns=self.source.label_candidates(),
+            limit=self.source.survey_limit,
+        )
+
     @property
     def provenance(self) -> dict[str, Any]:
         return {"spec": self.spec, "digest": self.digest} | self.source.provenance()
@@ -76,7 +96,8 @@ def open_corpus(spec: str) -> Corpus:
 
     Raises:
         ValueError: the spec is none, a file is missing, unreadable, of an unknown kind or not
-            UTF-8, there is no column `text`, no document, or the Hub is not reached.
+            UTF-8, there is no column `text`, no document, a row that had to be read is malformed,
+            or the Hub is not reached.
     """
     source = _source(spec)
     corpus = Corpus(spec, source.digest(), source)
@@ -85,6 +106,7 @@ def open_corpus(spec: str) -> Corpus:
             f"a corpus holds at least one document with text; {spec!r} holds none. "
             "Check that its files are not empty."
         )
+    corpus.labels.beside(source.sequence_labels)  # a bad row is found before anything is made
     return corpus
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,11 @@ class LabelTable:
         return columns, codes
 
     @property
+    def candidates(self) -> set[str]:
+        """Columns that are labels by the documents so far, but for how many values they have."""
+        return set(self._codes)
+
+    @property
     def left_out(self) -> dict[str, str]:
         """Columns that are no labels, with the reason."""
         return dict(sorted(self._left_out.items()))
@@ -75,3 +81,56 @@ class LabelTable:
     def _leave_out(self, column: str, reason: str) -> None:
         self._left_out[column] = reason
         del self._codes[column], self._values[column]
+
+
+class LabelSurvey:
+    """Which columns of a corpus are labels, read only as far as a question needs.
+
+    `columns` are all that can be labels, where the source knows them without reading (a schema).
+    After `limit` documents (of a source that is far away) a column that still can be a label is
+    taken for one.
+    """
+
+    _STEP = 1000
+
+    def __init__(
+        self,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        columns: tuple[str, ...] | None,
+        limit: int | None,
+    ) -> None:
+        self._documents: Iterator[Mapping[str, Any]] = iter(documents)
+        self._columns = columns
+        self._limit = limit
+        self._table = LabelTable()
+        self._names: set[str] | None = None  # once all was read, or as much as may be
+
+    def beside(self, wanted: Iterable[str]) -> set[str]:
+        """Label columns that are none of `wanted`."""
+        wanted = set(wanted)
+        while self._names is None and (self._columns is None or self._open() - wanted):
+            self._read_on()
+        return (self._open() if self._names is None else self._names) - wanted
+
+    def has(self, column: str) -> bool:
+        while self._names is None and (self._columns is None or column in self._open()):
+            self._read_on()
+        return column in (self._open() if self._names is None else self._names)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self.beside(())))
+
+    def _open(self) -> set[str]:
+        assert self._columns is not None
+        return set(self._columns) - set(self._table.left_out)
+
+    def _read_on(self) -> None:
+        count = 0
+        for row in islice(self._documents, self._STEP):
+            self._table.add(row)
+            count += 1
+        if count < self._STEP:
+            self._names = set(self._table.finish()[0])
+        elif self._limit is not None and self._table.num_documents >= self._limit:
+            self._names = self._table.candidates

@@ -35,6 +35,11 @@ def split_file(split: str) -> str:
     return f"{split}.arrow"
 
 
+def labels_file(split: str) -> str:
+    """Where the labels stand that sequences may mix, a row a document of the split."""
+    return f"{split}-labels.arrow"
+
+
 def token_dtype(vocab_size: int) -> np.dtype:
     """The smallest of uint16 and uint32 that holds every id."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)

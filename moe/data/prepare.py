@@ -30,8 +30,16 @@ from moe.data.tokenizer import (
 )
 
 
+def sequence_labels(config: DataConfig, corpus: Corpus) -> tuple[str, ...]:
+    """Columns whose values no sequence mixes: the config's, and the source's own."""
+    return tuple(sorted({*config.sequence_label_columns, *corpus.source.sequence_labels}))
+
+
 def data_digest(config: DataConfig, corpus: Corpus) -> str:
     """Identity of the prepared tokens: corpus, tokenizer, split and format, without tokenising.
+
+    Version 1 kept the values of every label column apart. Where that comes to the same tokens,
+    since there is no label column beside `sequence_labels`, the digest is that of version 1.
 
     Raises ValueError if the tokenizer's file cannot be read or data.vocab_size does not fit it.
     """
@@ -43,6 +51,9 @@ def data_digest(config: DataConfig, corpus: Corpus) -> str:
         str(config.vocab_size),
         repr(config.holdout_fraction),
     )
+    kept_apart = sequence_labels(config, corpus)
+    if corpus.labels.beside(kept_apart):
+        digest.add("sequence labels", *kept_apart)
     return digest.hexdigest()
 
 
@@ -102,7 +113,7 @@ def _build(
         tokenizer = train_bpe(_bpe_sample(documents, config.holdout_fraction), config.vocab_size)
     spill = Spill(scratch / "spill", tokenizer, config.holdout_fraction)
     spill.write(documents, progress)
-    arranged = spill.arrange(folder)
+    arranged = spill.arrange(folder, sequence_labels(config, corpus))
     for split in SPLITS:
         if not arranged["splits"][split]["documents"]:
             raise ValueError(
@@ -110,6 +121,13 @@ def _build(
                 f"data.holdout_fraction={config.holdout_fraction} the {split} split of "
                 f"{config.corpus!r} ({spill.labels.num_documents} documents) has none. "
                 "Change data.holdout_fraction, or use a corpus of more documents."
+            )
+    for column in config.sequence_label_columns:
+        if column not in arranged["labels"]:
+            why = arranged["columns_left_out"].get(column, "is none of its columns")
+            raise ValueError(
+                "data.sequence_labels names label columns of the corpus; received "
+                f"{column!r}, which {why}. There are {', '.join(arranged['labels']) or 'none'}."
             )
     shutil.rmtree(scratch)
     tokenizer.save(folder)

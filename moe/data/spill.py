@@ -2,8 +2,8 @@
 
 First the tokens of all documents are written one after the other as they come (the spill); only a
 few bytes a document stay in memory. Then each split's documents are laid out by their combination
-of labels, in segments of whole documents: a sequence is cut from one segment, so it never mixes
-labels.
+of sequence labels, in segments of whole documents: a sequence is cut from one segment, so it never
+mixes those. Other labels ride along, document by document, in a file of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from moe.data.digest import held_out_position
 from moe.data.labels import TEXT_COLUMN, LabelTable
-from moe.data.layout import SPLITS, split_file, token_dtype
+from moe.data.layout import SPLITS, labels_file, split_file, token_dtype
 from moe.data.tokenizer import Tokenizer
 
 SEGMENT_TOKENS = 1 << 24  # a longer group of documents is several segments
@@ -61,9 +61,14 @@ class Spill:
                 if progress is not None:
                     progress(len(self._lengths), sum(self.bytes_of_split.values()))
 
-    def arrange(self, folder: Path) -> dict[str, Any]:
-        """Writes the splits' files; returns the meta of labels and splits."""
-        columns, codes = self.labels.finish()
+    def arrange(self, folder: Path, sequence_labels: Collection[str] = ()) -> dict[str, Any]:
+        """Writes the splits' files; returns the meta of labels and splits.
+
+        Of `sequence_labels` those count that are labels of this corpus.
+        """
+        columns, all_codes = self.labels.finish()
+        codes = {name: code_D for name, code_D in all_codes.items() if name in sequence_labels}
+        riding = {name: code_D for name, code_D in all_codes.items() if name not in codes}
         length_D = np.frombuffer(self._lengths, dtype=np.int64)
         start_D = np.cumsum(length_D) - length_D
         held_out_D = np.frombuffer(self._held_out, dtype=np.uint8)
@@ -87,6 +92,8 @@ class Spill:
                     segments.append(
                         {"documents": len(chosen), "tokens": len(tokens), "labels": labels}
                     )
+            if riding:
+                _write_labels(folder / labels_file(split), riding, members)
             splits[split] = {
                 "documents": len(members),
                 "tokens": int(length_D[members].sum()),
@@ -95,6 +102,7 @@ class Spill:
             }
         return {
             "labels": {name: list(values) for name, values in columns.items()},
+            **({"sequence_labels": list(codes)} if riding else {}),
             "columns_left_out": self.labels.left_out,
             "splits": splits,
         }
@@ -165,6 +173,12 @@ def _segments(
         full = (end[first:stop] - before - 1) // SEGMENT_TOKENS
         (cuts,) = np.nonzero(np.diff(full))
         yield from np.split(members[first:stop], cuts + 1)
+
+
+def _write_labels(path: Path, riding: dict[str, np.ndarray], members: np.ndarray) -> None:
+    table = pa.table({name: code_D[members] for name, code_D in riding.items()})
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
 
 
 def _gather(spill: Any, start: np.ndarray, length: np.ndarray, dtype: np.dtype) -> np.ndarray:

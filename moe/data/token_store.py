@@ -3,8 +3,9 @@
 Needs numpy and pyarrow only. Several workers on one machine share the pages of the same files.
 
 Shapes: B sequences, S = context_length, V = vocab_size. A sequence is S + 1 tokens of one segment
-(its labels are therefore one combination); the next begins S tokens later, so that each token but a
-segment's first is a target once. What is left at a segment's end is dropped (`dropped_share`).
+(its sequence labels are therefore one combination); the next begins S tokens later, so that each
+token but a segment's first is a target once. What is left at a segment's end is dropped
+(`dropped_share`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from moe.data.layout import (
     SPLITS,
     VOCABULARY_FILE,
     DamagedTokens,
+    labels_file,
     read_meta,
     split_file,
     token_dtype,
@@ -42,7 +44,7 @@ class Batch:
 
     ids_BS: np.ndarray
     targets_BS: np.ndarray  # the ids one position on
-    labels: dict[str, np.ndarray]  # column -> [B] int64, index into label_values(column)
+    labels: dict[str, np.ndarray]  # sequence label -> [B] int64, index into label_values(column)
 
 
 class _MappedSplit:
@@ -84,7 +86,8 @@ class TokenStore:
     """A folder of prepared tokens that is open for reading.
 
     `meta` holds corpus (spec, digest, versions), tokenizer, vocab_size, the label columns with
-    their values, and of each split documents, tokens, bytes of text and segments.
+    their values, and of each split documents, tokens, bytes of text and segments. No sequence mixes
+    the values of `sequence_labels`; the other label columns are known document by document.
     """
 
     path: Path
@@ -120,6 +123,21 @@ class TokenStore:
     @property
     def label_columns(self) -> tuple[str, ...]:
         return tuple(self.meta["labels"])
+
+    @property
+    def sequence_labels(self) -> tuple[str, ...]:
+        """Label columns of which a sequence has one value."""
+        return tuple(self.meta.get("sequence_labels", self.meta["labels"]))
+
+    def require_sequence_label(self, column: str) -> None:
+        """Raises ValueError unless every sequence has one value of this column."""
+        self.label_values(column)
+        if column not in self.sequence_labels:
+            raise ValueError(
+                "a router follows a label of which a sequence has one value; these tokens were "
+                f"prepared for {', '.join(self.sequence_labels) or 'none'}, received {column!r}. "
+                f"Prepare them with data.sequence_labels={column}."
+            )
 
     def label_values(self, column: str) -> tuple[str, ...]:
         """Values of a label column in the order of their ids ("" stands for no label)."""
@@ -196,18 +214,41 @@ class TokenStore:
     def documents(self, split: Split) -> Iterator[tuple[np.ndarray, dict[str, str]]]:
         """Each document's ids (without the end of document; a view of the file) and its labels."""
         mapped = self._splits[split]
+        riding = self._riding_labels(split)
+        document = 0
         for start, length, labels in zip(
             mapped.start_G, mapped.length_G, mapped.label_GC, strict=True
         ):
             tokens = mapped.tokens[start : start + length]
             named = {
                 column: self.label_values(column)[label]
-                for column, label in zip(self.label_columns, labels, strict=True)
+                for column, label in zip(self.sequence_labels, labels, strict=True)
             }
             begin = 0
             for end in np.flatnonzero(tokens == self.end_of_document):
-                yield tokens[begin:end], named
+                own = {
+                    column: self.label_values(column)[code_D[document]]
+                    for column, code_D in riding.items()
+                }
+                yield tokens[begin:end], named | own
                 begin = end + 1
+                document += 1
+
+    def _riding_labels(self, split: Split) -> dict[str, np.ndarray]:
+        """Of the labels that sequences may mix, each document's index into its values. [D]"""
+        riding = [name for name in self.label_columns if name not in self.sequence_labels]
+        if not riding:
+            return {}
+        path = self.path / labels_file(split)
+        try:
+            with pa.memory_map(str(path)) as file:
+                table = pa.ipc.open_file(file).read_all()
+            codes = {name: table.column(name).to_numpy() for name in riding}
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DamagedTokens(path, f"is not the Arrow file that was written ({error})") from None
+        if table.num_rows != self.meta["splits"][split]["documents"]:
+            raise DamagedTokens(path, "does not hold the documents that were written")
+        return codes
 
     @cached_property
     def vocabulary(self) -> tuple[bytes, ...]:
@@ -253,6 +294,7 @@ class TokenStore:
             ids_BS=row_BS1[:, :-1],
             targets_BS=row_BS1[:, 1:],
             labels={
-                column: mapped.label_GC[segment_B, i] for i, column in enumerate(self.label_columns)
+                column: mapped.label_GC[segment_B, i]
+                for i, column in enumerate(self.sequence_labels)
             },
         )

@@ -95,7 +95,7 @@ def resolve(config: TrialConfig, store: TokenStore, world: World = ALONE) -> Tri
     store.batch(seed=0, step=0, num_sequences=1, context_length=context)
     store.evaluation(context_length=context, num_tokens=config.train.eval_tokens)
     if config.moe.follows_labels:
-        store.label_values(config.moe.label_column)
+        store.require_sequence_label(config.moe.label_column)
     micro_batches = config.train.batch_tokens // config.train.micro_batch_tokens
     if micro_batches % world.size:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.base.errors import StudyError
+from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
 from orchestrator.cli.parameters import (
     CorpusOption,
@@ -91,7 +91,11 @@ def plan_command(
     from orchestrator.study.plan import write_configs as write
 
     launch = resolved(study, scale, seeds, overrides, corpus, trials, need_corpus=False)
+    if launch.unread is not None and corpus is not None and not corpus.startswith("hub:"):
+        raise BadInput(launch.unread)  # a remote data set may be planned for where no network is
     planned = plan(launch)
+    for line in planned["notes"]:
+        errors.print(line, highlight=False, markup=False, soft_wrap=True)
     if write_configs is not None:
         if launch.corpus is None:
             launch = resolved(study, scale, seeds, overrides, corpus, trials)

@@ -66,14 +66,14 @@ class RunProgress:
 
     def planned(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        finished = [r for r in ledger.records.values() if r.state in FINISHED_STATES]
+        finished = [r for r in ledger.trials if r.state in FINISHED_STATES]
         self._finished_before = len(finished)
         self._began = time.monotonic()
         self._bar.update(self._task, description="trials")
         if not self._console.is_terminal:
-            reused = ledger.agenda.num_reusable
+            reused = ledger.queue.num_reusable
             known = f", {reused} trained before in this home" if reused else ""
-            self.say(f"{ledger.agenda.expected} trials, {len(finished)} of them done{known}")
+            self.say(f"{ledger.queue.expected} trials, {len(finished)} of them done{known}")
 
     def __call__(self, record: TrialRecord, metrics: Mapping[str, Any] | None) -> None:
         if metrics is not None:
@@ -94,10 +94,10 @@ class RunProgress:
     def __rich__(self) -> Group:
         if self._ledger is None:
             return Group(self._bar)
-        records = list(self._ledger.records.values())
+        records = list(self._ledger.trials)
         counts = count_states(records)
         finished = sum(counts[state] for state in FINISHED_STATES)
-        expected = self._ledger.agenda.expected
+        expected = self._ledger.queue.expected
         self._bar.update(
             self._task, completed=finished, total=expected, left=self._left(finished, expected)
         )

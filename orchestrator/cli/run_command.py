@@ -206,7 +206,7 @@ def print_session(session: Any, as_json: bool) -> None:
     from orchestrator.trials.spending import spent
 
     name, launch = session.launch.study.name, session.launch.name
-    agenda = session.ledger.agenda
+    queue = session.ledger.queue
     states = count_states(session.records)
     if as_json:
         print_json(
@@ -217,8 +217,8 @@ def print_session(session: Any, as_json: bool) -> None:
                 "trials": [record.as_json() for record in session.records],
                 "undelivered": session.undelivered,
                 "spent": spent(session.records, session.launch),
-                "exhausted": agenda.exhausted,
-                "not_found": agenda.not_found,
+                "exhausted": queue.exhausted,
+                "not_found": queue.not_found,
                 "left_out": session.left_out.as_json() if session.left_out else None,
             }
         )

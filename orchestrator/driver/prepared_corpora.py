@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from moe.data.dropped_text import WORTH_SAYING, about_dropped_text
 from moe.data.prepare import prepare
 from moe.data.token_store import TokenStore
 from orchestrator.base.errors import BadInput
@@ -21,6 +22,8 @@ class Tokens:
         self._home = home
         self._progress = progress
         self._ready: dict[str, Path] = {}
+        self._said: dict[str, float] = {}
+        self._lines: list[str] = []
         known = launch.points() if launch.study.is_grid else [launch.base_point()]
         for point in known:
             self.of(point)
@@ -32,11 +35,32 @@ class Tokens:
         if key not in self._ready:
             try:
                 path = prepare(config.data, self._home.tokens, progress=self._progress)
-                _require_sequences(TokenStore.open(path), point)
+                store = TokenStore.open(path)
+                _require_sequences(store, point)
             except (ValueError, OSError) as error:
                 raise BadInput(str(error)) from None
             self._ready[key] = path
+            self._note_dropped_text(store, point.config.model.context_length)
         return self._ready[key]
+
+    def lines(self) -> list[str]:
+        """What is worth saying of the tokens since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def _note_dropped_text(self, store: TokenStore, context_length: int) -> None:
+        """Once for each corpus, and again for a context that loses more."""
+        share = store.dropped_share("train", context_length)
+        if share > max(WORTH_SAYING, self._said.get(store.digest, 0.0)):
+            self._said[store.digest] = share
+            self._lines.append(
+                about_dropped_text(
+                    share,
+                    context_length=context_length,
+                    labels=store.sequence_labels,
+                    exact=True,
+                )
+            )
 
 
 def _require_sequences(store: TokenStore, point: Point) -> None:

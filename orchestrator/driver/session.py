@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ from orchestrator.study.cautions import cautions
 from orchestrator.study.launch import Launch
 from orchestrator.trials.ledger import Ledger, Listener
 from orchestrator.trials.reconcile import reconcile
-from orchestrator.trials.spending import Budget, LeftOut, left_out_of
+from orchestrator.trials.spending import LeftOut
 
 Say = Callable[[str], None]
 
@@ -69,7 +68,7 @@ class Session:
 
     @property
     def records(self) -> list[TrialRecord]:
-        return list(self.ledger.records.values())
+        return list(self.ledger.trials)
 
     @property
     def exit_code(self) -> int:
@@ -77,7 +76,7 @@ class Session:
             return 130
         healed = {r.config_hash for r in self.records if r.state in ("complete", "pruned")}
         failed = {r.config_hash for r in self.records if r.state == "failed"} - healed
-        return 1 if failed or self.undelivered or self.ledger.agenda.not_found else 0
+        return 1 if failed or self.undelivered or self.ledger.queue.not_found else 0
 
     def table(self) -> Table:
         study = self.launch.study
@@ -113,12 +112,12 @@ class Session:
 
     def is_spent(self) -> bool:
         """Whether running trials are to end: the launch has no device time left."""
-        return bool(self.ledger.budget and self.ledger.budget.exhausted())
+        return self.ledger.spending.exhausted() is not None
 
     @property
     def left_out(self) -> LeftOut | None:
         """What a budget kept from running; None where it kept nothing."""
-        return left_out_of(self.ledger)
+        return self.ledger.left_out
 
     def tell(self, line: str) -> None:
         self.said.append(line)
@@ -214,9 +213,6 @@ def _ledger(
     tracking: Tracking,
     listener: Listener | None,
 ) -> Ledger:
-    budget = None
-    if options.limits.any:
-        budget = partial(Budget, options.limits, workers=options.resources.workers, launch=launch)
     return Ledger(
         launch,
         search,
@@ -225,15 +221,17 @@ def _ledger(
         run_tags=_run_tags(options.resources),
         retry_failed=options.retry_failed,
         listener=listener,
-        budget=budget,
+        limits=options.limits,
+        workers=options.resources.workers,
     )
 
 
 def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
+    yield from session.tokens.lines()
     for name, other in session.launch.merged.items():
         yield f"cell {name} is the same configuration as {other}: trained once, as {other}"
     yield from cautions(session.launch)
-    for record in session.ledger.agenda.unknown:
+    for record in session.ledger.queue.unknown:
         yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
     info = session.info
     alike = chain(session.records, SearchStore.alike(storage, info))
@@ -267,7 +265,7 @@ def _leave(session: Session) -> None:
     ledger, tracking = session.ledger, session.tracking
     try:
         ledger.release_running()
-        for why in filter(None, (ledger.agenda.exhausted, ledger.agenda.not_found)):
+        for why in filter(None, (ledger.queue.exhausted, ledger.queue.not_found)):
             session.tell(why)
         if (left_out := session.left_out) is not None and not session.interrupted:
             session.tell(str(left_out))

@@ -68,7 +68,7 @@ class LedgerSearcher(_NotPickled, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._may_start():
             # While MLflow is away nothing starts; what runs ends, and the study with the last.
-            is_over = self._first is None and self._ledger.agenda.is_all_started
+            is_over = self._first is None and self._ledger.queue.is_all_started
             return Searcher.FINISHED if is_over else None
         try:
             assignment, self._first = self._first or self._ledger.next(), None
@@ -82,7 +82,7 @@ class LedgerSearcher(_NotPickled, Searcher):
             return Searcher.FINISHED
         self._is_waiting = False
         if assignment is None:
-            return None if self._ledger.agenda.may_have_more else Searcher.FINISHED
+            return None if self._ledger.queue.may_have_more else Searcher.FINISHED
         return {"job": asdict(self._make_job(assignment))}
 
     def on_trial_complete(
@@ -129,7 +129,7 @@ class LedgerCallback(_NotPickled, Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = number_of(trial)
         self._recovering.discard(number)
-        if self._ledger.records[number].state == "waiting":
+        if self._ledger.trials[number].state == "waiting":
             self._ledger.started(number)
         else:
             self._ledger.restarted(number)
@@ -158,7 +158,7 @@ class LedgerCallback(_NotPickled, Callback):
             self.failure = StudyError(halted(result["error"]))
             self._ledger.released(number)
         elif event == FINAL and not result["stopped"]:
-            record = self._ledger.records[number]
+            record = self._ledger.trials[number]
             routing = self._routing_file(record) if result["routing"] else None
             self._ledger.completed(
                 number,
@@ -219,7 +219,7 @@ class RuleScheduler(_NotPickled, FIFOScheduler):
         assert launch.study.early_stopping is not None
         self._metric = launch.study.metric
         self._judge = launch.study.early_stopping.judge()
-        for record in ledger.records.values():
+        for record in ledger.trials:
             if record.state in FINISHED_STATES:
                 num_steps = record.params.get("train.num_steps", launch.base.train.num_steps)
                 for step, value in sorted(record.curve.items()):

@@ -98,6 +98,13 @@ class TrialRecord:
         final = self.attributes.get(METRICS) or {}
         return float(self.attributes.get(DEVICE_S) or final.get(COST) or 0.0)
 
+    def tokens_trained(self, batch_tokens: int) -> int:
+        """In this launch, so far; `batch_tokens` are a step's where no parameter says so."""
+        if self.is_reused:
+            return 0
+        of_a_step = self.params.get("train.batch_tokens", batch_tokens)
+        return max(self.tokens, max(self.curve, default=0) * of_a_step)
+
     @property
     def code_digest(self) -> str:
         """Digest of the code that finished the trial (the last, where it changed under the run)."""

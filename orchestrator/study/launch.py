@@ -18,6 +18,7 @@ from moe.data.corpus import Corpus, open_corpus
 from moe.data.prepare import data_digest
 from moe.identity import cell_hash, config_hash
 from orchestrator.base.errors import BadInput
+from orchestrator.study.followed_labels import followed_labels, sequence_labels
 from orchestrator.study.study import Study
 from search_spaces.cells import Cell, readable_name
 from search_spaces.overlay import flatten, get, overlay
@@ -67,6 +68,7 @@ class Launch:
     overrides: Mapping[str, Any]
     corpus_spec: str
     corpus: Corpus | None
+    unread: str | None = None  # why there is no corpus
     base: TrialConfig
     cells: tuple[Cell, ...]
     merged: Mapping[str, str]
@@ -123,24 +125,43 @@ class Launch:
     def _with_digest(self, config: TrialConfig) -> TrialConfig:
         if self.corpus is None:
             return config
-        data = dataclasses.replace(
-            config.data, corpus=self.corpus_spec, digest=data_digest(config.data, self.corpus)
-        )
+        data = dataclasses.replace(config.data, corpus=self.corpus_spec)
+        try:
+            labels = sequence_labels(data, self._followed_labels, self.corpus)
+            data = dataclasses.replace(data, sequence_labels=labels)
+            data = dataclasses.replace(data, digest=data_digest(data, self.corpus))
+        except ConfigError:
+            raise
+        except (ValueError, OSError) as error:  # a row of the corpus, or the tokenizer's file
+            raise BadInput(str(error)) from None
         return dataclasses.replace(config, data=data)
 
+    @cached_property
+    def _followed_labels(self) -> frozenset[str]:
+        return followed_labels(self.cells, self.base, self.space, self.study.claims)
+
     def require_feasible_on_corpus(self, points: Sequence[Point]) -> None:
-        """Raises BadInput where a label router asks for a label that the corpus does not have."""
+        """Raises BadInput where a router, or data.sequence_labels, asks for a label that the corpus
+        does not have."""
         if self.corpus is None:
             return
+        labels = self.corpus.labels
         for point in points:
             moe = point.config.moe
-            if moe.follows_labels and moe.label_column not in self.corpus.label_columns:
+            if moe.follows_labels and not labels.has(moe.label_column):
                 raise BadInput(
                     f"a label router needs a label column of the corpus; cell {point.cell} asks "
                     f"for {moe.label_column!r}, and {self.corpus_spec} has "
-                    f"{', '.join(self.corpus.label_columns) or 'none'}. Set moe.label_column to "
+                    f"{', '.join(labels.names()) or 'none'}. Set moe.label_column to "
                     "one of these, or use another corpus."
                 )
+            for column in point.config.data.sequence_label_columns:
+                if not labels.has(column):
+                    raise BadInput(
+                        "data.sequence_labels names label columns of the corpus, joined by +; "
+                        f"received {column!r}, and {self.corpus_spec} has "
+                        f"{', '.join(labels.names()) or 'none'}. Name one of these, or none."
+                    )
 
 
 def launch_name(
@@ -199,12 +220,13 @@ def resolve(
         cells, merged = _merge_equal(study.cells_over(base), base)
         space = study.space_over(base)
         _refuse_idle(study, start, overrides, cells, space)
-        corpus = None
+        corpus = unread = None
         try:
             corpus = open_corpus(spec)
         except (ValueError, OSError) as error:
             if need_corpus:
                 raise BadInput(str(error)) from None
+            unread = str(error)
         launch = Launch(
             study=study,
             scale=scale,
@@ -212,6 +234,7 @@ def resolve(
             overrides=overrides,
             corpus_spec=spec,
             corpus=corpus,
+            unread=unread,
             base=base,
             cells=cells,
             merged=merged,
@@ -220,6 +243,7 @@ def resolve(
         )
         if space is not None:
             space.check(base)
+            launch.require_feasible_on_corpus([launch.base_point()])
         else:
             launch.require_feasible_on_corpus(launch.points())
     except ConfigError as error:
@@ -232,16 +256,22 @@ def _merge_equal(
 ) -> tuple[tuple[Cell, ...], dict[str, str]]:
     """Cells that are the same run over this base (all experts chosen: dense-active is dense-total)
     become one, under the first one's name; the others' names, with the one that stands for them."""
-    kept: dict[tuple[str, str], Cell] = {}
+    kept: dict[tuple[str, ...], Cell] = {}
     merged = {}
     for cell in cells:
-        config = cell.config(base)
-        key = (cell_hash(config), config.data.tokenizer)
+        key = _trained_as(cell.config(base))
         if key in kept:
             merged[cell.name] = kept[key].name
         else:
             kept[key] = cell
     return tuple(kept.values()), merged
+
+
+def _trained_as(config: TrialConfig) -> tuple[str, ...]:
+    """What a config trains while its tokens' digest is unknown: where they come from stands for
+    it, which no hash holds."""
+    data = config.data
+    return cell_hash(config), data.corpus, data.tokenizer, "+".join(data.sequence_label_columns)
 
 
 def _refuse_idle(
@@ -252,14 +282,14 @@ def _refuse_idle(
     space: Space | None,
 ) -> None:
     """An override that changes no trial would promise a difference that the table does not have."""
-    trained = [cell_hash(cell.config(overlay(base, overrides))) for cell in cells]
+    trained = [_trained_as(cell.config(overlay(base, overrides))) for cell in cells]
     for path in overrides:
         if space is not None:
             idle = path in space.axes
         else:
             try:
                 rest = overlay(base, {p: v for p, v in overrides.items() if p != path})
-                without = [cell_hash(cell.config(rest)) for cell in study.cells_over(rest)]
+                without = [_trained_as(cell.config(rest)) for cell in study.cells_over(rest)]
             except ConfigError:
                 continue  # the others need this one, so it is not idle
             idle = trained == without and get(base, path) != overrides[path]

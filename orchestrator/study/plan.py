@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import BadInput
+from orchestrator.study.corpus_notes import corpus_notes
 from orchestrator.study.launch import Launch, Point
 from search_spaces.space import Infeasible
 
@@ -42,6 +43,7 @@ def plan(launch: Launch) -> dict[str, Any]:
         "corpus": launch.corpus_spec,
         "corpus_digest": launch.corpus_digest,
         "estimated": estimated,
+        "notes": corpus_notes(launch, points),
         "merged": dict(launch.merged),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,8 +108,8 @@ class Study:
                 f"a grid is a list of at least one Cell; received {cells!r} of {self.name}. Write "
                 "each as Cell(name=..., overrides={...})."
             )
-        names = [cell.name for cell in cells]
-        if doubled := {name for name in names if names.count(name) > 1}:
+        names = Counter(cell.name for cell in cells)
+        if doubled := {name for name, count in names.items() if count > 1}:
             raise ConfigError(
                 f"a cell's name stands once in a study; received {', '.join(sorted(doubled))} "
                 f"more than once in {self.name}. Rename one."

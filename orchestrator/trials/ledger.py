@@ -1,7 +1,36 @@
 """The one writer of both stores: every change of a trial's state goes through here.
 
+The life of a trial. Arrows are methods of `Ledger`; [in brackets] who calls them:
+
+    TrialQueue plans the cells of a grid, or draws points of a space
+        |
+        v            next [searcher]: its MLflow run is made
+      waiting ------------------------------------------------> handed out
+        ^  ^                                                      |      |
+        |  |                          started [callback]          |      | _reuse [next]: this home
+        |  |                                                      v      | has its result already
+        |  +-- released [callback, session] <------------------ running  |
+        |        interrupted: out of device time, Ctrl-C        |     |  |
+        +----- requeued [callback] <----------------------------+     |  |
+                 its node was lost in the middle of a start           |  |
+                                                                      |  |
+      running stays running: progressed (an evaluation),              |  |
+      restarted (a lost process goes on, as a new attempt)            |  |
+                                                                      v  v
+      complete <-- completed [callback]: its last step <--------------+--+
+      pruned   <-- pruned    [callback]: the stopping rule <----------+
+      failed   <-- failed    [callback]: diverged, lost too often <---+
+
+| here     | Optuna   | MLflow    | how it gets there after a kill -9 (`reconcile`)              |
+|----------|----------|-----------|--------------------------------------------------------------|
+| waiting  | WAITING  | SCHEDULED | running becomes waiting: it goes on from its checkpoint      |
+| running  | RUNNING  | RUNNING   | only while its driver lives                                  |
+| complete | COMPLETE | FINISHED  | MLflow is given the end, and the final metrics if it lacks   |
+| pruned   | PRUNED   | KILLED    | them: Optuna is the one that is believed                     |
+| failed   | FAIL     | FAILED    | stays; `--retry-failed` plans the configuration anew         |
+
 The order of writes is chosen so that a kill between any two leaves something that `reconcile` can
-mend: what MLflow is to have is in the spool before Optuna is told that a trial ended, and a run
+mend: what MLflow is to have is in the outbox before Optuna is told that a trial ended, and a run
 carries its trial's number before the trial carries its run. The clock is a parameter: scheduling is
 tested without waiting.
 """
@@ -44,8 +73,9 @@ from orchestrator.stores.trial_record import (
     TOKENS as TOKENS_ATTRIBUTE,
 )
 from orchestrator.study.launch import Launch, Point
-from orchestrator.trials.spending import Budget
-from orchestrator.trials.trial_queue import Agenda
+from orchestrator.trials.spending import LeftOut, Limits, Spending
+from orchestrator.trials.trial_queue import TrialQueue
+from orchestrator.trials.trial_table import TrialTable
 
 _DEVICE_S_EVERY_S = 60.0
 
@@ -73,7 +103,8 @@ class Ledger:
         run_tags: Mapping[str, str],
         retry_failed: bool = False,
         listener: Listener | None = None,
-        budget: Callable[[Mapping[int, TrialRecord]], Budget] | None = None,
+        limits: Limits | None = None,
+        workers: int = 1,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._launch = launch
@@ -84,18 +115,18 @@ class Ledger:
         differs = "-dirty" if run_tags.get("git.dirty") == "true" else ""
         self._commit = f"{run_tags[COMMIT]}{differs}" if COMMIT in run_tags else None
         self._listener = listener or (lambda record, metrics: None)
-        self.records: dict[int, TrialRecord] = {r.number: r for r in search.records()}
-        self.budget = budget(self.records) if budget else None
+        self.trials = TrialTable(launch, search.records())
+        self.spending = Spending(limits or Limits(), self.trials, workers=workers, now=now)
         self._now = now
         self._device_s: dict[int, float] = {}
         self._device_s_written: dict[int, float] = {}
-        self.agenda = Agenda(
+        self.queue = TrialQueue(
             launch,
-            self.records,
+            self.trials,
             self._add,
             draws=search,
             reusable=finished_elsewhere,
-            budget=self.budget,
+            spending=self.spending,
             retry_failed=retry_failed,
         )
 
@@ -103,7 +134,7 @@ class Ledger:
         self, point: Point, distributions: Mapping[str, BaseDistribution], note: str
     ) -> TrialRecord:
         record = self._search.add_waiting(point, distributions=distributions, note=note)
-        self.records[record.number] = record
+        self.trials.put(record)
         return record
 
     # What is handed out --------------------------------------------------------------------------
@@ -114,7 +145,7 @@ class Ledger:
         A trial whose configuration was trained before, in this home, is completed from that result.
         Raises tracking.Away while MLflow does not answer: no trial starts then.
         """
-        while (number := self.agenda.next()) is not None:
+        while (number := self.queue.next()) is not None:
             assignment = self._hand_out(number)
             source = self._elsewhere.get(assignment.record.config_hash)
             if source is None:
@@ -124,19 +155,20 @@ class Ledger:
 
     def take(self, config_hash: str) -> Assignment | None:
         """The waiting trial of one configuration, its MLflow run made; None if there is none."""
-        number = self.agenda.waiting_with(config_hash)
+        number = self.queue.waiting_with(config_hash)
         return None if number is None else self._hand_out(number)
 
     def _hand_out(self, number: int) -> Assignment:
-        record = self.records[number]
-        point = self.agenda.point_of(record)
+        record = self.trials[number]
+        point = self.queue.point_of(record)
         record = self._ensure_run(record, point)
-        self.agenda.hand_out(number)
+        self.queue.hand_out(number)
+        self.trials.begin(number, point.tokens)
         return Assignment(record=record, point=point)
 
     def annotate(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Attributes of a running trial, in both stores."""
-        record = self.records[number]
+        record = self.trials[number]
         self._tracking.set_tags(record.run_id, attributes)
         self._update(record, attributes=attributes)
 
@@ -183,9 +215,8 @@ class Ledger:
     # What happens to a trial ---------------------------------------------------------------------
 
     def started(self, number: int) -> TrialRecord:
-        record = self.records[number]
-        if self.budget:
-            self.budget.heard(number)
+        record = self.trials[number]
+        self.spending.heard(number)
         now = {ATTEMPT: record.attempt + 1, MOE_DIGEST: moe_digest()}
         now |= {COMMIT: self._commit} if self._commit else {}
         # What a driver wrote before it was killed between an ending's attributes and its state.
@@ -199,24 +230,24 @@ class Ledger:
 
     def restarted(self, number: int) -> TrialRecord:
         """A lost worker's trial goes on under the same number and run, as a new attempt."""
-        record = self.records[number]
+        record = self.trials[number]
         self._tracking.set_tags(record.run_id, {ATTEMPT: record.attempt + 1})
         return self._update(record, attributes={ATTEMPT: record.attempt + 1})
 
     def progressed(self, number: int, entry: Mapping[str, Any]) -> None:
         """One evaluation. A step that is in the record already is a replay, and changes nothing."""
-        record = self.records[number]
+        record = self.trials[number]
         step = int(entry[STEP])
         if record.state != "running" or step in record.curve:
             return
         self._tracking.log(record.run_id, [entry])
         self._note_device_s(number, entry)
-        record = self.records[number]
+        record = self.trials[number]
         value = entry.get(self._launch.study.metric)
         if value is not None:
             self._search.report(record.trial_id, step, float(value))
             record = replace(record, curve={**record.curve, step: float(value)})
-        self.records[number] = record
+        self.trials.put(record)
         self._listener(record, entry)
 
     def _note_device_s(self, number: int, entry: Mapping[str, Any]) -> None:
@@ -224,12 +255,11 @@ class Ledger:
         if DEVICE_S not in entry:
             return
         self._device_s[number] = float(entry[DEVICE_S])
-        if self.budget:
-            self.budget.heard(number, entry)
+        self.spending.heard(number, entry)
         now = self._now()
         if now - self._device_s_written.setdefault(number, now) >= _DEVICE_S_EVERY_S:
             self._device_s_written[number] = now
-            self._update(self.records[number], attributes=self._spent(number))
+            self._update(self.trials[number], attributes=self._spent(number))
 
     def _spent(self, number: int) -> dict[str, float]:
         known = self._device_s.get(number)
@@ -246,7 +276,7 @@ class Ledger:
         attributes: Mapping[str, Any] | None = None,
     ) -> TrialRecord:
         """Raises nothing for a non-finite value: such a trial has failed, and says so."""
-        record = self.records[number]
+        record = self.trials[number]
         value = metrics.get(self._launch.study.metric)
         if value is None or not math.isfinite(value):
             reason = f"the final {VAL_LOSS} is {value}, not a finite number"
@@ -269,7 +299,7 @@ class Ledger:
         )
 
     def pruned(self, number: int, *, tokens: int) -> TrialRecord:
-        record = self.records[number]
+        record = self.trials[number]
         last = max(record.curve, default=None)
         return self._end(
             record,
@@ -283,7 +313,7 @@ class Ledger:
         self, number: int, reason: str, *, tokens: int = 0, diverged_at: int | None = None
     ) -> TrialRecord:
         """`diverged_at`: the step at which training left the finite numbers or its bound."""
-        record = self.records[number]
+        record = self.trials[number]
         why: dict[str, Any] = {ERROR: reason}
         if diverged_at is not None:
             why[DIVERGED_AT] = diverged_at
@@ -297,10 +327,12 @@ class Ledger:
 
     def released(self, number: int) -> TrialRecord:
         """An interrupted trial: it will go on under the same number, from its checkpoint."""
-        record = self.records[number]
+        record = self.trials[number]
         spent = self._spent(number)
-        if self.budget and record.state == "running":  # the time since the last report counts too
-            spent = {DEVICE_S_ATTRIBUTE: self.budget.device_s_of(record)}
+        limited = self.spending.limits.any
+        if limited and record.state == "running":  # the time since the last report counts too
+            spent = {DEVICE_S_ATTRIBUTE: self.spending.device_s_of(record)}
+        self.spending.ended(number)
         self._tracking.set_status(record.run_id, MLFLOW_STATUS_OF["waiting"])
         self._search.set_state(record.trial_id, TrialState.WAITING)
         return self._update(record, state="waiting", attributes=spent)
@@ -308,12 +340,23 @@ class Ledger:
     def requeued(self, number: int) -> None:
         """A lost trial that is to be handed out again before all others, as a new attempt."""
         self.released(number)
-        self.agenda.put_first(number)
+        self.trials.put_back(number)
+        self.queue.put_first(number)
 
     def release_running(self) -> None:
-        for record in list(self.records.values()):
-            if record.state == "running":
-                self.released(record.number)
+        for record in self.trials.running:
+            self.released(record.number)
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """What the limits kept from running; None where they kept nothing."""
+        reason = self.spending.refused or self.spending.exhausted()
+        unknown = {record.number for record in self.queue.unknown}
+        waiting = [r.number for r in self.trials.waiting() if r.number not in unknown]
+        not_drawn = self.queue.expected - len(self.trials)
+        if not reason or not (waiting or not_drawn):
+            return None
+        return LeftOut(reason=reason, trials=waiting, trials_not_drawn=not_drawn)
 
     def _end(
         self,
@@ -327,6 +370,7 @@ class Ledger:
         self._search.set_attributes(record.trial_id, attributes)
         self._tracking.end(record.run_id, MLFLOW_STATUS_OF[state])
         self._search.set_state(record.trial_id, optuna_state, value)
+        self.spending.ended(record.number)
         return self._update(
             record,
             state=state,
@@ -356,7 +400,6 @@ class Ledger:
             tokens=merged.get(TOKENS_ATTRIBUTE) or 0,
             **changes,
         )
-        self.records[record.number] = record
-        self.agenda.history.note(record)
+        self.trials.put(record)
         self._listener(record, None)
         return record

@@ -11,14 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moe.metrics import DEVICE_S
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
-
-if TYPE_CHECKING:
-    from orchestrator.trials.ledger import Ledger
+from orchestrator.trials.trial_table import TrialTable
 
 Clock = Callable[[], float]
 
@@ -55,95 +53,67 @@ class Limits:
         return self.tokens is not None or self.device_s is not None
 
 
-def tokens_of(record: TrialRecord, batch_tokens: int) -> int:
-    """Trained so far in this launch; `batch_tokens` are a step's where none are in the record."""
-    if record.is_reused:
-        return 0
-    of_a_step = record.params.get("train.batch_tokens", batch_tokens)
-    return max(record.tokens, max(record.curve, default=0) * of_a_step)
-
-
 def spent(records: Iterable[TrialRecord], launch: Launch) -> dict[str, float]:
     records = list(records)
     batch_tokens = launch.base.train.batch_tokens
     return {
-        "tokens": sum(tokens_of(record, batch_tokens) for record in records),
+        "tokens": sum(record.tokens_trained(batch_tokens) for record in records),
         "device_s": sum(record.device_s for record in records),
     }
 
 
-def left_out_of(ledger: Ledger) -> LeftOut | None:
-    """None where there is no budget, or it kept nothing from running."""
-    budget = ledger.budget
-    reason = budget and (budget.refused or budget.exhausted())
-    unknown = {record.number for record in ledger.agenda.unknown}
-    waiting = [
-        record.number
-        for record in ledger.records.values()
-        if record.state == "waiting" and record.number not in unknown
-    ]
-    not_drawn = ledger.agenda.expected - len(ledger.records)
-    if not reason or not (waiting or not_drawn):
-        return None
-    return LeftOut(reason=reason, trials=waiting, trials_not_drawn=not_drawn)
-
-
-class Budget:
-    """One launch's limits against its records, which the ledger keeps up to date."""
+class Spending:
+    """One launch's limits against what its trials have spent."""
 
     def __init__(
-        self,
-        limits: Limits,
-        records: Mapping[int, TrialRecord],
-        *,
-        workers: int,
-        launch: Launch,
-        now: Clock = time.monotonic,
+        self, limits: Limits, trials: TrialTable, *, workers: int, now: Clock = time.monotonic
     ) -> None:
         self.limits = limits
-        self._records = records
+        self._trials = trials
         self._workers = workers
-        self._batch_tokens = launch.base.train.batch_tokens
         self._now = now
-        self._seen: dict[int, tuple[float, float]] = {}  # device seconds and clock, when last heard
+        self._heard: dict[int, tuple[float, float]] = {}  # device seconds and clock, when last told
+        self._heard_s = self._heard_at = 0.0  # sums of these
         self.refused: str | None = None
 
     def heard(self, number: int, metrics: Mapping[str, Any] | None = None) -> None:
-        """A running trial began, or reported its device seconds."""
-        spent = float((metrics or {}).get(DEVICE_S) or self._records[number].device_s)
-        self._seen[number] = (spent, self._now())
+        """A trial begins to run, or reports its device seconds."""
+        self.ended(number)
+        spent, at = (
+            float((metrics or {}).get(DEVICE_S) or self._trials[number].device_s),
+            self._now(),
+        )
+        self._heard[number] = (spent, at)
+        self._heard_s += spent
+        self._heard_at += at
 
-    @property
-    def tokens_spent(self) -> int:
-        """Trained so far; a running trial counts what it has reported."""
-        return sum(self._tokens_so_far(record) for record in self._records.values())
+    def ended(self, number: int) -> None:
+        """A trial does not run any more: what it has spent is in its record."""
+        spent, at = self._heard.pop(number, (0.0, 0.0))
+        self._heard_s -= spent
+        self._heard_at -= at
 
     @property
     def device_s_spent(self) -> float:
-        return sum(self.device_s_of(record) for record in self._records.values())
-
-    def _tokens_so_far(self, record: TrialRecord) -> int:
-        return tokens_of(record, self._batch_tokens)
+        """Running trials have also spent what passed since they were last heard of."""
+        passed = len(self._heard) * self._now() - self._heard_at
+        return self._trials.device_s_at_rest + self._heard_s + passed * self._workers
 
     def device_s_of(self, record: TrialRecord) -> float:
-        if record.state != "running" or record.number not in self._seen:
+        if record.number not in self._heard:
             return record.device_s
-        spent, heard = self._seen[record.number]
+        spent, heard = self._heard[record.number]
         return spent + (self._now() - heard) * self._workers
 
-    def admits(
-        self, record: TrialRecord, point: Point, running: Iterable[tuple[int, Point]]
-    ) -> bool:
-        """Whether a waiting trial may start, beside those that run and will be run to their end.
-
-        Why not stands in `refused`.
+    def admits(self, record: TrialRecord, point: Point) -> bool:
+        """Whether a waiting trial may start, beside those that have begun and will be run to their
+        end. Why not stands in `refused`.
         """
         self.refused = self.exhausted()
         if self.refused or self.limits.tokens is None:
             return not self.refused
-        still = sum(p.tokens - self._tokens_so_far(self._records[number]) for number, p in running)
-        rest = point.tokens - self._tokens_so_far(record)
-        taken = self.tokens_spent + still
+        rest = point.tokens - self._trials.tokens_of(record)
+        taken = self._trials.tokens_committed
         if taken + rest > self.limits.tokens:
             self.refused = (
                 f"--max-tokens {self.limits.tokens:,}: {taken:,} are spent, and the next trial "

@@ -5,6 +5,7 @@ A trial is planned once for each configuration, whatever an earlier driver has l
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from typing import Protocol
@@ -15,14 +16,9 @@ from moe.config import ConfigError
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.trials.grid import distributions_of, grid_distributions, note_of
-from orchestrator.trials.sampling import (
-    DRAWS,
-    BoundedHistory,
-    PointNotFound,
-    SpaceExhausted,
-    propose,
-)
-from orchestrator.trials.spending import Budget
+from orchestrator.trials.sampling import DRAWS, PointNotFound, SpaceExhausted, propose
+from orchestrator.trials.spending import Spending
+from orchestrator.trials.trial_table import TrialTable
 
 Add = Callable[[Point, Mapping[str, BaseDistribution], str], TrialRecord]
 
@@ -35,8 +31,8 @@ class FailedDraws(Protocol):
     def note_failed_draws(self, draws: int) -> None: ...
 
 
-class Agenda:
-    """`records` are the launch's trials, which the ledger keeps up to date; `add` makes one more.
+class TrialQueue:
+    """`trials` are the launch's, `add` makes one more.
 
     `reusable` has the configurations whose result is known: such a trial costs nothing. `unknown`
     are trials that wait and that the study's file no longer has. `exhausted` says that every
@@ -47,26 +43,24 @@ class Agenda:
     def __init__(
         self,
         launch: Launch,
-        records: Mapping[int, TrialRecord],
+        trials: TrialTable,
         add: Add,
         *,
         draws: FailedDraws,
         reusable: Container[str],
-        budget: Budget | None,
+        spending: Spending,
         retry_failed: bool,
     ) -> None:
         self._launch = launch
-        self._records = records
+        self._trials = trials
         self._add = add
         self._draws = draws
         self._reusable = reusable
-        self._budget = budget
-        self._cell_hashes = {record.cell_hash for record in records.values()}
+        self._spending = spending
         self._points: dict[str, Point] = {}
-        self._waiting: list[int] = []
-        self.history = BoundedHistory(launch.study.sampler.history_limit)
-        for record in records.values():
-            self.history.note(record)
+        self._waiting: OrderedDict[int, None] = OrderedDict()  # in the order of handing out
+        self._free: OrderedDict[int, None] = OrderedDict()  # those of them that cost nothing
+        self._with_hash: dict[str, list[int]] = {}  # and all of them by configuration
         self.unknown: list[TrialRecord] = []
         self.exhausted: str | None = None
         self.not_found: str | None = None
@@ -91,13 +85,13 @@ class Agenda:
                 self._queue(point, distributions_of(point, distributions), note)
 
     def _plan_sampled(self, retry_failed: bool) -> None:
-        for record in self._records.values():
+        for record in self._trials:
             with suppress(ConfigError):  # the study file's space has changed since: see `unknown`
                 point = self._launch.sampled_point(record.params, record.seed)
                 self._points[point.config_hash] = point
         self._queue_known()
         covered = self._covered(retry_failed)
-        for record in list(self._records.values()):
+        for record in list(self._trials):
             if record.config_hash not in self._points:
                 continue
             for seed in self._launch.seeds:
@@ -110,41 +104,42 @@ class Agenda:
                     self._queue(point, record.distributions, note)
 
     def _covered(self, retry_failed: bool) -> set[str]:
-        return {
-            r.config_hash
-            for r in self._records.values()
-            if not (retry_failed and r.state == "failed")
-        }
+        return {r.config_hash for r in self._trials if not (retry_failed and r.state == "failed")}
 
     def _queue_known(self) -> None:
-        for record in self._records.values():
-            if record.state != "waiting":
-                continue
+        for record in self._trials.waiting():
             if record.config_hash in self._points:
-                self._waiting.append(record.number)
+                self._put(record)
             else:
                 self.unknown.append(record)
 
     def _queue(
         self, point: Point, distributions: Mapping[str, BaseDistribution], note: str
     ) -> None:
-        record = self._add(point, distributions, note)
         self._points[point.config_hash] = point
-        self._cell_hashes.add(point.cell_hash)
-        self.history.note(record)
-        self._waiting.append(record.number)
+        self._put(self._add(point, distributions, note))
+
+    def _put(self, record: TrialRecord, *, first: bool = False) -> None:
+        queues = [self._waiting]
+        if record.config_hash in self._reusable:
+            queues.append(self._free)
+        for queue in queues:
+            queue[record.number] = None
+            queue.move_to_end(record.number, last=not first)
+        same = self._with_hash.setdefault(record.config_hash, [])
+        same.insert(0 if first else len(same), record.number)
 
     def _sample(self) -> None:
         """The next point of a sampled study, as one waiting trial for each seed."""
-        known = self._cell_hashes
-        if len(known) >= self._launch.trials or self.exhausted or self.not_found:
+        trials = self._trials
+        if trials.num_cells >= self._launch.trials or self.exhausted or self.not_found:
             return
         try:
             point, distributions = propose(
                 self._launch,
-                self.history.records(),
-                index=len(known),
-                is_new=lambda candidate: candidate.cell_hash not in known,
+                trials.shown_to_sampler,
+                index=trials.num_cells,
+                is_new=lambda candidate: not trials.has_cell(candidate.cell_hash),
                 failed_draws=self._draws.failed_draws,
             )
         except SpaceExhausted as error:
@@ -161,65 +156,55 @@ class Agenda:
     # What is next --------------------------------------------------------------------------------
 
     def next(self) -> int | None:
-        """The first waiting trial if the budget holds it, else the first that costs nothing."""
+        """The first waiting trial if the limits hold it, else the first that costs nothing."""
         if not self._waiting and not self._launch.study.is_grid:
             self._sample()
         if not self._waiting:
             return None
-        first = self._records[self._waiting[0]]
-        free = [n for n in self._waiting if self._records[n].config_hash in self._reusable]
-        if self._budget is None or first.number in free:
-            return first.number
-        if self._budget.admits(first, self.point_of(first), self._begun()):
-            return first.number
-        return free[0] if free else None
+        first = next(iter(self._waiting))
+        record = self._trials[first]
+        if first in self._free or self._spending.admits(record, self.point_of(record)):
+            return first
+        return next(iter(self._free), None)
 
     def waiting_with(self, config_hash: str) -> int | None:
         """The waiting trial of one configuration."""
-        numbers = (n for n in self._waiting if self._records[n].config_hash == config_hash)
-        return next(numbers, None)
+        return next(iter(self._with_hash.get(config_hash, ())), None)
 
     def point_of(self, record: TrialRecord) -> Point:
         return self._points[record.config_hash]
 
     def hand_out(self, number: int) -> None:
-        self._waiting.remove(number)
+        record = self._trials[number]
+        del self._waiting[number]
+        self._free.pop(number, None)
+        self._with_hash[record.config_hash].remove(number)
 
     def put_first(self, number: int) -> None:
         """A trial that was handed out is to be handed out again, before all others."""
-        self._waiting.insert(0, number)
-
-    def _begun(self) -> list[tuple[int, Point]]:
-        """Trials that were handed out and have not ended."""
-        return [
-            (record.number, self.point_of(record))
-            for record in self._records.values()
-            if record.state in ("running", "waiting")
-            and record.number not in self._waiting
-            and record.config_hash in self._points
-        ]
+        self._put(self._trials[number], first=True)
 
     @property
     def expected(self) -> int:
         """Trials that the launch will have when it is done."""
         if self._launch.study.is_grid or self.exhausted or self.not_found:
-            return len(self._records)
+            return len(self._trials)
         seeds = len(self._launch.seeds)
-        missing = self._launch.trials - len(self._cell_hashes)
-        return len(self._records) + max(0, missing) * seeds
+        missing = self._launch.trials - self._trials.num_cells
+        return len(self._trials) + max(0, missing) * seeds
 
     @property
     def num_reusable(self) -> int:
         """Waiting trials whose configuration was trained before, in this home."""
-        return sum(self._records[n].config_hash in self._reusable for n in self._waiting)
+        return len(self._free)
 
     @property
     def is_all_started(self) -> bool:
         """Whether no trial is left to start."""
-        return not self._waiting and self.expected == len(self._records)
+        return not self._waiting and self.expected == len(self._trials)
 
     @property
     def may_have_more(self) -> bool:
         """Whether a trial may yet be left to start, though none is now: one that runs may be lost
-        and come back, or end early and leave room in the budget."""
-        return bool(self._begun())
+        and come back, or end early and leave room within the limits."""
+        return self._trials.num_begun > 0

@@ -129,12 +129,12 @@ def test_a_home_that_fills_up_under_the_driver_loses_nothing(home, hold, one_cel
     disk.free()
     with hold(one_cell) as session:
         (number,) = numbers
-        assert session.ledger.records[number].state == "waiting"
+        assert session.ledger.trials[number].state == "waiting"
         assert session.ledger.next().record.number == number
         session.ledger.started(number)
         session.ledger.progressed(number, entry(3998, 2.0))
         session.ledger.completed(number, entry(4000, 1.0), tokens=1)
-        record = session.ledger.records[number]
+        record = session.ledger.trials[number]
     assert not session.undelivered
     told = history(home, record)
     assert (told[2], told[3998], told[4000]) == (3.0, 2.0, 1.0)

@@ -80,7 +80,7 @@ def test_the_sampler_is_told_of_a_divergence_and_does_not_go_there_again(hold, r
             hashes = [record.config_hash for record in session.records]
             assert len(set(hashes)) == len(hashes) == 30, "no failed point is suggested again"
             shares[told] = _share_that_diverges(
-                session.launch, session.ledger.agenda.history.records()
+                session.launch, session.ledger.trials.shown_to_sampler
             )
     assert shares[True] < shares[False]
 

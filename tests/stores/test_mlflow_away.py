@@ -123,7 +123,7 @@ def drive(hold, grid_study, proxy, mlflow_server):
 
         @staticmethod
         def history(session, number):
-            run_id = session.ledger.records[number].run_id
+            run_id = session.ledger.trials[number].run_id
             found = client.get_metric_history(run_id, VAL_LOSS)
             return [(m.step, m.timestamp, m.value) for m in found]
 
@@ -178,7 +178,7 @@ def test_503_for_a_while_loses_nothing_and_doubles_nothing(drive, proxy, tmp_pat
     ]  # fmt: skip
     one_run_a_trial(session, away)
     client = MlflowClient(proxy.uri)
-    kept = client.list_artifacts(session.ledger.records[number].run_id, "routing")
+    kept = client.list_artifacts(session.ledger.trials[number].run_id, "routing")
     assert [file.path for file in kept] == ["routing/routing.parquet"]
     out, err = capfd.readouterr()
     assert "secretpw" not in out + err + " ".join(said)

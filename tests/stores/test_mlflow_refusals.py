@@ -127,7 +127,7 @@ def test_a_launch_passes_a_proxy_tls_a_token_and_a_prefix(
         with hold(grid_study, seeds=(0,), options={"mlflow_uri": uri}) as session:
             number = session.ledger.next().record.number
             session.ledger.started(number)
-            run_id = session.ledger.records[number].run_id
+            run_id = session.ledger.trials[number].run_id
             assert session.tracking.link(run_id).startswith(f"{uri}/#/experiments/")
         assert not session.undelivered
         run = connect(uri).get_run(run_id)

@@ -60,7 +60,7 @@ def test_a_jump_neither_loses_nor_doubles_points(home, hold, grid_study, jump):
         assert session.ledger.next().record.number == record.number
         session.ledger.started(record.number)
         _train(session, record, jump=jump, jumps={6: -DAY_S})
-        name, run_id = session.launch.name, session.ledger.records[record.number].run_id
+        name, run_id = session.launch.name, session.ledger.trials[record.number].run_id
     client = MlflowClient(home.mlflow_uri)
     history = client.get_metric_history(run_id, VAL_LOSS)
     assert [m.step for m in history] == [2, 4, 6, 8]

@@ -35,7 +35,7 @@ def test_metrics_outlive_a_server_that_is_away_and_nothing_is_shown(
             ledger.next()
     assert session.undelivered
     assert session.exit_code == 1
-    assert [session.ledger.records[n].state for n in numbers] == ["complete", "complete"]
+    assert [session.ledger.trials[n].state for n in numbers] == ["complete", "complete"]
 
     server.start()
     delivered, left = deliver_spools(
@@ -48,10 +48,10 @@ def test_metrics_outlive_a_server_that_is_away_and_nothing_is_shown(
     assert delivered > 0
     assert left == 0
     for number, value in zip(numbers, (2.25, 1.75), strict=True):
-        run = client.get_run(session.ledger.records[number].run_id)
+        run = client.get_run(session.ledger.trials[number].run_id)
         assert run.info.status == "FINISHED"
         assert run.data.metrics[VAL_LOSS] == value
-    history = client.get_metric_history(session.ledger.records[numbers[1]].run_id, VAL_LOSS)
+    history = client.get_metric_history(session.ledger.trials[numbers[1]].run_id, VAL_LOSS)
     assert [(m.step, m.timestamp) for m in history] == [(4, 1004), (6, 1006), (8, 1008)]
     out, err = capfd.readouterr()
     assert out == "", "a script's stdout holds its JSON and nothing else"

@@ -197,7 +197,7 @@ def test_a_server_that_goes_away_under_a_driver_ends_it_with_one_message(
     assert raised.value.exit_code == 1
     assert "s3cret-pw" not in str(raised.value)
     with hold(grid_study, options={"optuna_storage": url}) as session:
-        assert session.ledger.records[numbers[0]].state == "waiting"
+        assert session.ledger.trials[numbers[0]].state == "waiting"
 
 
 def test_a_local_storage_needs_no_server_lock(tmp_path):

@@ -118,7 +118,7 @@ def test_replayed_steps_are_not_written_twice(home, hold, grid_study):
         session.ledger.progressed(number, {**entry(2, 3.0), "timestamp_ms": 99999})
         session.ledger.progressed(number, entry(4, 2.5))
         session.ledger.completed(number, entry(4, 2.5), tokens=1)
-        run_id = session.ledger.records[number].run_id
+        run_id = session.ledger.trials[number].run_id
     history = MlflowClient(home.mlflow_uri).get_metric_history(run_id, VAL_LOSS)
     assert [(m.step, m.value) for m in history] == [(2, 3.0), (4, 2.5)]
     assert stores(home, name)[number][0].intermediate_values == {2: 3.0, 4: 2.5}
@@ -141,7 +141,7 @@ def test_a_shared_cell_is_paid_once_in_a_home(home, hold, grid_study):
     other = dataclasses.replace(grid_study, name="other")
     with hold(grid_study) as session:
         number = run_one(session.ledger, [(2, 3.0), (4, 2.5)])
-        source = session.ledger.records[number]
+        source = session.ledger.trials[number]
     with hold(other) as session:
         assignment = session.ledger.next()
         assert assignment.record.cell != source.cell
@@ -163,7 +163,7 @@ def test_sampled_points_are_new_feasible_and_the_same_after_a_restart(
             number = session.ledger.next().record.number
             session.ledger.started(number)
             session.ledger.completed(number, entry(8, 3 - 0.1 * step), tokens=1)
-            drawn.append(session.ledger.records[number])
+            drawn.append(session.ledger.trials[number])
     hashes = [record.config_hash for record in drawn]
     assert len(set(hashes)) == len(hashes)
     with hold(sampled_study, trials=16) as session:

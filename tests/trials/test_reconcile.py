@@ -18,18 +18,18 @@ def finish_one(session):
     session.ledger.started(number)
     session.ledger.progressed(number, entry(4, 2.5))
     session.ledger.completed(number, entry(4, 2.5), tokens=1)
-    return session.ledger.records[number]
+    return session.ledger.trials[number]
 
 
 def test_a_trial_left_running_in_both_stores_waits_again(home, hold, grid_study):
     with hold(grid_study) as session:
         number = session.ledger.next().record.number
         record = session.ledger.started(number)
-        session.ledger.records.clear()  # what a killed driver forgets to put back
+        session.ledger.release_running = lambda: None  # as a killed driver leaves it
     client = MlflowClient(home.mlflow_uri)
     assert client.get_run(record.run_id).info.status == "RUNNING"
     with hold(grid_study) as session:
-        assert session.ledger.records[number].state == "waiting"
+        assert session.ledger.trials[number].state == "waiting"
         assert any("interrupted" in line for line in session.said)
     assert client.get_run(record.run_id).info.status == "SCHEDULED"
 
@@ -52,7 +52,7 @@ def test_final_metrics_that_never_arrived_are_written_again(home, hold, grid_stu
         session.ledger.progressed(number, entry(4, 2.5))
         session.tracking.log = lambda run_id, entries: None
         session.ledger.completed(number, {**entry(4, 2.5), "val/perplexity": 12.2}, tokens=1)
-        record = session.ledger.records[number]
+        record = session.ledger.trials[number]
     client = MlflowClient(home.mlflow_uri)
     # As if the spool had been lost with its disk: the run knows nothing of its metrics.
     import sqlite3
@@ -72,7 +72,7 @@ def test_a_value_that_differs_is_named_and_not_changed(home, hold, grid_study, s
     client = MlflowClient(home.mlflow_uri)
     client.log_metric(record.run_id, VAL_LOSS, 9.0, timestamp=10**13, step=99)
     with hold(grid_study) as session:
-        assert session.ledger.records[record.number].value == 2.5
+        assert session.ledger.trials[record.number].value == 2.5
     assert any("2.5 in Optuna and 9.0 in MLflow" in line for line in said)
 
 

@@ -57,7 +57,7 @@ def test_every_feasible_point_is_found_and_only_then_is_the_space_exhausted(
     with hold(sparse_study, trials=12) as session:
         finish_all(session)
         assert len(session.records) == 12
-        assert session.ledger.agenda.exhausted is None
+        assert session.ledger.queue.exhausted is None
     with hold(sparse_study) as session:
         finish_all(session)
     found = [record.params["optim.beta1"] for record in session.records]

@@ -39,11 +39,11 @@ def test_no_trial_starts_that_the_tokens_do_not_hold(hold, grid_study, said, hom
     with hold(grid_study, options=tokens(3 * TRIAL_TOKENS - 1)) as session:
         first, second = session.ledger.next(), session.ledger.next()
         assert session.ledger.next() is None, "two are on their way, and a third does not fit"
-        assert session.ledger.agenda.may_have_more
+        assert session.ledger.queue.may_have_more
         finish(session.ledger, first)
         finish(session.ledger, second)
         assert session.ledger.next() is None
-        assert not session.ledger.agenda.may_have_more
+        assert not session.ledger.queue.may_have_more
     assert session.exit_code == 0
     assert session.left_out.trials == [2, 3, 4, 5]
     assert "--max-tokens" in said[-1]
@@ -84,7 +84,7 @@ def test_an_interrupted_trial_needs_only_what_is_left_of_it(hold, grid_study):
         number = session.ledger.next().record.number
         session.ledger.started(number)
         session.ledger.progressed(number, entry(6, 2.5, 30.0))
-    record = session.ledger.records[number]
+    record = session.ledger.trials[number]
     assert record.state == "waiting"
     assert record.device_s == pytest.approx(30.0, rel=0.1), "and what passed since its report"
     with hold(grid_study, options=tokens(TRIAL_TOKENS)) as session:
@@ -107,7 +107,7 @@ def test_what_another_launch_has_trained_is_free(hold, grid_study):
 def test_device_hours_count_every_state_and_running_time(hold, grid_study):
     limits = {"limits": Limits(device_s=100.0)}
     with hold(grid_study, options=limits) as session:
-        budget, ledger = session.ledger.budget, session.ledger
+        budget, ledger = session.ledger.spending, session.ledger
         clock = [0.0]
         budget._now = lambda: clock[0]
         finish(ledger, ledger.next(), device_s=20.0)
@@ -125,7 +125,7 @@ def test_device_hours_count_every_state_and_running_time(hold, grid_study):
         assert ledger.next() is None
     assert "0.02778 device-hours are spent" in session.left_out.reason
     with hold(grid_study, options=limits) as session:
-        assert session.ledger.budget.device_s_spent == 100.0, "read back from the record"
+        assert session.ledger.spending.device_s_spent == 100.0, "read back from the record"
 
 
 @pytest.mark.parametrize("limits", [Limits(tokens=0), Limits(device_s=float("nan"))])
@@ -149,7 +149,7 @@ def test_running_trials_wait_at_their_checkpoints_once_the_device_time_is_spent(
     with hold(
         grid_study, seeds=(0,), overrides=overrides, options=limits, listener=let_time_pass
     ) as session:
-        session.ledger.budget._now = lambda: time.monotonic() + passed_s[0]
+        session.ledger.spending._now = lambda: time.monotonic() + passed_s[0]
         run(session)
     assert session.exit_code == 0
     states = count_states(session.records)
@@ -160,7 +160,7 @@ def test_running_trials_wait_at_their_checkpoints_once_the_device_time_is_spent(
     before = {r.number: max(r.curve, default=0) for r in session.records}
     more = {"limits": Limits(device_s=1e9), "concurrency": 2}
     with hold(grid_study, seeds=(0,), overrides=overrides, options=more) as session:
-        assert session.ledger.budget.device_s_spent > 0
+        assert session.ledger.spending.device_s_spent > 0
         run(session)
     assert count_states(session.records)["complete"] == 3
     assert max(before.values()) > 0

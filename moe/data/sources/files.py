@@ -39,6 +39,20 @@ class LocalFiles:
 
     pattern: str
 
+    sequence_labels = ()
+    survey_limit = None
+
+    def label_candidates(self) -> tuple[str, ...] | None:
+        """Known without reading where all files are Parquet, or hold nothing but text."""
+        columns: set[str] = set()
+        for name, path in self._files:
+            if name == "jsonl":
+                return None
+            if name == "parquet":
+                with _readable(path), _open_parquet(path) as file:
+                    columns |= set(_string_columns(file.schema_arrow))
+        return tuple(sorted(columns - {TEXT_COLUMN}))
+
     @cached_property
     def _files(self) -> list[tuple[str, Path]]:
         pattern = os.path.expanduser(self.pattern)

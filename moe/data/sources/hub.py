@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from moe.data.digest import ContentDigest
+from moe.data.labels import TEXT_COLUMN
 from moe.data.sources.files import PARQUET_BATCH_ROWS
 
 PROBE_TIMEOUT_S = 5.0
+SURVEY_DOCUMENTS = 10_000  # of a remote data set, read to learn which of its columns are labels
 CONFIG_COLUMN = "config"
 _BLOCK_BYTES = 1 << 20
 
@@ -31,6 +33,25 @@ class HubDataset:
 
     name: str
     config: str | None
+
+    sequence_labels = ()
+
+    @property
+    def survey_limit(self) -> int | None:
+        return None if self._is_local else SURVEY_DOCUMENTS
+
+    def label_candidates(self) -> tuple[str, ...] | None:
+        """Strings and classes among the features, where the data set tells them beforehand."""
+        with _opened(self, None) as (builder, _):
+            features = builder.info.features
+        if not features:
+            return None
+        return tuple(
+            name
+            for name, kind in features.items()
+            if name != TEXT_COLUMN
+            and (hasattr(kind, "int2str") or getattr(kind, "dtype", "").endswith("string"))
+        )
 
     def digest(self) -> str:
         """Over the content of the files; over the commit where the files are remote."""
@@ -113,6 +134,21 @@ class HubConfigs:
 
     name: str
     configs: tuple[str, ...]
+
+    sequence_labels = (CONFIG_COLUMN,)
+
+    @property
+    def survey_limit(self) -> int | None:
+        return next(iter(self._parts.values())).survey_limit
+
+    def label_candidates(self) -> tuple[str, ...] | None:
+        columns = {CONFIG_COLUMN}
+        for part in self._parts.values():
+            found = part.label_candidates()
+            if found is None:
+                return None
+            columns |= set(found)
+        return tuple(sorted(columns))
 
     def __post_init__(self) -> None:
         if "" in self.configs or len(set(self.configs)) != len(self.configs):

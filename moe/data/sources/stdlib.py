@@ -34,6 +34,12 @@ _LEFT_OUT_FILES = {"html/entities.py", "msilib/schema.py", "msilib/sequence.py"}
 class StandardLibrary:
     """The corpus `stdlib`."""
 
+    sequence_labels = ("topic",)
+    survey_limit = None
+
+    def label_candidates(self) -> tuple[str, ...]:
+        return self.sequence_labels
+
     @cached_property
     def _files(self) -> list[tuple[str, Path]]:
         root = Path(sysconfig.get_path("stdlib"))

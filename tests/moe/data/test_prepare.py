@@ -70,7 +70,8 @@ def test_the_folder_is_named_by_the_digest(data, tmp_path):
     config = data()
     path = prepare(config, tmp_path)
     assert path == tmp_path / data_digest(config, open_corpus(config.corpus))
-    assert sorted(contents(path)) == ["meta.json", "train.arrow", "val.arrow", "vocabulary.arrow"]
+    files = ["train-labels", "train", "val-labels", "val", "vocabulary"]
+    assert sorted(contents(path)) == ["meta.json", *(f"{name}.arrow" for name in files)]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -233,7 +234,9 @@ def test_a_root_that_is_no_folder(data, tmp_path):
     assert (tmp_path / "tokens").read_text() == "a file"
 
 
-@pytest.mark.parametrize("name", ["train.arrow", "val.arrow", "vocabulary.arrow", META_FILE])
+@pytest.mark.parametrize(
+    "name", ["train.arrow", "val.arrow", "val-labels.arrow", "vocabulary.arrow", META_FILE]
+)
 def test_damage_is_made_good(data, tmp_path, name):
     path = prepare(data(), tmp_path)
     whole = contents(path)

@@ -24,7 +24,7 @@ S = 32
 
 @pytest.fixture(scope="module")
 def path(data, tmp_path_factory):
-    return prepare(data(), tmp_path_factory.mktemp("tokens"))
+    return prepare(data(sequence_labels="domain+language"), tmp_path_factory.mktemp("tokens"))
 
 
 @pytest.fixture(scope="module")

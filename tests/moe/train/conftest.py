@@ -50,7 +50,8 @@ def tokens_dir(tmp_path_factory) -> Path:
             chosen = generator.choices(words, k=60)
             text = " ".join(chosen if i % 2 else [word[::-1] for word in chosen])
             file.write(json.dumps({"text": text, "language": ("xx", "en")[i % 2]}) + "\n")
-    data = DataConfig(corpus=f"files:{folder}/documents.jsonl", holdout_fraction=0.2)
+    corpus = f"files:{folder}/documents.jsonl"
+    data = DataConfig(corpus=corpus, holdout_fraction=0.2, sequence_labels="language")
     return prepare(data, folder / "tokens")
 
 

@@ -1,0 +1,48 @@
+"""What a plan says of its text: which corpus was not read, and how much a context leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moe.config import DataConfig
+from moe.data.dropped_text import WORTH_SAYING, about_dropped_text, expected_dropped_share
+from moe.data.prepare import sequence_labels
+from orchestrator.study.launch import Launch, Point
+
+
+def corpus_notes(launch: Launch, points: Sequence[Point]) -> list[str]:
+    """A line each. `points` are a grid's; a sampled study stands for itself by its base."""
+    return [*_unread(launch), *_dropped_text(launch, points or [launch.base_point()])]
+
+
+def _unread(launch: Launch) -> list[str]:
+    if launch.unread is None:
+        return []
+    return [
+        f"the corpus {launch.corpus_spec} was not read, so this plan has no config hashes and no "
+        f"launch name: {launch.unread}"
+    ]
+
+
+def _dropped_text(launch: Launch, points: Sequence[Point]) -> list[str]:
+    """For each corpus the context length that leaves most of it unused, where that is worth it."""
+    if launch.corpus is None:
+        return []
+    contexts: dict[str, tuple[int, DataConfig]] = {}
+    for point in points:
+        data, context = point.config.data, point.config.model.context_length
+        if context > contexts.get(data.digest, (0,))[0]:
+            contexts[data.digest] = (context, data)
+    lines = []
+    for context, data in contexts.values():
+        share = expected_dropped_share(data, launch.corpus, context)
+        if share > WORTH_SAYING:
+            lines.append(
+                about_dropped_text(
+                    share,
+                    context_length=context,
+                    labels=sequence_labels(data, launch.corpus),
+                    exact=data.tokenizer == "byte",
+                )
+            )
+    return lines
