@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+from moe.config import MoEConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
+    """`needs`: which runs have it: all, those with experts, or those whose router scores them."""
+
     name: str
     unit: str
     better: Literal["lower", "higher", "neither"]
     reduction: str
     meaning: str
+    needs: Literal["", "experts", "scores"] = ""
 
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is a cross-entropy in nats a token: its exponential is a perplexity."""
+        return self.unit == NATS
+
+    def cost(self, value: float) -> float:
+        """The value, negated where higher is better: of two costs the lower is the better one."""
+        return -value if self.better == "higher" else value
+
+    def is_measured(self, moe: MoEConfig) -> bool:
+        """Whether a run of such a mixture has it."""
+        if not self.needs:
+            return True
+        return not moe.is_dense and (self.needs == "experts" or moe.router_kind.scores)
+
+    def require_direction(self, what: str) -> None:
+        """Raises ValueError where neither way is better; `what` needs to know (a sentence)."""
+        if self.better == "neither":
+            directed = ", ".join(m.name for m in METRICS if m.better != "neither")
+            raise ValueError(
+                f"{what}; received {self.name!r}, of which neither less nor more is better. Those "
+                f"with a direction are {directed}."
+            )
+
+
+NATS = "nats/token"
 
 STEP = "step"
 TOKENS = "tokens"
@@ -41,16 +74,25 @@ _EVAL = "mean over the held-out tokens"
 _SINCE = "mean over steps since the last evaluation"
 _LAYERS = "mean over MoE blocks, on the evaluation set"
 
+_NEEDS: dict[str, Literal["scores"]] = {BALANCE_LOSS: "scores", Z_LOSS: "scores"}
+
 METRICS: tuple[Metric, ...] = tuple(
-    Metric(name=n, unit=u, better=b, reduction=r, meaning=m)
+    Metric(
+        name=n,
+        unit=u,
+        better=b,
+        reduction=r,
+        meaning=m,
+        needs=_NEEDS.get(n, "experts" if n.startswith("router/") else ""),
+    )
     for n, u, b, r, m in (
-        (VAL_LOSS, "nats/token", "lower", _EVAL, "cross-entropy on the fixed held-out set"),
+        (VAL_LOSS, NATS, "lower", _EVAL, "cross-entropy on the fixed held-out set"),
         (VAL_PERPLEXITY, "1", "lower", _EVAL, "exp(val/loss)"),
         (VAL_BITS_PER_BYTE, "bits/byte", "lower", _EVAL, "compares tokenizers"),
-        (TRAIN_LOSS, "nats/token", "lower", _SINCE, "cross-entropy, auxiliary losses apart"),
+        (TRAIN_LOSS, NATS, "lower", _SINCE, "cross-entropy, auxiliary losses apart"),
         (
             TRAIN_LOSS_LAST_100,
-            "nats/token",
+            NATS,
             "lower",
             "mean over the last 100 steps",
             "the average that arXiv 2402.13089 reports",
@@ -75,3 +117,29 @@ METRICS: tuple[Metric, ...] = tuple(
         (SATURATION, "1", "neither", _LAYERS, "overlap of the choice now with the final choice"),
     )
 )
+
+_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def metric_named(name: str, what: str) -> Metric:
+    """Raises ValueError with near matches for a name that is none; `what` needs it (a sentence)."""
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    near = difflib.get_close_matches(str(name), _BY_NAME, n=2)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(_BY_NAME)}."
+    raise ValueError(f"{what}; received {name!r}. {hint}")
+
+
+def describe(name: str) -> Metric:
+    """For readers, who must not fail at a name of another version: one without unit, the lower the
+    better, stands for it."""
+    unknown = Metric(name=name, unit="1", better="lower", reduction="", meaning="")
+    return _BY_NAME.get(name, unknown)
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats a token; infinite where that is too large for a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -115,7 +115,7 @@ class EvaluationSet:
         loss_sum, count = loss_sum_and_count.tolist()
         values = {
             names.VAL_LOSS: loss_sum / count,
-            names.VAL_PERPLEXITY: _exp(loss_sum / count),
+            names.VAL_PERPLEXITY: names.perplexity(loss_sum / count),
             names.VAL_BITS_PER_BYTE: loss_sum / (math.log(2) * self.counted_bytes),
         }
         if not blocks:
@@ -134,11 +134,3 @@ class EvaluationSet:
         num_units = min(PROBE_UNITS, self.num_sequences * self._units_per_sequence)
         shape = (len(self.config.moe_layers), num_units, self.config.moe.active_experts)
         return torch.zeros(shape, dtype=torch.int64, device=self.world.device)
-
-
-def _exp(loss: float) -> float:
-    """A perplexity too large for a float is infinite."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from moe.metrics import TOKENS, TOKENS_PER_S, VAL_LOSS
+from moe.metrics import TOKENS, TOKENS_PER_S, VAL_LOSS, Metric, describe
 from orchestrator.stores.trial_record import FINISHED_STATES, STATES, TrialRecord, count_states
 from orchestrator.trials.ledger import Ledger
 
@@ -33,6 +33,7 @@ class RunProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._ledger: Ledger | None = None
+        self._measure: Metric = describe(VAL_LOSS)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -66,6 +67,7 @@ class RunProgress:
 
     def planned(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._measure = ledger.measure
         finished = [r for r in ledger.trials if r.state in FINISHED_STATES]
         self._finished_before = len(finished)
         self._began = time.monotonic()
@@ -85,7 +87,7 @@ class RunProgress:
                 self.say(self._line(record))
 
     def _line(self, record: TrialRecord) -> str:
-        value = f" {VAL_LOSS} {record.value:.4f}" if record.value is not None else ""
+        value = f" {self._measure.name} {record.value:.4f}" if record.value is not None else ""
         reason = f" ({record.reason})" if record.reason else ""
         return (
             f"trial {record.number} {record.cell} seed {record.seed}: {record.state}{value}{reason}"
@@ -105,7 +107,7 @@ class RunProgress:
             Text(f"{state} {counts[state]}", style=_COLOURS[state]) for state in STATES
         )
         complete = [r for r in records if r.value is not None]
-        best = min(complete, key=lambda r: r.value, default=None)
+        best = min(complete, key=lambda r: self._measure.cost(r.value), default=None)
         speed = sum(self._speed.values())
         if speed > 0:
             states.append(f"   {speed / 1e3:.1f}k tokens/s")

@@ -86,7 +86,7 @@ def status(
         ]
         for r in shown
     ]
-    headings = ("trial", "cell", "seed", "state", "val/loss", "tokens", "reason")
+    headings = ("trial", "cell", "seed", "state", launch.metric, "tokens", "reason")
     print_rows(headings, rows, fold={"cell", "reason"})
     if len(shown) < len(launch.trials):
         left_out = len(launch.trials) - len(shown)

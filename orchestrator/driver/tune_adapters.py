@@ -218,19 +218,21 @@ class RuleScheduler(_NotPickled, FIFOScheduler):
         super().__init__()
         assert launch.study.early_stopping is not None
         self._metric = launch.study.metric
+        self._cost = launch.study.measure.cost
         self._judge = launch.study.early_stopping.judge()
         for record in ledger.trials:
             if record.state in FINISHED_STATES:
                 num_steps = record.params.get("train.num_steps", launch.base.train.num_steps)
                 for step, value in sorted(record.curve.items()):
                     if step < num_steps:
-                        self._judge.stops(record.number, step, num_steps, value)
+                        self._judge.stops(record.number, step, num_steps, self._cost(value))
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if STEP not in result or self._metric not in result:
             return TrialScheduler.CONTINUE
         num_steps = trial.config["job"]["config"]["train"]["num_steps"]
-        stops = self._judge.stops(number_of(trial), result[STEP], num_steps, result[self._metric])
+        cost = self._cost(result[self._metric])
+        stops = self._judge.stops(number_of(trial), result[STEP], num_steps, cost)
         return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
 
 

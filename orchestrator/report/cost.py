@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from moe.metrics import DEVICE_S
 from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, TrialRecord
 
 TOTAL = "total"
@@ -26,7 +25,7 @@ class CostRow:
 def cost_rows(records: Sequence[TrialRecord]) -> list[CostRow]:
     """A row a cell, in the order asked for, then the total; reused results cost nothing here.
 
-    Device time is among a trial's last metrics: a pruned or failed trial has recorded none.
+    What was pruned, failed or interrupted was paid for as well, and is counted.
     """
     groups: dict[str, list[TrialRecord]] = {}
     for record in sorted(records, key=lambda r: r.number):
@@ -36,8 +35,8 @@ def cost_rows(records: Sequence[TrialRecord]) -> list[CostRow]:
 
 
 def _row(cell: str, records: Iterable[TrialRecord]) -> CostRow:
-    paid = [r for r in records if r.tokens]
-    times = [r.metrics[DEVICE_S] for r in paid if DEVICE_S in r.metrics]
+    paid = [r for r in records if not r.is_reused and (r.tokens or r.device_s)]
+    times = [r.device_s for r in paid if r.device_s]
     return CostRow(
         cell=cell,
         trials=len(paid),

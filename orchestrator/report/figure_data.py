@@ -100,7 +100,8 @@ def complete_cells(launch: LaunchRecords) -> list[CellTrials]:
         for name, of in groups.items()
     ]
     if launch.info.attributes.get("sampled"):
-        cells.sort(key=lambda cell: np.mean([r.value for r in cell.trials]))
+        cost = launch.measure.cost
+        cells.sort(key=lambda cell: cost(np.mean([r.value for r in cell.trials])))
         cells = cells[:MOST_SAMPLED]
     return cells
 

@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from moe.metrics import METRICS
+from moe.metrics import Metric, describe
 
 
 def label_of(metric: str) -> str:
     """The metric with its unit."""
-    unit = next((m.unit for m in METRICS if m.name == metric), "1")
+    unit = describe(metric).unit
     return metric if unit == "1" else f"{metric} ({unit})"
+
+
+def curve_label(measure: Metric) -> str:
+    """Of what curves show: of a loss its perplexity, else the metric itself."""
+    if not measure.is_loss:
+        return label_of(measure.name)
+    text = {"val": "validation", "train": "training"}
+    return f"{text[measure.name.partition('/')[0]]} perplexity"
 
 
 def probe_name(probe: str) -> str:

@@ -83,7 +83,7 @@ def values_of(
     """cell -> seed -> metric -> final value."""
     values: dict[str, dict[int, dict[str, float]]] = {}
     for record in records:
-        found = {**record.metrics, metric: record.value}
+        found = {metric: record.value, **record.metrics}
         values.setdefault(record.cell, {})[record.seed] = found
     return values
 

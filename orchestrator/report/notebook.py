@@ -101,9 +101,14 @@ class LaunchFrames:
         return pd.DataFrame(read_analysis(self.records.home, self.name))
 
     def pareto_frame(self) -> pd.DataFrame:
-        """A row a cell, the cheapest first, and whether it is on the front of loss and FLOPs."""
+        """A row a cell, the cheapest first, and whether it is on the front of value and FLOPs."""
         return pd.DataFrame(
-            [asdict(p) for p in pareto_points(self.records.trials, self.records.home)]
+            [
+                asdict(p)
+                for p in pareto_points(
+                    self.records.trials, self.records.home, metric=self.records.metric
+                )
+            ]
         )
 
     def is_evidence(self) -> bool:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from moe.metrics import describe
 from orchestrator.base.home import Home
 from orchestrator.report.figure_data import counted, tokens_per_step
 from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, TrialRecord
@@ -22,8 +23,8 @@ class ParetoPoint:
     on_front: bool
 
 
-def pareto_points(records: Sequence[TrialRecord], home: Home) -> list[ParetoPoint]:
-    """Cells with a complete trial, the cheapest first; lower values are better.
+def pareto_points(records: Sequence[TrialRecord], home: Home, *, metric: str) -> list[ParetoPoint]:
+    """Cells with a complete trial, the cheapest first, in the metric's own better direction.
 
     FLOPs are of the training that a result stands for, also where it was paid for in another
     launch. A cell whose batch is not known is left out.
@@ -42,11 +43,12 @@ def pareto_points(records: Sequence[TrialRecord], home: Home) -> list[ParetoPoin
         for group in groups.values()
         if (tokens := _trained_tokens(group, home)) is not None
     ]
-    points.sort(key=lambda point: (point.flops, point.value))
+    cost = describe(metric).cost
+    points.sort(key=lambda point: (point.flops, cost(point.value)))
     best, marked = math.inf, []
     for point in points:
-        marked.append(replace(point, on_front=point.value < best))
-        best = min(best, point.value)
+        marked.append(replace(point, on_front=cost(point.value) < best))
+        best = min(best, cost(point.value))
     return marked
 
 

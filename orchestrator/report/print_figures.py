@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe.metrics import VAL_LOSS
 from orchestrator.base.home import Home
 from orchestrator.report.figure_data import (
     MOST_SAMPLED,
@@ -34,7 +33,7 @@ from orchestrator.report.figure_data import (
     specializations,
     tokens_per_step,
 )
-from orchestrator.report.figure_labels import label_of, probe_name, word_form_note
+from orchestrator.report.figure_labels import curve_label, label_of, probe_name, word_form_note
 from orchestrator.report.judge import NO_EVIDENCE, main_digest
 
 if TYPE_CHECKING:
@@ -92,8 +91,8 @@ def _quality_figures(
 
     metric = launch.info.attributes["metric"]
     reference = launch.info.attributes.get("baseline")
-    label, is_loss = label_of(metric), metric == VAL_LOSS
-    y_label = "validation perplexity" if is_loss else label
+    label, is_loss = label_of(metric), launch.measure.is_loss
+    y_label = curve_label(launch.measure)
     curves = {c.name: curve for c in cells if (curve := curve_of(c, x.per_step[c.name], is_loss))}
     if curves:
         baseline = curves.pop(reference, None) if len(curves) > 1 else None

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moe.metrics import Metric, describe
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report.judge import Judgement, judge_launch, read_analysis
@@ -30,6 +31,11 @@ class LaunchRecords:
     @property
     def metric(self) -> str:
         return self.info.attributes["metric"]
+
+    @property
+    def measure(self) -> Metric:
+        """The metric with its direction."""
+        return describe(self.metric)
 
     def importances(self) -> dict[str, float]:
         """Of a sampled study's parameters; empty of a grid, and where there is too little."""

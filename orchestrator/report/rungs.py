@@ -1,6 +1,6 @@
-"""Whether a loss at a rung foretells the final one, from full curves: what early stopping rests on.
+"""Whether a rung's value foretells the final one, from full curves: what early stopping rests on.
 
-Kendall's tau between the losses at a rung and at the end, over trials that ran to the end. Those
+Kendall's tau between the metric at a rung and at the end, over trials that ran to the end. Those
 that were stopped have no end, so after stopping for real this speaks of the survivors only.
 """
 
@@ -20,7 +20,7 @@ MIN_CURVES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """`tau` is None with fewer than MIN_CURVES curves, or where all losses are equal."""
+    """`tau` is None with fewer than MIN_CURVES curves, or where all values are equal."""
 
     step: int
     tau: float | None
@@ -69,6 +69,6 @@ def rung_line(found: Sequence[Rung], num_steps: int) -> str:
         )
     taus = ", ".join(f"{r.tau:.2f}" if r.tau is not None else "-" for r in found)
     return (
-        f"early stopping at steps {steps} of {num_steps}: Kendall's tau with the final loss "
+        f"early stopping at steps {steps} of {num_steps}: Kendall's tau with the final value "
         f"{taus}, over {n} full curves"
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from moe.metrics import VAL_LOSS
 from orchestrator.report import plotly_charts
 from orchestrator.report.figure_data import (
     MOST_SAMPLED,
@@ -19,7 +18,7 @@ from orchestrator.report.figure_data import (
     specializations,
     tokens_per_step,
 )
-from orchestrator.report.figure_labels import label_of, probe_name, word_form_note
+from orchestrator.report.figure_labels import curve_label, label_of, probe_name, word_form_note
 from orchestrator.report.judge import read_analysis
 from orchestrator.report.pareto import pareto_points
 from orchestrator.report.records import LaunchRecords
@@ -61,14 +60,14 @@ def chart_sections(launch: LaunchRecords) -> list[Section]:
 def _curves(
     launch: LaunchRecords, cells: Sequence[CellTrials], x_of: Mapping[str, Any], x_label: str
 ) -> Section:
-    is_loss = launch.metric == VAL_LOSS
+    is_loss = launch.measure.is_loss
     curves = [c for cell in cells if (c := curve_of(cell, x_of[cell.name], is_loss))]
     cut = launch.info.attributes["sampled"] and len(cells) == MOST_SAMPLED
     chart = plotly_charts.curves_chart(
         curves,
         launch.info.attributes.get("baseline"),
         x_label=x_label,
-        y_label="validation perplexity" if is_loss else label_of(launch.metric),
+        y_label=curve_label(launch.measure),
         log_scale=is_loss,
     )
     return Section(
@@ -153,7 +152,7 @@ def _specialization(launch: LaunchRecords, cells: Sequence[CellTrials]) -> Itera
 
 
 def _pareto(launch: LaunchRecords) -> Section:
-    points = pareto_points(launch.trials, launch.home)
+    points = pareto_points(launch.trials, launch.home, metric=launch.metric)
     front = ", ".join(point.cell for point in points if point.on_front)
     chart = (
         {"pareto": plotly_charts.pareto_chart(points, metric=label_of(launch.metric))}
@@ -162,7 +161,9 @@ def _pareto(launch: LaunchRecords) -> Section:
     )
     return Section(
         title="Quality against compute",
-        how="The Pareto front: no other cell reaches as low a value for as few training FLOPs. "
+        how="The Pareto front: no other cell reaches as "
+        f"{'high' if launch.measure.better == 'higher' else 'low'} a value for as few training "
+        "FLOPs. "
         f"On it: {front}. Means over seeds; differences within their intervals decide nothing.",
         figures=chart,
         missing="No complete trial says how many tokens it was trained on.",

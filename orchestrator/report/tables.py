@@ -15,6 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from moe.metrics import (
+    VAL_BITS_PER_BYTE,
+    VAL_LOSS,
+    VAL_PERPLEXITY,
+    Metric,
+    describe,
+    perplexity,
+)
 from orchestrator.base.errors import BadInput
 from orchestrator.report.judge import Judgement, main_digest
 from orchestrator.report.statistics import RankCorrelation, kendall_tau, mean_interval
@@ -37,8 +45,9 @@ Published = Mapping[str, Mapping[str, float]]  # cell -> corpus -> perplexity
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """`published` is the paper's perplexity of this cell, by corpus; `commits` are those of the
-    code that trained it, where that was a checkout."""
+    """`perplexity` is that of the mean, where the table's metric is a loss; `published` the paper's
+    perplexity of this cell, by corpus; `commits` are those of the code that trained it, where that
+    was a checkout."""
 
     cell: str
     n: int
@@ -98,21 +107,28 @@ def table_of(
     for record in numbered:
         digest = record.attributes.get(MOE_DIGEST) or first.get(record.cell_hash, "")
         groups.setdefault((record.cell_hash, digest), []).append(record)
-    rows = [_row(group, digest, published or {}) for (_, digest), group in groups.items()]
+    measure = describe(metric)
+    rows = [_row(group, digest, published or {}, measure) for (_, digest), group in groups.items()]
     if best_first:
-        rows.sort(key=lambda row: math.inf if row.mean is None else row.mean)
+        rows.sort(key=lambda row: math.inf if row.mean is None else measure.cost(row.mean))
     return Table(
         study=study,
         launch=launch,
         metric=metric,
         rows=rows,
-        rank_correlation=_rank_correlation(rows, main_digest(records)),
+        rank_correlation=_rank_correlation(rows, main_digest(records), measure),
         judgement=judgement,
     )
 
 
-def _rank_correlation(rows: Sequence[Row], digest: str) -> dict[str, RankCorrelation]:
-    """Over the cells that both have; ours from the code that trained the most of the launch."""
+def _rank_correlation(
+    rows: Sequence[Row], digest: str, measure: Metric
+) -> dict[str, RankCorrelation]:
+    """Over the cells that both have; ours from the code that trained the most of the launch. None
+    where ours is not measured on held-out text: a paper's perplexities have nothing to rank it by.
+    """
+    if measure.name not in (VAL_LOSS, VAL_PERPLEXITY, VAL_BITS_PER_BYTE):
+        return {}
     ours = {r.cell: r.mean for r in rows if r.mean is not None and r.moe_digest == digest}
     corpora = dict.fromkeys(corpus for row in rows for corpus in row.published)
     return {
@@ -123,7 +139,7 @@ def _rank_correlation(rows: Sequence[Row], digest: str) -> dict[str, RankCorrela
     }
 
 
-def _row(records: list[TrialRecord], digest: str, published: Published) -> Row:
+def _row(records: list[TrialRecord], digest: str, published: Published, measure: Metric) -> Row:
     first = records[0]
     complete = {r.seed: r for r in records if r.state == "complete"}
     estimate = mean_interval([r.value for r in complete.values()]) if complete else None
@@ -136,7 +152,7 @@ def _row(records: list[TrialRecord], digest: str, published: Published) -> Row:
         mean=estimate.mean if estimate else None,
         ci_low=estimate.low if estimate else None,
         ci_high=estimate.high if estimate else None,
-        perplexity=math.exp(estimate.mean) if estimate else None,
+        perplexity=perplexity(estimate.mean) if estimate and measure.is_loss else None,
         params_total=first.attributes[PARAMS_TOTAL],
         params_active=first.attributes[PARAMS_ACTIVE],
         flops_per_token=first.attributes[FLOPS_PER_TOKEN],
@@ -167,25 +183,19 @@ def as_json(table: Table) -> dict[str, Any]:
     }
 
 
-_HEADINGS = (
-    "cell",
-    "n",
-    "{metric}",
-    "95% interval",
-    "perplexity",
-    "total",
-    "active",
-    "FLOPs/token",
-)
+def _headings(measure: Metric) -> list[str]:
+    shown = ["perplexity"] if measure.is_loss else []
+    return ["cell", "n", measure.name, "95% interval", *shown, "total", "active", "FLOPs/token"]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, measure: Metric) -> list[str]:
+    shown = ["-" if row.perplexity is None else f"{row.perplexity:.3f}"]
     return [
         row.cell,
         _count(row),
         "-" if row.mean is None else f"{row.mean:.4f}",
         _interval(row),
-        "-" if row.perplexity is None else f"{row.perplexity:.3f}",
+        *(shown if measure.is_loss else []),
         human(row.params_total),
         human(row.params_active),
         human(row.flops_per_token),
@@ -212,7 +222,7 @@ def human(number: float) -> str:
 
 def headings(table: Table) -> list[str]:
     """Column titles: a column a published corpus, and one for the code where rows differ in it."""
-    names = [h.format(metric=table.metric) for h in _HEADINGS]
+    names = _headings(describe(table.metric))
     names += [f"published {corpus}" for corpus in table.published_corpora]
     return [*names, "code"] if _mixed_code(table) else names
 
@@ -221,7 +231,7 @@ def body(table: Table) -> list[list[str]]:
     mixed, corpora = _mixed_code(table), table.published_corpora
     return [
         [
-            *_cells(row),
+            *_cells(row, describe(table.metric)),
             *(f"{row.published[c]:.3f}" if c in row.published else "-" for c in corpora),
             *([row.moe_digest[:8]] if mixed else []),
         ]

@@ -20,12 +20,11 @@ exclude 0 while Holm leaves the claim undecided; the reason then gives p before 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from moe.metrics import VAL_LOSS
+from moe.metrics import describe, perplexity
 from orchestrator.report.evidence import Evidence, Finding, Rows, Values, join
 from orchestrator.report.statistics import MAX_SEEDS, holm, holm_levels, seeds_until
 from orchestrator.study.claims import Claim
@@ -63,11 +62,11 @@ class Verdict:
 
     @property
     def perplexity_ratio(self) -> tuple[float, float | None, float | None] | None:
-        """Estimate and interval of a claim on the loss, as a ratio of perplexities."""
-        if self.metric != VAL_LOSS or self.estimate is None:
+        """Estimate and interval of a claim on a loss, as a ratio of perplexities."""
+        if self.metric is None or self.estimate is None or not describe(self.metric).is_loss:
             return None
-        low, high = (None if x is None else math.exp(x) for x in (self.ci_low, self.ci_high))
-        return math.exp(self.estimate), low, high
+        low, high = (None if x is None else perplexity(x) for x in (self.ci_low, self.ci_high))
+        return perplexity(self.estimate), low, high
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `moe-study claims`."""

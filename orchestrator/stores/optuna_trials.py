@@ -88,7 +88,7 @@ class SearchStore:
         Their losses are of one kind: the held-out text and the tokens are the same. Nothing is read
         before the first is asked for.
         """
-        same = ("study", "scale", "corpus_digest")
+        same = ("study", "scale", "corpus_digest", "metric")
         for other in cls.launches(storage):
             is_other = other.name != info.name
             if is_other and all(other.attributes[key] == info.attributes[key] for key in same):
@@ -99,6 +99,7 @@ class SearchStore:
         """Creates the launch's study, or loads it; study attributes are brought up to date."""
         launches = cls.launches(storage)
         existing = next((info.attributes for info in launches if info.name == launch.name), {})
+        _require_metric(launch, existing)
         # The launch started last is the one that readers mean, also where a clock was set back.
         others = (i.attributes[STARTED_AT] for i in launches if i.name != launch.name)
         started = [now, *(datetime.fromisoformat(at) + timedelta(microseconds=1) for at in others)]
@@ -123,7 +124,7 @@ class SearchStore:
             storage=storage,
             study_name=launch.name,
             load_if_exists=True,
-            direction="minimize",
+            direction="maximize" if launch.study.measure.better == "higher" else "minimize",
             sampler=optuna.samplers.RandomSampler(),
         )
         if study.metric_names != [launch.study.metric]:
@@ -282,6 +283,16 @@ def _with_this(drivers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The code and versions of all drivers that worked on a launch, each once."""
     own = provenance()
     return drivers if own in drivers else [*drivers, own]
+
+
+def _require_metric(launch: Launch, existing: Mapping[str, Any]) -> None:
+    """Values of two metrics are neither ranked nor averaged together."""
+    if existing and existing["metric"] != launch.study.metric:
+        raise BadInput(
+            f"a launch keeps the metric that it was begun with; {launch.name} is judged by "
+            f"{existing['metric']}, received {launch.study.metric}. Put the metric back, or give "
+            "the study another name: what is trained is not trained again."
+        )
 
 
 def _early_stopping(launch: Launch) -> dict[str, Any] | None:

@@ -15,11 +15,12 @@ from orchestrator.stores.trial_record import CHECKPOINT_PLACE, COMMIT, MOE_DIGES
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A complete trial of another launch."""
+    """A complete trial of another launch; `curve` holds values of that launch's `metric`."""
 
     launch: str
     run_id: str | None
     metrics: Mapping[str, float]
+    metric: str
     curve: Mapping[int, float]
     ended_ms: int
     commit: str | None
@@ -43,6 +44,7 @@ def finished_elsewhere(storage: BaseStorage, own_launch: str) -> dict[str, Finis
                     launch=info.name,
                     run_id=record.run_id,
                     metrics=record.metrics,
+                    metric=info.attributes["metric"],
                     curve=record.curve,
                     ended_ms=int(record.ended.astimezone(UTC).timestamp() * 1000),
                     commit=record.attributes.get(COMMIT),

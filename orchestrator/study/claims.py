@@ -6,17 +6,14 @@ for the loss that is nats a token, so a margin of log(1.01) is 1% of perplexity.
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from moe.metrics import METRICS, VAL_LOSS
+from moe.metrics import VAL_LOSS, describe, metric_named
 
 # The measures that `moe-study analyze` gives with a null, and the column of the null's mean.
 NULL_MEAN = {"nmi": "nmi_null_mean", "conditional_information": "conditional_null_mean"}
-
-_DIRECTION = {metric.name: metric.better for metric in METRICS}
 
 
 def _require(condition: bool, rule: str, received: object, remedy: str) -> None:
@@ -34,19 +31,12 @@ def _require_cells(claim_id: str, *cells: str) -> None:
 
 
 def _require_metric(claim_id: str, metric: str, directed: bool) -> None:
-    near = difflib.get_close_matches(metric, _DIRECTION, n=1)
-    _require(
-        metric in _DIRECTION,
-        f"claim {claim_id} needs a metric of moe.metrics",
-        metric,
-        f"Did you mean {near[0]}?" if near else f"There are {', '.join(_DIRECTION)}.",
-    )
-    _require(
-        not directed or _DIRECTION[metric] != "neither",
-        f"claim {claim_id} says which cell is better, so its metric needs a better direction",
-        metric,
-        "Use Equivalent, or another metric.",
-    )
+    found = metric_named(metric, f"claim {claim_id} needs a metric of moe.metrics")
+    if directed:
+        found.require_direction(
+            f"claim {claim_id} says which cell is better, so its metric needs a direction (or make "
+            "it Equivalent)"
+        )
 
 
 def _require_positive(claim_id: str, name: str, value: float) -> None:
@@ -60,7 +50,7 @@ def _require_positive(claim_id: str, name: str, value: float) -> None:
 
 def lower_is_better(metric: str) -> bool:
     """Which way a directed metric improves, as `moe.metrics` has it."""
-    return _DIRECTION[metric] == "lower"
+    return describe(metric).better == "lower"
 
 
 @dataclass(frozen=True, kw_only=True)

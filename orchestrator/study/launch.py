@@ -22,7 +22,7 @@ from orchestrator.study.followed_labels import followed_labels, sequence_labels
 from orchestrator.study.study import Study
 from search_spaces.cells import Cell, readable_name
 from search_spaces.overlay import flatten, get, overlay
-from search_spaces.space import Space
+from search_spaces.space import Rule, Space
 
 # What another option of the command line sets.
 _RESERVED = {
@@ -30,6 +30,7 @@ _RESERVED = {
     "data.corpus": "--corpus",
     "data.digest": "--corpus",
 }
+_NEEDED = {"experts": "experts", "scores": "a router that scores experts"}
 _NAME_LIMIT = 120
 _CELL_LIMIT = 90
 _CORPUS_LIMIT = 100
@@ -140,6 +141,20 @@ class Launch:
     def _followed_labels(self) -> frozenset[str]:
         return followed_labels(self.cells, self.base, self.space, self.study.claims)
 
+    def require_metric(self) -> None:
+        """Raises BadInput where a cell's trials would not have the metric that they are judged by.
+
+        A sampled study's space has a rule instead.
+        """
+        measure = self.study.measure
+        for cell in self.cells:
+            if not measure.is_measured(cell.config(self.base).moe):
+                raise BadInput(
+                    f"every cell has the metric of its study; {measure.name} is of runs with "
+                    f"{_NEEDED[measure.needs]}, and cell {cell.name} is none. Leave it out, or "
+                    "choose another metric, and claim this one where it is measured."
+                )
+
     def require_feasible_on_corpus(self, points: Sequence[Point]) -> None:
         """Raises BadInput where a router, or data.sequence_labels, asks for a label that the corpus
         does not have."""
@@ -218,7 +233,7 @@ def resolve(
         start = overlay(study.scales[scale], {"data.corpus": spec})
         base = overlay(start, overrides)
         cells, merged = _merge_equal(study.cells_over(base), base)
-        space = study.space_over(base)
+        space = _with_metric(study, study.space_over(base))
         _refuse_idle(study, start, overrides, cells, space)
         corpus = unread = None
         try:
@@ -245,10 +260,23 @@ def resolve(
             space.check(base)
             launch.require_feasible_on_corpus([launch.base_point()])
         else:
+            launch.require_metric()
             launch.require_feasible_on_corpus(launch.points())
     except ConfigError as error:
         raise BadInput(f"study {study.name} at scale {scale}: {error}") from None
     return launch
+
+
+def _with_metric(study: Study, space: Space | None) -> Space | None:
+    """The space without the points whose runs would not have the study's metric."""
+    measure = study.measure
+    if space is None or not measure.needs:
+        return space
+    rule = Rule(
+        holds=lambda config: measure.is_measured(config.moe),
+        reason=f"{measure.name} is of runs with {_NEEDED[measure.needs]}",
+    )
+    return dataclasses.replace(space, rules=(*space.rules, rule))
 
 
 def _merge_equal(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe.config import ConfigError, TrialConfig
-from moe.metrics import VAL_LOSS
+from moe.metrics import VAL_LOSS, Metric, describe, metric_named
 from orchestrator.study.claims import Claim
 from orchestrator.study.early_stopping import StoppingRule
 from orchestrator.study.samplers import as_sampler
@@ -26,9 +26,11 @@ class Study:
 
     A grid study has `cells`, a sampled study a `space` and a number of `trials` (points, each with
     all its seeds). Both may be functions of the scale's base config, so that sizes are derived.
-    `scale_seeds` are the seeds of scales that need others than `seeds`. `published` holds the
-    numbers of a paper: cell -> corpus -> perplexity. `sampler` draws the points of a sampled study:
-    a name of `study.samplers`, or a sampler object of Optuna's.
+    `scale_seeds` are the seeds of scales that need others than `seeds`. `metric` is one of
+    moe.metrics that has a direction: what tables show, searches improve and stopping goes by, as it
+    is after the last step. `published` holds the numbers of a paper: cell -> corpus -> perplexity.
+    `sampler` draws the points of a sampled study: a name of `study.samplers`, or a sampler of
+    Optuna's.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Study:
             raise ValueError(
                 f"sampled study {self.name} must state how many trials. Set trials=20."
             )
+        what = f"study {self.name} is judged by a metric of moe.metrics"
+        metric_named(self.metric, what).require_direction(what)
         for scale in self.scales:
             if type(scale) is not str or not NAME.fullmatch(scale):
                 raise ValueError(
@@ -90,6 +94,11 @@ class Study:
                 f"scale_seeds names scales of the study, {', '.join(self.scales)}; received "
                 f"{', '.join(sorted(unknown))}. Correct it."
             )
+
+    @property
+    def measure(self) -> Metric:
+        """What `metric` names, with its direction."""
+        return describe(self.metric)
 
     @property
     def is_grid(self) -> bool:

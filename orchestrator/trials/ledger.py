@@ -47,7 +47,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from moe.identity import moe_digest
-from moe.metrics import DEVICE_S, STEP, TIMESTAMP_MS, TOKENS, VAL_LOSS
+from moe.metrics import DEVICE_S, STEP, TIMESTAMP_MS, TOKENS, Metric
 from orchestrator.stores.mlflow_runs import Tracking
 from orchestrator.stores.optuna_trials import SearchStore
 from orchestrator.stores.reuse import Finished
@@ -130,6 +130,11 @@ class Ledger:
             retry_failed=retry_failed,
         )
 
+    @property
+    def measure(self) -> Metric:
+        """What the trials are judged by."""
+        return self._launch.study.measure
+
     def _add(
         self, point: Point, distributions: Mapping[str, BaseDistribution], note: str
     ) -> TrialRecord:
@@ -207,7 +212,8 @@ class Ledger:
                 COMMIT: source.commit or "",
             },
         )
-        for step, value in sorted(source.curve.items()):
+        same_metric = source.metric == self._launch.study.metric
+        for step, value in sorted(source.curve.items()) if same_metric else ():
             self._search.report(record.trial_id, step, value)
         entry = {**source.metrics, STEP: source.last_step, TIMESTAMP_MS: source.ended_ms}
         self.completed(record.number, entry, tokens=0)
@@ -279,7 +285,7 @@ class Ledger:
         record = self.trials[number]
         value = metrics.get(self._launch.study.metric)
         if value is None or not math.isfinite(value):
-            reason = f"the final {VAL_LOSS} is {value}, not a finite number"
+            reason = f"the final {self._launch.study.metric} is {value}, not a finite number"
             return self.failed(number, reason, diverged_at=metrics.get(STEP))
         final = {
             key: float(v)

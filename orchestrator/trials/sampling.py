@@ -26,6 +26,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from moe.metrics import VAL_LOSS, describe
 from orchestrator.stores.trial_record import DIVERGED_AT, TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.samplers import Sampler
@@ -61,12 +62,13 @@ class BoundedHistory:
     nothing about its point. benchmarks/study_scale.py measures what the bound costs.
     """
 
-    def __init__(self, limit: int = Sampler.history_limit) -> None:
+    def __init__(self, limit: int = Sampler.history_limit, *, metric: str = VAL_LOSS) -> None:
         self._limit = limit
+        self._cost = describe(metric).cost
         self._unfinished: dict[int, TrialRecord] = {}
         self._judged: dict[int, TrialRecord] = {}
         self._newest: list[int] = []  # numbers, ascending
-        self._best: list[tuple[float, int]] = []  # value and number, best first
+        self._best: list[tuple[float, int]] = []  # cost and number, best first
 
     def note(self, record: TrialRecord) -> None:
         """Takes a trial as it is now."""
@@ -84,7 +86,7 @@ class BoundedHistory:
         bisect.insort(self._newest, number)
         del self._newest[: -self._limit]
         if record.state == "complete":
-            bisect.insort(self._best, (record.value, number))
+            bisect.insort(self._best, (self._cost(record.value), number))
             del self._best[self._limit // 4 :]
 
     def records(self) -> list[TrialRecord]:
@@ -108,10 +110,13 @@ class _Shadow(FrozenTrial):
         return self
 
 
-def study_of(history: Iterable[TrialRecord], sampler: BaseSampler) -> optuna.Study:
+def study_of(
+    history: Iterable[TrialRecord], sampler: BaseSampler, *, metric: str = VAL_LOSS
+) -> optuna.Study:
     """A study in memory that holds a history, for a sampler to draw beside."""
     storage = InMemoryStorage()
-    study = optuna.create_study(storage=storage, sampler=sampler)
+    direction = "maximize" if describe(metric).better == "higher" else "minimize"
+    study = optuna.create_study(storage=storage, sampler=sampler, direction=direction)
     for record in history:
         storage.create_new_trial(study._study_id, template_trial=_as_shadow(record))
     return study
@@ -138,7 +143,8 @@ def propose(
     """
     assert launch.space is not None
     seed = _generator_seed(launch, index, failed_draws)
-    study = study_of(history, launch.study.sampler.optuna_sampler(seed=seed, index=index))
+    sampler = launch.study.sampler.optuna_sampler(seed=seed, index=index)
+    study = study_of(history, sampler, metric=launch.study.metric)
     refused: Counter[str] = Counter()
 
     def tried(values: Mapping[str, Any]) -> Point | None:

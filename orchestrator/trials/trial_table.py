@@ -21,7 +21,8 @@ class TrialTable:
         self._records: dict[int, TrialRecord] = {}
         self._running: set[int] = set()
         self._begun: dict[int, int] = {}  # tokens of those handed out, whole
-        self._history = BoundedHistory(launch.study.sampler.history_limit)
+        sampler, metric = launch.study.sampler, launch.study.metric
+        self._history = BoundedHistory(sampler.history_limit, metric=metric)
         self._cell_hashes: set[str] = set()
         self._tokens_committed = 0
         self._device_s_at_rest = 0.0

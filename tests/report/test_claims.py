@@ -575,7 +575,7 @@ def test_family_makes_a_false_decision_in_at_most_5_percent():
         (lambda: better("a", ""), "different cells"),
         (lambda: better(by=-0.1), "by must be a positive number"),
         (lambda: better(metric="val/los"), "Did you mean val/loss"),
-        (lambda: better(metric="router/confidence"), "needs a better direction"),
+        (lambda: better(metric="router/confidence"), "needs a direction"),
         (lambda: better(id=""), "needs an id"),
         (lambda: equivalent(margin=0.0), "margin must be a positive number"),
         (lambda: equivalent(margin=math.nan), "margin must be a positive number"),
