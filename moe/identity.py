@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from moe.config import TrialConfig
@@ -173,19 +171,3 @@ def config_hash(config: TrialConfig) -> str:
 def cell_hash(config: TrialConfig) -> str:
     """Identity of a cell: all seeds of one configuration share it."""
     return _hash(config, without_seed=True)
-
-
-# Code that reads what a run left, and cannot change it.
-_AFTER_TRAINING = ("analysis/", "data/probes.py", "data/alignment.py", "data/lexical.py")
-
-
-@cache
-def moe_digest() -> str:
-    """Digest of the code that trains: results of different code are not pooled silently."""
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        if not name.startswith(_AFTER_TRAINING):
-            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:HASH_LENGTH]

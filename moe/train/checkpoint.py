@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe.code_digest import moe_digest, trains_as
 from moe.config import TrialConfig
-from moe.identity import config_hash, moe_digest
+from moe.identity import config_hash
 from moe.train.run_folder import DamagedError, Storage, Writer
 
 FINAL = "final"
@@ -160,7 +161,7 @@ class Checkpoints:
             except DamagedError as error:
                 logger.warning("passed over a damaged checkpoint: %s", error)
                 continue
-            if header["moe_digest"] != moe_digest():
+            if trains_as(header["moe_digest"]) != trains_as(moe_digest()):
                 logger.warning(
                     "%s/%s was written by other code (moe_digest %s, now %s); going on from it",
                     self.storage,
@@ -185,7 +186,8 @@ class Checkpoints:
             except ValueError:
                 logger.warning("passed over a damaged note: %s/%s/%s", self.storage, _NOTES, name)
                 continue
-            if (note["config_hash"], note["moe_digest"]) == (self._hash, moe_digest()):
+            own = (self._hash, trains_as(moe_digest()))
+            if (note["config_hash"], trains_as(note["moe_digest"])) == own:
                 entries[note["entry"]["step"]] = note["entry"]
         return entries
 

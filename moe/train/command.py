@@ -21,9 +21,10 @@ import numpy
 import pyarrow
 import torch
 
+from moe.code_digest import moe_digest
 from moe.config import TrialConfig
 from moe.data.token_store import TokenStore, verify
-from moe.identity import config_hash, moe_digest
+from moe.identity import config_hash
 from moe.train.run_folder import Storage, TakenOverError
 from moe.train.training_run import DivergenceError, TrainResult, World, resolve, train
 

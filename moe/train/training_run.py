@@ -19,9 +19,9 @@ from typing import Literal
 import torch
 
 from moe import metrics as names
+from moe.code_digest import moe_digest
 from moe.config import TrialConfig
 from moe.data.token_store import TokenStore
-from moe.identity import moe_digest
 from moe.train.checkpoint import Checkpoint, Checkpoints, TrainerState
 from moe.train.distributed import World, broadcast, check_world, gather, max_over_ranks, on_main
 from moe.train.evaluate import EvaluationSet

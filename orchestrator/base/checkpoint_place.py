@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import pyarrow as pa
 
+from moe.code_digest import trains_as
 from moe.train.run_folder import Storage
 from orchestrator.base.errors import BadInput, Unreachable
 from orchestrator.base.home import Home, try_folder
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 
 
 def run_name(config_hash: str, moe_digest: str) -> str:
-    """As in `Home.run_folder`: other code starts anew, rather than go on from this one's."""
-    return f"{config_hash}/{moe_digest}"
+    """As in `Home.run_folder`: other code starts anew, unless it trains the same."""
+    return f"{config_hash}/{trains_as(moe_digest)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe.code_digest import trains_as
 from orchestrator.base.errors import BadInput
 
 HOME_VARIABLE = "MOE_STUDY_HOME"
@@ -76,8 +77,9 @@ class Home:
         return self.root / "checkpoints"
 
     def run_folder(self, config_hash: str, moe_digest: str) -> Path:
-        """Checkpoints of a run: other code starts anew, rather than finish or replay this one's."""
-        return self.checkpoints / config_hash / moe_digest
+        """Checkpoints of a run: other code starts anew, rather than finish or replay this one's,
+        unless it trains the same (`moe.code_digest.trains_as`)."""
+        return self.checkpoints / config_hash / trains_as(moe_digest)
 
     @property
     def spool(self) -> Path:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from moe.identity import moe_digest
+from moe.code_digest import moe_digest
 
 # What changes a result or the record of it; everything else is in the run's environment.txt.
 PACKAGES = ("torch", "numpy", "ray", "optuna", "mlflow", "tokenizers", "tiktoken")

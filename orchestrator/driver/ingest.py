@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from moe.identity import moe_digest
+from moe.code_digest import moe_digest, trains_as
 from moe.metrics import STEP, TIMESTAMP_MS
 from orchestrator.base.errors import BadInput
 from orchestrator.driver.session import Session
@@ -116,5 +116,5 @@ def _record(session: Session, number: int, folder: Path, result: dict[str, Any])
         partial.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, partial, dirs_exist_ok=True)
         partial.rename(kept)
-    if result["moe_digest"] != moe_digest():
+    if trains_as(result["moe_digest"]) != trains_as(moe_digest()):
         session.tell(f"{folder.name} was trained by other code: it gets a row of its own")

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from moe.identity import moe_digest
+from moe.code_digest import moe_digest
 from orchestrator.base.checkpoint_place import run_name
 from orchestrator.base.errors import StudyError
 from orchestrator.cluster import capacity, connection

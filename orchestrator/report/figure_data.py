@@ -20,7 +20,7 @@ import numpy as np
 from orchestrator.base.home import Home
 from orchestrator.report.judge import main_digest
 from orchestrator.report.statistics import mean_interval, paired_differences
-from orchestrator.stores.trial_record import MOE_DIGEST, TrialRecord
+from orchestrator.stores.trial_record import TrialRecord
 
 if TYPE_CHECKING:
     from orchestrator.report.records import LaunchRecords
@@ -226,7 +226,7 @@ def counted(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The complete trials of the code that trained the most of them, in order of number."""
     digest = main_digest(records)
     complete = [r for r in records if r.state == "complete" and math.isfinite(r.value)]
-    kept = [r for r in complete if r.attributes.get(MOE_DIGEST, "") == digest]
+    kept = [r for r in complete if r.code == digest]
     return sorted(kept, key=lambda r: r.number)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report.verdicts import Verdict, judge
-from orchestrator.stores.trial_record import MOE_DIGEST, TrialRecord
+from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.claims import All, Claim, Specialises
 from orchestrator.study.study import Study
 
@@ -57,7 +57,7 @@ def judge_launch(
     Complete trials alone count, and of one code digest: the one that trained the most of them.
     """
     digest = main_digest(records)
-    counted = [r for r in records if r.state == "complete" and _digest(r) == digest]
+    counted = [r for r in records if r.state == "complete" and r.code == digest]
     reason = NO_EVIDENCE.get(scale)
     return Judgement(
         verdicts=tuple(
@@ -72,8 +72,8 @@ def judge_launch(
 def main_digest(records: Sequence[TrialRecord]) -> str:
     """The code (`moe_digest`) of most complete trials, the newest of equals; "" without any."""
     complete = [r for r in records if r.state == "complete"]
-    counts = Counter(_digest(r) for r in complete)
-    newest = {_digest(r): r.number for r in sorted(complete, key=lambda r: r.number)}
+    counts = Counter(r.code for r in complete)
+    newest = {r.code: r.number for r in sorted(complete, key=lambda r: r.number)}
     return max(counts, key=lambda digest: (counts[digest], newest[digest]), default="")
 
 
@@ -121,12 +121,8 @@ def _is_row(row: Any) -> bool:
     return isinstance(row, dict) and {"probe", "cell", "seed", "layer"} <= row.keys()
 
 
-def _digest(record: TrialRecord) -> str:
-    return record.attributes.get(MOE_DIGEST, "")
-
-
 def _other_code(records: Sequence[TrialRecord], digest: str) -> list[str]:
-    others = Counter(_digest(r) for r in records if r.state == "complete")
+    others = Counter(r.code for r in records if r.state == "complete")
     left_out = others.total() - others.pop(digest, 0)
     if not left_out:
         return []

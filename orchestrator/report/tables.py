@@ -31,7 +31,6 @@ from orchestrator.report.verdict_text import markdown_table, remarks, verdict_ro
 from orchestrator.stores.trial_record import (
     COMMIT,
     FLOPS_PER_TOKEN,
-    MOE_DIGEST,
     PARAMS_ACTIVE,
     PARAMS_TOTAL,
     TrialRecord,
@@ -101,11 +100,11 @@ def table_of(
     numbered = sorted(records, key=lambda r: r.number)
     first: dict[str, str] = {}
     for record in numbered:
-        if digest := record.attributes.get(MOE_DIGEST):
-            first.setdefault(record.cell_hash, digest)
+        if record.code:
+            first.setdefault(record.cell_hash, record.code)
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
     for record in numbered:
-        digest = record.attributes.get(MOE_DIGEST) or first.get(record.cell_hash, "")
+        digest = record.code or first.get(record.cell_hash, "")
         groups.setdefault((record.cell_hash, digest), []).append(record)
     measure = describe(metric)
     rows = [_row(group, digest, published or {}, measure) for (_, digest), group in groups.items()]

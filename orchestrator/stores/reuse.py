@@ -8,7 +8,7 @@ from datetime import UTC
 
 from optuna.storages import BaseStorage
 
-from moe.identity import moe_digest
+from moe.code_digest import moe_digest, trains_as
 from orchestrator.stores.optuna_trials import SearchStore
 from orchestrator.stores.trial_record import CHECKPOINT_PLACE, COMMIT, MOE_DIGEST, REUSED_FROM
 
@@ -23,6 +23,7 @@ class Finished:
     metric: str
     curve: Mapping[int, float]
     ended_ms: int
+    moe_digest: str
     commit: str | None
     checkpoint_place: str | None
 
@@ -32,14 +33,15 @@ class Finished:
 
 
 def finished_elsewhere(storage: BaseStorage, own_launch: str) -> dict[str, Finished]:
-    """By config hash. Results of other code (`moe_digest`) are left out: they are not the same."""
+    """By config hash. Results of code that trains otherwise are left out: they are not the same."""
     found: dict[str, Finished] = {}
+    code = trains_as(moe_digest())
     for info in SearchStore.launches(storage):
         if info.name == own_launch:
             continue
         for record in SearchStore(storage, info).records():
             paid_here = record.state == "complete" and not record.attributes.get(REUSED_FROM)
-            if paid_here and record.attributes.get(MOE_DIGEST) == moe_digest():
+            if paid_here and record.code == code:
                 found[record.config_hash] = Finished(
                     launch=info.name,
                     run_id=record.run_id,
@@ -47,6 +49,7 @@ def finished_elsewhere(storage: BaseStorage, own_launch: str) -> dict[str, Finis
                     metric=info.attributes["metric"],
                     curve=record.curve,
                     ended_ms=int(record.ended.astimezone(UTC).timestamp() * 1000),
+                    moe_digest=record.attributes[MOE_DIGEST],
                     commit=record.attributes.get(COMMIT),
                     checkpoint_place=record.attributes.get(CHECKPOINT_PLACE),
                 )

@@ -10,6 +10,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from moe.code_digest import trains_as
 from moe.metrics import DEVICE_S as COST
 
 # User attributes of an Optuna trial.
@@ -104,6 +105,12 @@ class TrialRecord:
             return 0
         of_a_step = self.params.get("train.batch_tokens", batch_tokens)
         return max(self.tokens, max(self.curve, default=0) * of_a_step)
+
+    @property
+    def code(self) -> str:
+        """What results are pooled by: the code that trained this one, whatever way it was written.
+        Empty of a trial that never started."""
+        return trains_as(self.attributes.get(MOE_DIGEST) or "")
 
     @property
     def code_digest(self) -> str:

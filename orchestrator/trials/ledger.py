@@ -46,7 +46,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from moe.identity import moe_digest
+from moe.code_digest import moe_digest
 from moe.metrics import DEVICE_S, STEP, TIMESTAMP_MS, TOKENS, Metric
 from orchestrator.stores.mlflow_runs import Tracking
 from orchestrator.stores.optuna_trials import SearchStore
@@ -197,7 +197,7 @@ class Ledger:
         self._search.set_state(record.trial_id, TrialState.RUNNING)
         attributes = {
             REUSED_FROM: source.run_id or source.launch,
-            MOE_DIGEST: moe_digest(),
+            MOE_DIGEST: source.moe_digest,
             COMMIT: source.commit,
         }
         if source.checkpoint_place:
@@ -208,7 +208,7 @@ class Ledger:
             {
                 REUSED_FROM: source.run_id,
                 "reused_from_launch": source.launch,
-                MOE_DIGEST: moe_digest(),
+                MOE_DIGEST: source.moe_digest,
                 COMMIT: source.commit or "",
             },
         )

@@ -8,7 +8,7 @@ import socket
 import pytest
 from mlflow.tracking import MlflowClient
 
-from moe.identity import moe_digest
+from moe.code_digest import moe_digest
 from orchestrator.base.checkpoint_place import CheckpointPlace
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home

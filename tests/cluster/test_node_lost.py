@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from moe.identity import moe_digest
+from moe.code_digest import moe_digest
 from moe.metrics import VAL_LOSS
 from orchestrator.base.home import Home
 from orchestrator.driver.tune_loop import run

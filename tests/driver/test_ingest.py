@@ -9,7 +9,7 @@ import textwrap
 import pytest
 from mlflow.tracking import MlflowClient
 
-from moe.identity import moe_digest
+from moe.code_digest import moe_digest
 from moe.metrics import VAL_LOSS
 from orchestrator.base.errors import BadInput
 from orchestrator.driver.ingest import find_results, ingest

@@ -11,8 +11,9 @@ import sys
 import pytest
 import torch
 
+from moe.code_digest import moe_digest
 from moe.config import TrialConfig
-from moe.identity import config_hash, moe_digest
+from moe.identity import config_hash
 from moe.train.checkpoint import load_checkpoint
 from moe.train.command import main
 from moe.train.training_run import train

@@ -1,0 +1,13 @@
+"""Digests of code that trains the same: their results are pooled, found and kept as one's."""
+
+from __future__ import annotations
+
+# Of each group the first stands for all, and never changes: runs are kept under its name.
+# A line is added where code was written anew and trains the same to the bit
+# (tests/upgrade/test_trains_as_before.py); code that trains otherwise begins a group, or has none.
+ALIKE: tuple[tuple[str, ...], ...] = (
+    (
+        "96dacceb6cfecc15",  # commit 016369d, by the rule of then: over the text of all files
+        "59037c1427ffc158",  # the same code, by the rule of moe.code_digest
+    ),
+)
