@@ -10,6 +10,8 @@ from typing import Any
 
 from moe.code_digest import moe_digest
 
+# This project's own.
+CODE = ("moe", "search_spaces", "orchestrator", "studies")
 # What changes a result or the record of it; everything else is in the run's environment.txt.
 PACKAGES = ("torch", "numpy", "ray", "optuna", "mlflow", "tokenizers", "tiktoken")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +18,7 @@ from orchestrator.cli.parameters import (
     print_json,
     resolved,
 )
-from orchestrator.study.library import load_study
+from orchestrator.study.library import imported_beside, is_path, load_study
 
 job = typer.Typer(no_args_is_help=True, help="A submitted launch: status, logs, stop.")
 app.add_typer(job, name="job")
@@ -48,8 +49,9 @@ def submit_command(
 
     name = load_study(study).name
     _require_meaning_there(_parsed_as_run(study, context.args))
+    beside = imported_beside(Path(study)) if is_path(study) else []
     with job_client(address) as client:
-        submission_id = submit(client, study, context.args, name=name, python=python)
+        submission_id = submit(client, study, context.args, name=name, python=python, beside=beside)
     if as_json:
         print_json({"study": name, "submission_id": submission_id, "address": address})
     else:

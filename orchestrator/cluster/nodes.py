@@ -16,15 +16,15 @@ from typing import Any
 from moe.train.run_folder import Storage
 from orchestrator.base.checkpoint_place import CheckpointPlace
 from orchestrator.base.errors import BadInput
+from orchestrator.base.provenance import CODE
 
-PACKAGES = ("moe", "search_spaces", "orchestrator", "studies")
 _MARKERS = "launches"
 _ANSWER_S = 120.0
 
 
 def stage_code(folder: Path) -> None:
     """The project's packages, as Ray's `working_dir`: where a worker imports from first."""
-    for package in PACKAGES:
+    for package in CODE:
         root = Path(importlib.util.find_spec(package).origin).parent
         shutil.copytree(
             root, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")

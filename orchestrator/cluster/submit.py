@@ -77,17 +77,28 @@ def _refused(address: str, error: Exception) -> Unreachable:
 
 
 def submit(
-    client: Any, study: str, arguments: Sequence[str], *, name: str, python: str = "python"
+    client: Any,
+    study: str,
+    arguments: Sequence[str],
+    *,
+    name: str,
+    python: str = "python",
+    beside: Sequence[Path] = (),
 ) -> str:
-    """Submits `run STUDY ARGUMENTS` and returns the submission id."""
+    """Submits `run STUDY ARGUMENTS` and returns the submission id.
+
+    `beside`: files that a study file imports, relative to its folder; they travel with it.
+    """
     with tempfile.TemporaryDirectory(prefix="moe-study-job-") as folder:
         staged = Path(folder)
         nodes.stage_code(staged)
         if study.endswith(".py") or "/" in study:
-            (staged / STUDY_FOLDER).mkdir()
-            kept = Path(STUDY_FOLDER, Path(study).name)
-            shutil.copy(study, staged / kept)
-            study = str(kept)
+            file = Path(study)
+            for relative in (Path(file.name), *beside):
+                kept = staged / STUDY_FOLDER / relative
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file.parent / relative, kept)
+            study = str(Path(STUDY_FOLDER, file.name))
         told = ["run", study, "--address", "auto", *arguments]
         (staged / ARGUMENTS_FILE).write_text(json.dumps(told))
         request = {

@@ -1,32 +1,45 @@
-"""Study files: by name from `studies/`, or by path."""
+"""Study files, always loaded by path: those of `studies/` by their names, a user's own by its path.
+
+A file runs as `python FILE` would run it: what lies beside it can be imported.
+"""
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import difflib
-import importlib
 import importlib.util
+import logging
 import os
-import pkgutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from orchestrator.base.errors import BadInput
+from orchestrator.base.provenance import CODE
+from orchestrator.study import claims
 from orchestrator.study.study import Study
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDIES = ROOT / "studies"
+# What study files of before 2026-11-25 import, and where it is now.
+RENAMED: dict[str, tuple[str, ModuleType]] = {
+    "orchestrator.claim_types": ("orchestrator.study", claims),
+}
 
 
 def study_names() -> list[str]:
-    package = importlib.import_module("studies")
-    return sorted(
-        module.name
-        for module in pkgutil.iter_modules(package.__path__)
-        if hasattr(importlib.import_module(f"studies.{module.name}"), "STUDY")
-    )
+    """Names of the files in `studies/` that assign STUDY; none is run."""
+    return sorted(path.stem for path in STUDIES.glob("*.py") if _assigns_study(path))
 
 
 def load_study(name_or_path: str) -> Study:
     """Raises BadInput where there is no such study, or its file cannot be used."""
-    if name_or_path.endswith(".py") or "/" in name_or_path:
+    if is_path(name_or_path):
         return _study_of(_load_file(Path(name_or_path)), name_or_path)
     names = study_names()
     if name_or_path not in names:
@@ -38,7 +51,27 @@ def load_study(name_or_path: str) -> Study:
             "STUDY is a name that `moe-study list` shows, or a path to a .py file; received "
             f"{name_or_path!r}. {hint}"
         )
-    return _study_of(importlib.import_module(f"studies.{name_or_path}"), name_or_path)
+    return _study_of(_load_file(STUDIES / f"{name_or_path}.py"), name_or_path)
+
+
+def is_path(name_or_path: str) -> bool:
+    return name_or_path.endswith(".py") or "/" in name_or_path
+
+
+def imported_beside(path: Path) -> list[Path]:
+    """Files that a loaded study file has imported from its own folder, relative to that folder."""
+    found = {relative for _, relative in _neighbours(path.resolve().parent)}
+    return sorted(found)
+
+
+def _assigns_study(path: Path) -> bool:
+    targets = (
+        target
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    )
+    return any(isinstance(target, ast.Name) and target.id == "STUDY" for target in targets)
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -50,13 +83,84 @@ def _load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        with _imports_as_a_script(path.resolve().parent), _old_names():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise BadInput(
             f"a study file must run; {path} raised {type(error).__name__}: {error}. Mend it, and "
             f"try it with `python {path}`."
         ) from None
     return module
+
+
+@contextlib.contextmanager
+def _imports_as_a_script(folder: Path) -> Iterator[None]:
+    """The file's folder is looked in first, and afterwards last: a function of the file may import
+    from it later, and nothing else is to find a module of the user's in place of its own."""
+    if folder == STUDIES:  # these import each other as `studies.NAME`
+        yield
+        return
+    entry = str(folder)
+    for other in _folders - {folder}:  # two folders may each have a helper of one name
+        for name, _ in _neighbours(other):
+            del sys.modules[name]
+    _folders.add(folder)
+    sys.path[:] = [entry, *(each for each in sys.path if each != entry)]
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+        sys.path.append(entry)
+
+
+_folders: set[Path] = set()  # of the study files that were loaded
+
+
+def _neighbours(folder: Path) -> list[tuple[str, Path]]:
+    """Modules that were imported from a folder by their place in it: name and relative path."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        file, place = getattr(module, "__file__", None) or "", name.replace(".", "/")
+        for relative in (f"{place}.py", f"{place}/__init__.py"):
+            if file.endswith(f"/{relative}") and Path(file).resolve() == folder / relative:
+                found.append((name, Path(relative)))
+    if folder == ROOT:  # of a checkout: its packages are no part of the study
+        found = [(name, place) for name, place in found if place.parts[0] not in CODE]
+    return found
+
+
+class _OldName(ModuleType):
+    """Stands for a module that has another name now, and says so once it is used."""
+
+    is_told = False
+
+    def __getattr__(self, name: str) -> Any:
+        new, module = RENAMED[self.__name__]
+        if name == "__all__":
+            return [each for each in vars(module) if not each.startswith("_")]
+        if name.startswith("__"):
+            raise AttributeError(name)
+        value = getattr(module, name)
+        if not self.is_told:
+            self.is_told = True
+            log.warning("%s is now called %s: rename it where it is imported", self.__name__, new)
+        return value
+
+
+@contextlib.contextmanager
+def _old_names() -> Iterator[None]:
+    """Names of before 2026-11-25 can be imported while a study file runs, and by nothing else."""
+    for old in RENAMED:
+        parent, _, leaf = old.rpartition(".")
+        sys.modules[old] = _OldName(old)
+        setattr(sys.modules[parent], leaf, sys.modules[old])
+    try:
+        yield
+    finally:
+        for old in RENAMED:
+            parent, _, leaf = old.rpartition(".")
+            delattr(sys.modules[parent], leaf)
+            del sys.modules[old]
 
 
 def _study_of(module: ModuleType, name: str) -> Study:
