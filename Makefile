@@ -25,7 +25,6 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
 
 bench: $(INSTALLED)  ## every benchmark, and docs/benchmarks.md from what they print
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
 	$(BIN)/python benchmarks/render.py
 
 $(INSTALLED): pyproject.toml constraints.txt

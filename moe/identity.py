@@ -85,6 +85,7 @@ _LATER: dict[str, Any] = {
     "model.tied_embeddings": True,
     "model.activation": "gelu",
     "model.bias": True,
+    "moe.first_dense_layers": 0,
 }
 
 # What says where tokens came from: their digest is the identity.
@@ -129,6 +130,8 @@ def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
         values["model"] |= {"d_ff": config.d_ff_dense, "ffn_multiple": 1.0}
         return values
     values["moe"]["d_expert"] = config.d_expert
+    stride, first = config.fewest_first_dense
+    values["moe"] |= {"layer_stride": stride, "first_dense_layers": first}
     if moe.routing_unit == "token" or not moe.router_kind.scores:
         neutral("sequence_representation")
     if not moe.uses_prefix:

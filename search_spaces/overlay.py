@@ -7,6 +7,7 @@ from typing import Any
 
 from moe.config import ConfigError, TrialConfig
 from search_spaces.axes import axis_info, did_you_mean
+from search_spaces.families import FAMILY, family
 
 
 def overlay(config: TrialConfig, overrides: Mapping[str, Any]) -> TrialConfig:
@@ -47,6 +48,8 @@ def diff(a: TrialConfig, b: TrialConfig) -> dict[str, Any]:
 def parse_override(text: str) -> tuple[str, Any]:
     """`PATH=VALUE` as typed on a command line, with the value in the type that the path declares.
 
+    The path may be `search_spaces.families.FAMILY`, for `search_spaces.families.expand`.
+
     Raises ConfigError if there is no `=`, no such path, or the value does not read as that type.
     Bounds and combinations are checked when the override is applied.
     """
@@ -56,6 +59,9 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(
             f"an override is PATH=VALUE; received {text!r}. Write it as in moe.top_k=2."
         )
+    if path == FAMILY:
+        family(value := value.strip())
+        return path, value
     return path, parse_value(path, value)
 
 

@@ -3,7 +3,8 @@
 `smoke`: a whole study in about two minutes on two cores; it shows that things work, and is no
 evidence. `cpu`: about a minute a trial on one core; its blocks and steps are the answer of
 `studies.cpu_scale`, and stay as they are: every result at that scale hangs on them. `gpu`: about
-25M active parameters. `paper`: GPT-2 small as in arXiv 2402.13089.
+25M active parameters. `paper`: GPT-2 small as in arXiv 2402.13089. All have GPT-2's blocks; any
+study asks the same over LLaMA's with `--set model.family=llama`, or takes `of_family` as scales.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from moe.config import (
     TrainConfig,
     TrialConfig,
 )
+from search_spaces.families import family
+from search_spaces.overlay import overlay
 
 # The paper's mixture: four experts, two chosen, in every block, no balance loss.
 PAPER_MOE = MoEConfig(num_experts=4, top_k=2)
@@ -84,3 +87,8 @@ PAPER = TrialConfig(
 )
 
 SCALES = {"smoke": SMOKE, "cpu": CPU, "gpu": GPU, "paper": PAPER}
+
+
+def of_family(name: str) -> dict[str, TrialConfig]:
+    """Every scale with the blocks of a family: `gpt2`, which they have, or `llama`."""
+    return {scale: overlay(base, family(name)) for scale, base in SCALES.items()}

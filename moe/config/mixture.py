@@ -35,6 +35,9 @@ class MoEConfig:
         0, "experts that every token passes, beside the chosen", "2401.06066"
     )
     layer_stride: int = axis(1, "an MoE block in every n-th layer, the last of each n")
+    first_dense_layers: int = axis(
+        0, "dense blocks before the first that layer_stride counts", "2401.06066"
+    )
     routing_unit: RoutingUnit = axis("token", "what chooses: a token or its sequence", "2402.13089")
     routing_scope: RoutingScope = axis(
         "layer", "a router in each block, or the first block's choice for all", "2402.13089"
@@ -78,6 +81,7 @@ class MoEConfig:
             ("d_expert", 0),
             ("shared_experts", 0),
             ("layer_stride", 1),
+            ("first_dense_layers", 0),
             ("prefix_length", 0),
             ("router_init_std", 0),
             ("balance_coefficient", 0),

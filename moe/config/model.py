@@ -23,7 +23,7 @@ class ModelConfig:
     d_ff: int = axis(256, "width of the dense FFN, and of an expert at granularity 1")
     context_length: int = axis(128, "tokens of a training sequence")
     dropout: float = axis(0.0, "dropout after embeddings, attention and FFN")
-    ffn_multiple: float = axis(1.0, "dense only: the FFN is this many times d_ff wide")
+    ffn_multiple: float = axis(1.0, "dense blocks only: the FFN is this many times d_ff wide")
     norm: Norm = axis(
         "layernorm", "before attention and FFN, and at the end", "1607.06450, 1910.07467"
     )

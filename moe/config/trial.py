@@ -41,12 +41,6 @@ class TrialConfig:
         if moe.is_dense:
             return
         require(
-            m.ffn_multiple == 1.0,
-            "model.ffn_multiple is for dense models only",
-            m.ffn_multiple,
-            "Set it to 1, or moe.num_experts=0.",
-        )
-        require(
             moe.d_expert > 0 or m.d_ff_of_activation % moe.granularity == 0,
             "moe.granularity must divide "
             + ("model.d_ff" if m.activation == "gelu" else "the FFN's width under swiglu"),
@@ -54,10 +48,17 @@ class TrialConfig:
             "Change one of the two, or set moe.d_expert.",
         )
         require(
-            moe.layer_stride <= m.num_layers,
-            "moe.layer_stride must not exceed model.num_layers (no block would hold experts)",
-            (moe.layer_stride, m.num_layers),
-            "Lower it, or set moe.num_experts=0 for a dense model.",
+            moe.first_dense_layers + moe.layer_stride <= m.num_layers,
+            "moe.first_dense_layers and moe.layer_stride together must not exceed model.num_layers "
+            "(no block would hold experts)",
+            (moe.first_dense_layers, moe.layer_stride, m.num_layers),
+            "Lower one, or set moe.num_experts=0 for a dense model.",
+        )
+        require(
+            m.ffn_multiple == 1.0 or len(self.moe_layers) < m.num_layers,
+            "model.ffn_multiple is for dense blocks, and every block of this mixture has experts",
+            m.ffn_multiple,
+            "Set it to 1, or moe.num_experts=0.",
         )
         if moe.uses_prefix:
             require(
@@ -96,8 +97,21 @@ class TrialConfig:
         """Indices of the blocks that hold experts."""
         if self.moe.is_dense:
             return ()
-        stride = self.moe.layer_stride
-        return tuple(i for i in range(self.model.num_layers) if i % stride == stride - 1)
+        return self._every(self.moe.layer_stride, self.moe.first_dense_layers)
+
+    @property
+    def fewest_first_dense(self) -> tuple[int, int]:
+        """moe.layer_stride and moe.first_dense_layers of the same blocks, the second least: of two
+        layers, (2, 0) is what (1, 1) is."""
+        moe = self.moe
+        for first in range(moe.first_dense_layers):
+            stride = self.moe_layers[0] + 1 - first
+            if self._every(stride, first) == self.moe_layers:
+                return stride, first
+        return moe.layer_stride, moe.first_dense_layers
+
+    def _every(self, stride: int, first: int) -> tuple[int, ...]:
+        return tuple(range(first + stride - 1, self.model.num_layers, stride))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return dataclasses.asdict(self)

@@ -19,6 +19,7 @@ from orchestrator.base.home import Home
 from orchestrator.study.launch import Launch, resolve
 from orchestrator.study.library import load_study, study_names
 from orchestrator.study.study import Study
+from search_spaces.families import expand
 from search_spaces.overlay import parse_override
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ def parse_overrides(texts: list[str] | None) -> dict[str, Any]:
             if path in overrides and overrides[path] != value:
                 raise BadInput(f"--set names a path once; received {path} twice. Keep one.")
             overrides[path] = value
+        return expand(overrides)
     except ConfigError as error:
         raise BadInput(str(error)) from None
-    return overrides
 
 
 def resolved(

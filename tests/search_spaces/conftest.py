@@ -43,6 +43,7 @@ def trial_configs(draw: st.DrawFn) -> TrialConfig:
         "d_expert": draw(st.sampled_from((0, 8, 24))),
         "shared_experts": draw(st.integers(0, 1)),
         "layer_stride": draw(st.sampled_from((1, 1, 2))),
+        "first_dense_layers": draw(st.sampled_from((0, 0, 1, 2))),
         "routing_unit": choice(c.RoutingUnit),
         "routing_scope": choice(c.RoutingScope),
         "router": choice(c.Router),

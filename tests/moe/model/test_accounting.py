@@ -26,6 +26,7 @@ GRID = [
     {"num_experts": 4, "top_k": 2, "shared_experts": 2, "granularity": 2},
     {"num_experts": 4, "top_k": 2, "layer_stride": 2, "num_layers": 5},
     {"num_experts": 2, "top_k": 2, "d_expert": 11, "balance": "loss_free"},
+    {"num_experts": 4, "top_k": 2, "first_dense_layers": 1, "num_layers": 3, "ffn_multiple": 2.0},
     {"norm": "rmsnorm", "position": "rope", "tied_embeddings": False},
     {"bias": False},
     {"activation": "swiglu", "ffn_multiple": 1.5, "qk_norm": "head", "bias": False},

@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from moe.config import ConfigError
+from moe.identity import cell_hash
 from moe.model.transformer import MoETransformer, decays
 
 MOE = {"num_experts": 4, "top_k": 2}
@@ -197,6 +199,44 @@ def test_head_is_tied_and_layer_stride_places_experts(make_config):
     )
     kinds = ["experts" in dict(block.ffn.named_children()) for block in model.blocks]
     assert kinds == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "stride", "first", "holds"),
+    [
+        (4, 1, 0, [0, 1, 2, 3]),
+        (4, 1, 1, [1, 2, 3]),
+        (5, 2, 1, [2, 4]),
+        (5, 3, 2, [4]),
+    ],
+)
+def test_first_layers_are_dense_and_the_stride_counts_from_there(
+    make_config, num_layers, stride, first, holds
+):
+    fields = {"num_layers": num_layers, "layer_stride": stride, "first_dense_layers": first}
+    model = MoETransformer(make_config(**MOE, **fields))
+    assert [i for i, block in enumerate(model.blocks) if hasattr(block.ffn, "experts")] == holds
+    assert model.config.moe_layers == tuple(holds)
+
+
+def test_the_same_blocks_are_the_same_run(make_config):
+    """However they are said; dense blocks of a mixture may be wider (2401.06066)."""
+
+    def hashed(stride, first, num_layers, **fields):
+        mixture = {"layer_stride": stride, "first_dense_layers": first, **fields}
+        return cell_hash(make_config(**MOE, **mixture, num_layers=num_layers))
+
+    assert hashed(1, 1, 2) == hashed(2, 0, 2)
+    assert hashed(1, 3, 4) == hashed(2, 2, 4)
+    assert hashed(1, 3, 4) == hashed(4, 0, 4)
+    assert len({hashed(1, 0, 4), hashed(1, 1, 4), hashed(2, 0, 4), hashed(1, 2, 4)}) == 4
+    assert hashed(1, 1, 4, ffn_multiple=2.0) != hashed(1, 1, 4)
+    wide = MoETransformer(make_config(**MOE, first_dense_layers=1, ffn_multiple=2.0))
+    assert wide.blocks[0].ffn.expand.out_features == 32
+    with pytest.raises(ConfigError, match="every block of this mixture has experts"):
+        make_config(**MOE, ffn_multiple=2.0)
+    with pytest.raises(ConfigError, match=r"together must not exceed .*received \(1, 2, 2\)"):
+        make_config(**MOE, first_dense_layers=1, layer_stride=2)
 
 
 def test_short_sequences_run_and_long_ones_are_refused(make_config):
