@@ -39,7 +39,7 @@ from orchestrator.stores.optuna_sql import relational
 from orchestrator.stores.optuna_storage import open_storage, require_usable, trouble_named
 from orchestrator.stores.optuna_trials import OWNER, LaunchInfo, SearchStore
 from orchestrator.stores.parent_run import STOPPED_BY, require_not_deleted
-from orchestrator.stores.reuse import finished_elsewhere
+from orchestrator.stores.reuse import finished_elsewhere, laid_out_as_before
 from orchestrator.stores.sqlite_files import with_log
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.cautions import cautions
@@ -166,6 +166,7 @@ def opened(
             stack.enter_context(lock)
         moved = settle(home)
         marker = _mark_place(launch, options) if options.address else None
+        launch = _as_before(launch, storage_url)
         tokens = Tokens(launch, home, preparing)
         client = connect(mlflow_uri)
         with away_named(client):
@@ -228,6 +229,11 @@ def _ledger(
 
 def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
     yield from session.tokens.lines()
+    if kept := session.launch.labels_kept:
+        yield (
+            f"no sequence mixes values of {', '.join(sorted(kept))}, as in earlier launches on "
+            "this corpus here: results go together; a new home keeps apart what a study follows"
+        )
     for name, other in session.launch.merged.items():
         yield f"cell {name} is the same configuration as {other}: trained once, as {other}"
     yield from cautions(session.launch)
@@ -238,6 +244,18 @@ def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
     found, num_steps = rungs_of_launch(info.attributes, alike)
     if found:
         yield rung_line(found, num_steps)
+
+
+def _as_before(launch: Launch, storage_url: str) -> Launch:
+    try:
+        storage = open_storage(storage_url, create=False)
+    except BadInput:  # no record yet
+        return launch
+    try:
+        return laid_out_as_before(launch, storage)
+    finally:
+        if (engine := relational(storage)) is not None:
+            engine.dispose()
 
 
 @contextmanager

@@ -42,6 +42,7 @@ from search_spaces.overlay import get
 # User attributes of an Optuna study: the identity of a launch, for those who only read.
 LAUNCH_ATTRIBUTES = ("study", "scale", "corpus", "corpus_digest", "overrides")
 STARTED_AT = "started_at"
+LABELS_KEPT = "labels_kept"  # absent of launches whose tokens keep all labels apart
 OWNER = "owner"
 DRIVERS = "drivers"
 FAILED_DRAWS = "failed_draws"
@@ -109,6 +110,7 @@ class SearchStore:
             "corpus": launch.corpus_spec,
             "corpus_digest": launch.corpus_digest,
             "overrides": dict(launch.overrides),
+            LABELS_KEPT: sorted(launch.labels_kept),
             STARTED_AT: max(started).isoformat(),
             OWNER: existing.get(OWNER) or uuid.uuid4().hex[:12],
             "metric": launch.study.metric,

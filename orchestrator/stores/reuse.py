@@ -9,8 +9,24 @@ from datetime import UTC
 from optuna.storages import BaseStorage
 
 from moe.code_digest import moe_digest, trains_as
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.optuna_trials import LABELS_KEPT, SearchStore
 from orchestrator.stores.trial_record import CHECKPOINT_PLACE, COMMIT, MOE_DIGEST, REUSED_FROM
+from orchestrator.study.launch import Launch
+
+
+def laid_out_as_before(launch: Launch, storage: BaseStorage) -> Launch:
+    """The launch on tokens laid out as earlier ones of this corpus have them here.
+
+    Before the end of November 2026 no sequence mixed values of any label column. Where results of
+    that layout are, a launch goes on with it: others could be neither continued nor shared.
+    """
+    same = [
+        info.attributes
+        for info in SearchStore.launches(storage)
+        if info.attributes["corpus_digest"] == launch.corpus_digest
+    ]
+    before = any(LABELS_KEPT not in known or known[LABELS_KEPT] for known in same)
+    return launch.with_all_labels_apart() if before else launch
 
 
 @dataclass(frozen=True, kw_only=True)

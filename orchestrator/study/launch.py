@@ -75,6 +75,7 @@ class Launch:
     merged: Mapping[str, str]
     space: Space | None
     trials: int
+    labels_kept: frozenset[str] = frozenset()  # kept apart though the study follows them not
 
     @property
     def corpus_digest(self) -> str | None:
@@ -139,7 +140,13 @@ class Launch:
 
     @cached_property
     def _followed_labels(self) -> frozenset[str]:
-        return followed_labels(self.cells, self.base, self.space, self.study.claims)
+        followed = followed_labels(self.cells, self.base, self.space, self.study.claims)
+        return followed | self.labels_kept
+
+    def with_all_labels_apart(self) -> Launch:
+        """The same on tokens of version 1, of which no sequence mixes values of any label."""
+        names = self.corpus.labels.names() if self.corpus else ()
+        return dataclasses.replace(self, labels_kept=frozenset(names))
 
     def require_metric(self) -> None:
         """Raises BadInput where a cell's trials would not have the metric that they are judged by.
