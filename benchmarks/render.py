@@ -19,13 +19,13 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {
-    "moe_layer": ["moe_layer.py"],
+    "moe_layer": ["layer_speed.py"],
     "train_step": ["train_step.py"],
-    "data": ["data.py", "--bytes", "2e9"],
+    "data": ["text_preparation.py", "--bytes", "2e9"],
     "study_scale": ["study_scale.py"],
     "search_saves": ["search_saves.py"],
     "turnaround": ["turnaround.py"],
-    "specialization": ["specialization.py"],
+    "specialization": ["permutation_nulls.py"],
     "gpu": ["gpu.py"],
 }
 

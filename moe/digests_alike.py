@@ -10,5 +10,6 @@ ALIKE: tuple[tuple[str, ...], ...] = (
         "96dacceb6cfecc15",  # commit 016369d, by the rule of then: over the text of all files
         "59037c1427ffc158",  # the same code, by the rule of moe.code_digest
         "3b29385983546016",  # axes of blocks (norm, position, activation, heads) at their defaults
+        "606d2750482cff6e",  # modules that say how their tensors begin
     ),
 )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe.config import TrialConfig
+from moe.model.initialisation import linear, residual_std
 from moe.model.norms import build_norm
 
 
@@ -28,8 +29,10 @@ class Attention(nn.Module):
         self.widths = (model.d_model, *[model.kv_heads * model.d_head] * 2)
         self.d_head = model.d_head
         self.shares = model.kv_heads < model.num_heads
-        self.qkv = nn.Linear(model.d_model, sum(self.widths), bias=model.bias)
-        self.project = nn.Linear(model.d_model, model.d_model, bias=model.bias)
+        self.qkv = linear(model.d_model, sum(self.widths), bias=model.bias)
+        self.project = linear(
+            model.d_model, model.d_model, bias=model.bias, std=residual_std(model)
+        )
         self.norm_each_head = model.qk_norm == "head"
         self.query_norm = self.key_norm = None
         if model.qk_norm != "none":

@@ -25,17 +25,18 @@ from torch.autograd.function import once_differentiable
 from moe.config import GROUPED_WIDTH, Activation
 from moe.model.activations import NONLINEARITIES, Nonlinearity
 from moe.model.experts_by_sequence import SequenceMixture
+from moe.model.initialisation import INIT_STD, ZEROS, Rule
 from moe.model.router import Routing
 
-# An expert's output counts as narrow below this share of its hidden width: keeping it adds at most
-# an eighth to what a dense FFN of equal active width keeps.
-_NARROW = 4
-# Multiply-adds of a product from which on a sequence goes through its experts by itself. Below it
-# more and smaller products cost more than gathering sequences by expert does (benchmarks/).
-_WHOLE = 1 << 24
+# Experts' outputs are kept for the backward pass where d_expert is at least this many times
+# d_model: that adds at most an eighth to what a dense FFN of equal active width keeps.
+_KEEP_OUTPUT_RATIO = 4
+# Multiply-adds of one sequence's first product from which on it goes through its experts by itself.
+# Below it many small products cost more than gathering sequences by expert (docs/log.md).
+_MIN_SEQUENCE_MULTIPLY_ADDS = 1 << 24
 
 
-class Order(NamedTuple):
+class Dispatch(NamedTuple):
     """Assignments sorted by expert. by_expert_A: where the sorted assignment stood in [U*K];
     unit_A: its unit; slot_UK: where each unit's assignments went (the inverse of by_expert_A)."""
 
@@ -44,12 +45,12 @@ class Order(NamedTuple):
     slot_UK: Tensor
 
 
-def sort_by_expert(expert_index_UK: Tensor) -> Order:
+def sort_by_expert(expert_index_UK: Tensor) -> Dispatch:
     by_expert_A = expert_index_UK.flatten().argsort(stable=True)
     slot_A = torch.empty_like(by_expert_A)
     slot_A[by_expert_A] = torch.arange(len(slot_A), device=slot_A.device)
     unit_A = by_expert_A // expert_index_UK.shape[1]
-    return Order(by_expert_A, unit_A, slot_A.view_as(expert_index_UK))
+    return Dispatch(by_expert_A, unit_A, slot_A.view_as(expert_index_UK))
 
 
 class Experts(nn.Module):
@@ -66,6 +67,7 @@ class Experts(nn.Module):
         d_expert: int,
         activation: Activation = "gelu",
         bias: bool = True,
+        out_std: float = INIT_STD,
     ) -> None:
         super().__init__()
         self.nonlinearity = NONLINEARITIES[activation]
@@ -74,6 +76,12 @@ class Experts(nn.Module):
         self.bias_in = nn.Parameter(torch.empty(num_experts, columns)) if bias else None
         self.weight_out = nn.Parameter(torch.empty(num_experts, d_expert, d_model))
         self.bias_out = nn.Parameter(torch.empty(num_experts, d_model)) if bias else None
+        self.rules = {
+            "weight_in": Rule(std=INIT_STD, slices=True, decays=True),
+            "bias_in": ZEROS,
+            "weight_out": Rule(std=out_std, slices=True, decays=True),
+            "bias_out": ZEROS,
+        }
 
     def forward(self, x_BSD: Tensor, routing: Routing) -> Tensor:
         """Sum over the chosen experts of gate * output, [B, S, D]."""
@@ -86,15 +94,15 @@ class Experts(nn.Module):
             t if t is None else t.to(dtype) for t in (x_URD, routing.gate, *weights)
         )
         with torch.autocast(device, enabled=False):
-            if is_whole(x_URD, weights[0], routing):
+            if by_sequence(x_URD, weights[0], routing):
                 y_URD = SequenceMixture.apply(
                     x_URD, gate_UK, *weights, self.nonlinearity, routing.expert_index
                 )
             else:
                 mixture = grouped_mixture if is_grouped(x_URD) else LoopedMixture.apply
-                order = sort_by_expert(routing.expert_index)
+                dispatch = sort_by_expert(routing.expert_index)
                 y_URD = mixture(
-                    x_URD, gate_UK, *weights, self.nonlinearity, order, routing.counts_N
+                    x_URD, gate_UK, *weights, self.nonlinearity, dispatch, routing.counts_N
                 )
         return y_URD.view_as(x_BSD)
 
@@ -104,14 +112,16 @@ def is_grouped(x_URD: Tensor) -> bool:
     return x_URD.is_cuda and x_URD.dtype == torch.bfloat16
 
 
-def is_whole(x_URD: Tensor, w_in_NDP: Tensor, routing: Routing) -> bool:
-    """Whether each sequence goes through its experts by itself, on a CPU.
+def by_sequence(x_URD: Tensor, w_in_NDP: Tensor, routing: Routing) -> bool:
+    """Whether to use `SequenceMixture`: each sequence goes through its experts by itself, on a CPU.
 
-    One makes a product that is large enough to stand alone, and most experts have but one: where
-    several share an expert, adding up their weight gradients costs more than gathering their rows.
+    Where a sequence's product is large enough, and most experts have one sequence at most. Where
+    several sequences share an expert, adding up their weight gradients costs more than gathering
+    their rows by expert.
     """
     num_rows = x_URD.shape[1]
-    if x_URD.is_cuda or num_rows == 1 or num_rows * w_in_NDP[0].numel() < _WHOLE:
+    multiply_adds = num_rows * w_in_NDP[0].numel()
+    if x_URD.is_cuda or num_rows == 1 or multiply_adds < _MIN_SEQUENCE_MULTIPLY_ADDS:
         return False
     return routing.expert_index.numel() < 2 * int((routing.counts_N > 0).sum())
 
@@ -122,8 +132,8 @@ class LoopedMixture(torch.autograd.Function):
     Written out because autograd would keep a copy of the gathered rows and of each expert's
     output, and make a pass over [A, R, F] for each gate and bias. Kept for the backward pass are
     the input and the two hidden activations, as in a dense FFN of equal active width; and the
-    experts' outputs where these are narrow, since a gate's gradient is then had from rows of width
-    D instead of F.
+    experts' outputs where d_model is much smaller than d_expert: from these a gate's gradient needs
+    rows of width D only, not F.
     """
 
     @staticmethod
@@ -136,12 +146,12 @@ class LoopedMixture(torch.autograd.Function):
         w_out_NFD: Tensor,
         b_out_ND: Tensor | None,
         nonlinearity: Nonlinearity,
-        order: Order,
+        dispatch: Dispatch,
         counts_N: Tensor,
     ) -> Tensor:
         _, num_rows, d_model = x_URD.shape
         num_assignments, d_expert, columns = (
-            len(order.unit_A),
+            len(dispatch.unit_A),
             w_out_NFD.shape[1],
             w_in_NDP.shape[2],
         )
@@ -150,28 +160,37 @@ class LoopedMixture(torch.autograd.Function):
         y_ARD = x_URD.new_empty(num_assignments, num_rows, d_model)
         groups = _groups(counts_N, num_rows)
         for n, group in enumerate(groups):
-            x_rD = _rows(x_URD, order.unit_A[group])
+            x_rD = _rows(x_URD, dispatch.unit_A[group])
             pre_rP, act_rF = pre_ARP[group].view(-1, columns), act_ARF[group].view(-1, d_expert)
             _affine(x_rD, w_in_NDP[n], b_in_NP, n, out=pre_rP)
             nonlinearity.forward(pre_rP, act_rF)
             _affine(act_rF, w_out_NFD[n], b_out_ND, n, out=y_ARD[group].view(-1, d_model))
-        narrow = ctx.needs_input_grad[1] and d_expert >= _NARROW * d_model
-        kept = y_ARD if narrow else None
+        keeps_output = ctx.needs_input_grad[1] and d_expert >= _KEEP_OUTPUT_RATIO * d_model
+        kept = y_ARD if keeps_output else None
         ctx.save_for_backward(
-            x_URD, gate_UK, w_in_NDP, b_in_NP, w_out_NFD, b_out_ND, pre_ARP, act_ARF, kept, *order
+            x_URD,
+            gate_UK,
+            w_in_NDP,
+            b_in_NP,
+            w_out_NFD,
+            b_out_ND,
+            pre_ARP,
+            act_ARF,
+            kept,
+            *dispatch,
         )
         ctx.groups, ctx.nonlinearity = groups, nonlinearity
-        return _gated_sum(y_ARD, order.slot_UK, gate_UK)
+        return _gated_sum(y_ARD, dispatch.slot_UK, gate_UK)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_URD: Tensor) -> tuple[Tensor | None, ...]:
         x_URD, gate_UK, w_in_NDP, b_in_NP, w_out_NFD, b_out_ND, *rest = ctx.saved_tensors
-        pre_ARP, act_ARF, y_ARD, *order = rest
-        order = Order(*order)
+        pre_ARP, act_ARF, y_ARD, *dispatch = rest
+        dispatch = Dispatch(*dispatch)
         num_rows, d_model, d_expert = *x_URD.shape[1:], w_out_NFD.shape[1]
         columns = w_in_NDP.shape[2]
-        gate_A = gate_UK.flatten()[order.by_expert_A]
+        gate_A = gate_UK.flatten()[dispatch.by_expert_A]
         dgate_A, dx_ARD = torch.empty_like(gate_A), x_URD.new_empty(*act_ARF.shape[:2], d_model)
         dw_in_NDP, dw_out_NFD = torch.empty_like(w_in_NDP), torch.empty_like(w_out_NFD)
         db_in_NP, db_out_ND = (
@@ -183,7 +202,7 @@ class LoopedMixture(torch.autograd.Function):
         if columns != d_expert:
             buffer_rP = x_URD.new_empty(most * num_rows, columns)
         for n, group in enumerate(ctx.groups):
-            unit_c = order.unit_A[group]
+            unit_c = dispatch.unit_A[group]
             pre_rP, act_rF = pre_ARP[group].view(-1, columns), act_ARF[group].view(-1, d_expert)
             gate_r = gate_A[group, None].expand(-1, num_rows).flatten()
             dy_rD = _rows(dy_URD, unit_c)
@@ -211,8 +230,8 @@ class LoopedMixture(torch.autograd.Function):
             torch.mm(x_rD.t(), dpre_rP, out=dw_in_NDP[n])
             if db_in_NP is not None:
                 torch.sum(dpre_rP, 0, out=db_in_NP[n])
-        dgate_UK = dgate_A[order.slot_UK] if ctx.needs_input_grad[1] else None
-        dx_URD = _gated_sum(dx_ARD, order.slot_UK, None)
+        dgate_UK = dgate_A[dispatch.slot_UK] if ctx.needs_input_grad[1] else None
+        dx_URD = _gated_sum(dx_ARD, dispatch.slot_UK, None)
         return dx_URD, dgate_UK, dw_in_NDP, db_in_NP, dw_out_NFD, db_out_ND, None, None, None
 
 
@@ -253,7 +272,7 @@ def grouped_mixture(
     w_out_NFD: Tensor,
     b_out_ND: Tensor | None,
     nonlinearity: Nonlinearity,
-    order: Order,
+    dispatch: Dispatch,
     counts_N: Tensor,
 ) -> Tensor:
     """All experts in one grouped matrix product: the group sizes stay on the GPU, which never
@@ -279,17 +298,17 @@ def grouped_mixture(
             F.pad(w_out_NFD, (0, more_D, 0, more_F)),
             None if b_out_ND is None else F.pad(b_out_ND, (0, more_D)),
             nonlinearity,
-            order,
+            dispatch,
             counts_N,
         )
         return y_URD[..., :d_model].contiguous()
     num_rows = x_URD.shape[1]
     offsets_N = counts_N.cumsum(0).to(torch.int32)
-    x_ArD = _Dispatch.apply(x_URD, order).view(-1, d_model)
+    x_ArD = _Gather.apply(x_URD, dispatch).view(-1, d_model)
     pre_ArP = F.grouped_mm(x_ArD, w_in_NDP, offs=offsets_N)
     one_hot_ArN = None
     if b_in_NP is not None:
-        row_Ar1 = torch.arange(num_rows * len(order.unit_A), device=x_URD.device)[:, None]
+        row_Ar1 = torch.arange(num_rows * len(dispatch.unit_A), device=x_URD.device)[:, None]
         starts_N = F.pad(offsets_N[:-1], (1, 0))
         one_hot_ArN = ((row_Ar1 >= starts_N) & (row_Ar1 < offsets_N)).to(x_URD.dtype)
         pre_ArP = pre_ArP + one_hot_ArN @ b_in_NP
@@ -297,17 +316,17 @@ def grouped_mixture(
     if b_out_ND is not None:
         y_ArD = y_ArD + one_hot_ArN @ b_out_ND
     y_AC = y_ArD.view(-1, num_rows * d_model)
-    y_UKC = y_AC.index_select(0, order.slot_UK.flatten()).view(*gate_UK.shape, -1)
+    y_UKC = y_AC.index_select(0, dispatch.slot_UK.flatten()).view(*gate_UK.shape, -1)
     return (gate_UK[..., None] * y_UKC).sum(1).view_as(x_URD)
 
 
-class _Dispatch(torch.autograd.Function):
+class _Gather(torch.autograd.Function):
     """Copies units to their sorted assignments; backward gathers instead of adding atomically."""
 
     @staticmethod
-    def forward(ctx: Any, x_URD: Tensor, order: Order) -> Tensor:
-        ctx.save_for_backward(order.slot_UK)
-        return x_URD.index_select(0, order.unit_A)
+    def forward(ctx: Any, x_URD: Tensor, dispatch: Dispatch) -> Tensor:
+        ctx.save_for_backward(dispatch.slot_UK)
+        return x_URD.index_select(0, dispatch.unit_A)
 
     @staticmethod
     @once_differentiable

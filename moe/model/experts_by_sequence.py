@@ -81,7 +81,7 @@ class SequenceMixture(torch.autograd.Function):
             # A weight's first product is written over what is there: adding it would read zeros.
             add = {"beta": int(begun[n]), "alpha": gate}
             begun[n] = True
-            # Of the ungated output: the gate multiplies what is made of it.
+            # The gradient before the gate, which multiplies the three products made of it (alpha).
             dhidden_RF = torch.mm(dy_URD[u], w_out_NFD[n].t(), out=buffer_RF)
             if ctx.needs_input_grad[1]:
                 dgate_UK[u, k] += torch.dot(dhidden_RF.view(-1), act_RF.view(-1))

@@ -11,6 +11,7 @@ from moe.config import ModelConfig, TrialConfig
 from moe.model.activations import NONLINEARITIES
 from moe.model.balance import LoadBalance
 from moe.model.experts import Experts
+from moe.model.initialisation import linear, residual_std
 from moe.model.router import ROUTERS, RouterContext, Routing
 
 
@@ -21,8 +22,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.nonlinearity = NONLINEARITIES[model.activation]
         columns = self.nonlinearity.columns * d_ff
-        self.expand = nn.Linear(model.d_model, columns, bias=model.bias)
-        self.project = nn.Linear(d_ff, model.d_model, bias=model.bias)
+        self.expand = linear(model.d_model, columns, bias=model.bias)
+        self.project = linear(d_ff, model.d_model, bias=model.bias, std=residual_std(model))
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         return self.project(self.nonlinearity.apply(self.expand(x_BSD)))
@@ -48,6 +49,7 @@ class MoELayer(nn.Module):
             d_expert=config.d_expert,
             activation=config.model.activation,
             bias=config.model.bias,
+            out_std=residual_std(config.model),
         )
         width = moe.shared_experts * config.d_expert
         self.shared = FeedForward(config.model, width) if width else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from moe.config import ModelConfig
+from moe.model.initialisation import ONES, ZEROS
 
 EPS = 1e-5  # torch's for LayerNorm; also that of LLaMA, Mixtral and OLMoE
 
@@ -14,5 +15,9 @@ def build_norm(model: ModelConfig, width: int) -> nn.Module:
     the standard deviation; rmsnorm (1910.07467) divides by the root of the mean square, and never
     has a bias."""
     if model.norm == "layernorm":
-        return nn.LayerNorm(width, eps=EPS, bias=model.bias)
-    return nn.RMSNorm(width, eps=EPS)
+        norm = nn.LayerNorm(width, eps=EPS, bias=model.bias)
+        norm.rules = {"weight": ONES, "bias": ZEROS}
+    else:
+        norm = nn.RMSNorm(width, eps=EPS)
+        norm.rules = {"weight": ONES}
+    return norm

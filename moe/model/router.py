@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe.config import Gate, RoutingUnit, TrialConfig
+from moe.model.initialisation import matrix
 from moe.model.seeding import named_generator
 
 
@@ -94,6 +95,8 @@ class ScoringRouter(nn.Module):
         self.seed = config.train.seed
         self.layer = layer
         self.shape_ND = (config.moe.total_experts, config.model.d_model)
+        if config.moe.router_kind.stores_weights:
+            self.rules = {"weight": matrix(config.moe.router_init_std)}
 
     def weight_of(self, context: RouterContext) -> Tensor:
         raise NotImplementedError

@@ -5,7 +5,6 @@ Shapes:  B sequences   S positions   D d_model   V vocabulary   T counted positi
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +14,10 @@ from torch import Tensor, nn
 from moe.config import TrialConfig
 from moe.model.attention import Attention
 from moe.model.balance import z_loss
+from moe.model.initialisation import embedding, initialise, linear
 from moe.model.moe_layer import FeedForward, MoELayer
 from moe.model.norms import build_norm
 from moe.model.router import RouterContext, Routing
-from moe.model.seeding import named_generator
-
-INIT_STD = 0.02  # GPT-2's
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,17 +81,17 @@ class MoETransformer(nn.Module):
         d_model, vocab_size = config.model.d_model, config.data.vocab_size
         # The modules fill themselves from the global generator on construction, for nothing.
         with torch.random.fork_rng(devices=[]):
-            self.token_embedding = nn.Embedding(vocab_size, d_model)
+            self.token_embedding = embedding(vocab_size, d_model)
             self.position_embedding = None
             if config.model.position == "learned":
-                self.position_embedding = nn.Embedding(config.model.context_length, d_model)
+                self.position_embedding = embedding(config.model.context_length, d_model)
             self.blocks = nn.ModuleList(Block(config, i) for i in range(config.model.num_layers))
             self.final_norm = build_norm(config.model, d_model)
             self.head = None
             if not config.model.tied_embeddings:
-                self.head = nn.Linear(d_model, vocab_size, bias=False)
+                self.head = linear(d_model, vocab_size, bias=False)
         self.dropout = nn.Dropout(config.model.dropout)
-        initialise(self, config)
+        initialise(self, config.train.seed)
 
     def hidden(
         self, ids_BS: Tensor, *, label_B: Tensor | None = None, step: int = 0
@@ -182,7 +179,7 @@ class MoETransformer(nn.Module):
     def compile_parts(self) -> None:
         """Compiles attention and FFNs, where the time goes, one by one.
 
-        Experts on the grouped path have no shape that hangs on their loads, so changing loads
+        Experts on the grouped path have no shape that depends on their loads, so changing loads
         compile nothing again. Routers stay as they are: a random one draws by the step's number.
         """
         for block in self.blocks:
@@ -215,37 +212,3 @@ class MoETransformer(nn.Module):
         for layer in self.moe_layers():
             if layer.balance is not None:
                 layer.balance.end_step()
-
-
-@torch.no_grad()
-def initialise(model: MoETransformer, config: TrialConfig) -> None:
-    """GPT-2's initialisation: normal weights, those that write to the residual stream scaled by
-    1/sqrt(2 * num_layers), biases zero, norms the identity.
-
-    Every tensor has a stream of its own, by (seed, name), and every expert too: cells of one seed
-    begin alike in the parts that they share, and N experts are the first of 2N.
-    """
-    seed = config.train.seed
-    residual_std = INIT_STD / math.sqrt(2 * config.model.num_layers)
-    frozen = ((n, b) for n, b in model.named_buffers() if n.endswith("router.weight"))
-    for name, tensor in [*model.named_parameters(), *frozen]:
-        owner, leaf = name.split(".")[-2:]
-        if leaf.startswith("bias"):
-            tensor.zero_()
-        elif owner.endswith("norm"):
-            tensor.fill_(1.0)
-        elif owner == "experts":
-            std = residual_std if leaf == "weight_out" else INIT_STD
-            for n, expert in enumerate(tensor):
-                expert.normal_(0, std, generator=named_generator(seed, name, n))
-        else:
-            stds = {"project": residual_std, "router": config.moe.router_init_std}
-            std = stds.get(owner, INIT_STD)
-            tensor.normal_(0, std, generator=named_generator(seed, name))
-
-
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices. Not to biases (of experts: 2-D), norms and
-    embeddings."""
-    leaf = name.rsplit(".", 1)[-1]
-    return leaf.startswith("weight") and parameter.ndim >= 2 and "embedding" not in name

@@ -28,6 +28,13 @@ SCRIPTS = {
 }
 
 
+def renderer():
+    spec = importlib.util.spec_from_file_location("render", BENCHMARKS / "render.py")
+    render = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(render)
+    return render
+
+
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """Documents of words enough for a BPE of 8,192 tokens."""
@@ -44,7 +51,7 @@ def test_the_last_line_is_the_result(name, words):
     if name == "moe_layer":
         pytest.importorskip("transformers", reason="an extra: pip install -e '.[bench]'")
     arguments = SCRIPTS[name] + ([words] if name == "data" else [])
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments]
+    command = [sys.executable, str(BENCHMARKS / renderer().SCRIPTS[name][0]), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
@@ -65,9 +72,7 @@ def test_the_last_line_is_the_result(name, words):
 
 
 def test_the_page_has_a_line_for_each_row_and_says_what_was_not_run():
-    spec = importlib.util.spec_from_file_location("render", BENCHMARKS / "render.py")
-    render = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(render)
+    render = renderer()
     rows = [
         dict(zip(KEYS, KEYS, strict=True))
         | {"ours": 1.0, "theirs": 2.0, "ratio": 0.5, "goal": goal, "met": met}

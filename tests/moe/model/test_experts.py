@@ -11,9 +11,9 @@ from torch import Tensor
 from moe.model import experts as module_of_experts
 from moe.model.activations import NONLINEARITIES
 from moe.model.experts import (
+    Dispatch,
     Experts,
     LoopedMixture,
-    Order,
     grouped_mixture,
     sort_by_expert,
 )
@@ -67,8 +67,8 @@ def choose(load: str, num_units: int, top_k: int, num_experts: int) -> Tensor:
 def by_expert(mixture):
     def mix(inputs, index_UK, num_experts, rows, activation="gelu"):
         counts_N = count_tokens(index_UK, num_experts, rows)
-        order = sort_by_expert(index_UK)
-        return mixture(*inputs, NONLINEARITIES[activation], order, counts_N)
+        dispatch = sort_by_expert(index_UK)
+        return mixture(*inputs, NONLINEARITIES[activation], dispatch, counts_N)
 
     return mix
 
@@ -200,10 +200,10 @@ def test_long_sequences_that_share_few_wide_experts_go_by_themselves(
         gate=torch.rand(2, 2, dtype=torch.float64),
         counts_N=count_tokens(index_UK, 4, rows),
     )
-    assert module_of_experts.is_whole(x_BSD, module.weight_in, routing) == whole
+    assert module_of_experts.by_sequence(x_BSD, module.weight_in, routing) == whole
     y_BSD = module(x_BSD, routing)
-    monkeypatch.setattr(module_of_experts, "_WHOLE", math.inf)
-    assert not module_of_experts.is_whole(x_BSD, module.weight_in, routing)
+    monkeypatch.setattr(module_of_experts, "_MIN_SEQUENCE_MULTIPLY_ADDS", math.inf)
+    assert not module_of_experts.by_sequence(x_BSD, module.weight_in, routing)
     torch.testing.assert_close(module(x_BSD, routing), y_BSD)
 
 
@@ -340,12 +340,12 @@ def test_bf16_autocast_is_near_float32(make_config, unit, fields):
 def test_any_width_passes_the_checks_of_the_grouped_kernels(d, f, activation):
     """torch's own, on the meta device: values are not computed, strides are looked at."""
     index_UK = choose("random", 6, 2, 4)
-    order, counts_N = sort_by_expert(index_UK), count_tokens(index_UK, 4, 1)
+    dispatch, counts_N = sort_by_expert(index_UK), count_tokens(index_UK, 4, 1)
     meta = {"device": "meta", "dtype": torch.bfloat16}
     made = random_inputs(index_UK, 4, 1, d, f, NONLINEARITIES[activation].columns)
     inputs = [t.to(**meta).requires_grad_() for t in made]
-    order = Order(*(t.to("meta") for t in order))
-    y_URD = grouped_mixture(*inputs, NONLINEARITIES[activation], order, counts_N.to("meta"))
+    dispatch = Dispatch(*(t.to("meta") for t in dispatch))
+    y_URD = grouped_mixture(*inputs, NONLINEARITIES[activation], dispatch, counts_N.to("meta"))
     assert y_URD.shape == inputs[0].shape
     gradients = torch.autograd.grad(y_URD, inputs, torch.empty_like(y_URD))
     assert [g.shape for g in gradients] == [t.shape for t in inputs]
@@ -364,9 +364,9 @@ def test_grouped_kernels_on_a_gpu_equal_the_loop(unit, d, f, activation):
         for t in random_inputs(index_UK, 8, rows, d, f, NONLINEARITIES[activation].columns)
     ]
     inputs.append(NONLINEARITIES[activation])
-    order, counts_N = sort_by_expert(index_UK), count_tokens(index_UK, 8, rows)
+    dispatch, counts_N = sort_by_expert(index_UK), count_tokens(index_UK, 8, rows)
     dy = torch.randn_like(inputs[0])
-    fast, slow = (f(*inputs, order, counts_N) for f in (grouped_mixture, LoopedMixture.apply))
+    fast, slow = (f(*inputs, dispatch, counts_N) for f in (grouped_mixture, LoopedMixture.apply))
     torch.testing.assert_close(fast, slow, rtol=0.05, atol=0.5)
     pairs = zip(*(torch.autograd.grad(y, inputs[:6], dy) for y in (fast, slow)), strict=True)
     for got, expected in pairs:

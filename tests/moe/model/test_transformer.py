@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from moe.config import ConfigError
 from moe.identity import cell_hash
-from moe.model.transformer import MoETransformer, decays
+from moe.model.initialisation import decayed, initialise, linear
+from moe.model.transformer import MoETransformer
 
 MOE = {"num_experts": 4, "top_k": 2}
 CELLS = [
@@ -150,21 +151,29 @@ def test_initial_scales_are_those_of_gpt2(make_config):
 
 def test_weight_decay_is_for_matrices(make_config):
     model = MoETransformer(make_config(**MOE, shared_experts=1, layer_stride=2))
-    decayed = {name for name, p in model.named_parameters() if decays(name, p)}
-    assert {name for name, _ in model.named_parameters() if ".0." in name} & decayed == {
+    names = decayed(model)
+    assert {name for name, _ in model.named_parameters() if ".0." in name} & names == {
         "blocks.0.attention.qkv.weight",
         "blocks.0.attention.project.weight",
         "blocks.0.ffn.expand.weight",
         "blocks.0.ffn.project.weight",
     }
-    assert {name for name in decayed if ".1.ffn" in name} == {
+    assert {name for name in names if ".1.ffn" in name} == {
         "blocks.1.ffn.router.weight",
         "blocks.1.ffn.experts.weight_in",
         "blocks.1.ffn.experts.weight_out",
         "blocks.1.ffn.shared.expand.weight",
         "blocks.1.ffn.shared.project.weight",
     }
-    assert not any("embedding" in name for name in decayed)
+    assert not any("embedding" in name for name in names)
+
+
+def test_a_parameter_without_a_rule_is_refused():
+    model = torch.nn.ModuleDict(
+        {"known": linear(2, 3, bias=True), "unknown": torch.nn.Linear(2, 3)}
+    )
+    with pytest.raises(ValueError, match=r"received unknown.bias, unknown.weight without"):
+        initialise(model, seed=0)
 
 
 def test_one_expert_that_all_pass_is_a_dense_model(make_config):

@@ -6,7 +6,7 @@ kind of null (words exchanged, all layers alike); it measures the NMI alone, so 
 does too. The rows against `limit` are all that `analyze` does for one model: NMI, information
 beyond the word form, purity, OLMoE's measures, and once a probe the word-form baseline.
 
-    python benchmarks/specialization.py [--tokens 100000] [--permutations 200] [--repeats 7]
+    python benchmarks/permutation_nulls.py [--tokens 100000] [--permutations 200] [--repeats 7]
 """
 
 from __future__ import annotations

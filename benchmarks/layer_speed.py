@@ -10,7 +10,7 @@ Seconds are CPU time of the one thread that computes, medians of interleaved rep
 are what autograd keeps from forward to backward, weights apart, each storage counted once.
 On a GPU the same rows in bfloat16 are timed by CUDA events.
 
-    python benchmarks/moe_layer.py [--repeats 7] [--shapes 0,1,2,3,4] [--units token,sequence]
+    python benchmarks/layer_speed.py [--repeats 7] [--shapes 0,1,2,3,4] [--units token,sequence]
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from moe.config import ROUTER_KINDS
 from moe.model.router import ROUTERS, RouterContext
 from moe.model.transformer import MoETransformer
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def test_each_row_has_its_class():

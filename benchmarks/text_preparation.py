@@ -11,7 +11,7 @@ GPT-2's vocabulary is looked for in the caches that moe/data/gpt2_vocabulary.py 
 `--vocabulary`; without it the same is measured with a BPE trained on the corpus, and the case says
 so.
 
-    python benchmarks/data.py [--corpus SPEC] [--vocabulary FILE] [--bytes 2e9]
+    python benchmarks/text_preparation.py [--corpus SPEC] [--vocabulary FILE] [--bytes 2e9]
 """
 
 from __future__ import annotations
