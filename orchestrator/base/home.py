@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +105,18 @@ class Home:
     def create(self) -> None:
         for folder in (self.root, self.tokens, self.checkpoints, self.artifacts, self.spool):
             folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """The home's folders; a new home that was refused its first launch is removed again."""
+        existed = self.root.exists()
+        try:
+            self.create()
+            yield
+        except BadInput:
+            if not existed and not (self.root / "optuna.db").exists():
+                shutil.rmtree(self.root, ignore_errors=True)
+            raise
 
     def require_exists(self) -> None:
         """Raises BadInput where nothing was ever run in this home."""

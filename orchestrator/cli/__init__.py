@@ -12,6 +12,7 @@ import typer
 from orchestrator.base.errors import BadInput, StudyError, halted, is_disk_trouble
 from orchestrator.base.urls import DiscreetRecord, redact
 from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app)
+    archive_commands,
     doctor_command,
     new_command,
     plan_command,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from orchestrator.base.errors import BadInput
-from orchestrator.base.home import Home
 from orchestrator.base.provenance import git_state
 from orchestrator.base.urls import redact
 from orchestrator.cluster import capacity, connection, nodes
@@ -160,7 +158,7 @@ def opened(
         if options.address:
             stack.enter_context(connection.connected(options.address))
             waits = capacity.require_fits(options.resources)
-        stack.enter_context(_made(home))
+        stack.enter_context(home.made())
         stack.enter_context(trouble_named(storage_url))
         for lock in driver_locks(home, storage_url, launch.name):
             stack.enter_context(lock)
@@ -256,19 +254,6 @@ def _as_before(launch: Launch, storage_url: str) -> Launch:
     finally:
         if (engine := relational(storage)) is not None:
             engine.dispose()
-
-
-@contextmanager
-def _made(home: Home) -> Iterator[None]:
-    """The home's folders; a new home that was refused its first launch is removed again."""
-    existed = home.root.exists()
-    try:
-        home.create()
-        yield
-    except BadInput:
-        if not existed and not (home.root / "optuna.db").exists():
-            shutil.rmtree(home.root, ignore_errors=True)
-        raise
 
 
 def _mark_place(launch: Launch, options: Options) -> str:

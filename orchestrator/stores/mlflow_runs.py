@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from moe.metrics import STEP, TIMESTAMP_MS
 from orchestrator.base.errors import LaunchHeld, StudyError
 from orchestrator.base.home import Home
 from orchestrator.base.urls import redact, without_credentials
+from orchestrator.stores.finished_run import FinishedRun
 from orchestrator.stores.mlflow_client import search_runs
 from orchestrator.stores.mlflow_refusals import reason
 from orchestrator.stores.moved_home import artifact_folder
@@ -35,11 +37,12 @@ from orchestrator.stores.outbox_files import Spool, SpoolHeld
 from orchestrator.stores.parent_run import (
     OWNER,
     TRAINING_VIEW,
+    NamedLaunch,
     begin_parent,
     open_experiment,
     open_parent,
 )
-from orchestrator.study.launch import Launch, Point, mlflow_params
+from orchestrator.study.launch import Point, mlflow_params
 
 TRIAL_NUMBER = "optuna.trial_number"
 _PARENT_RUN_ID = "mlflow.parentRunId"
@@ -47,6 +50,7 @@ LOCAL_PAGE = "http://127.0.0.1:5000"  # the first port that `moe-study ui` takes
 CLOSE_TIMEOUT_S = 30.0
 LOOP_PATIENCE_S = 1.5  # how long Tune's loop, and with it the trials' reports, may wait for a run
 _RETRY_S = 1.0
+_SPOOLED_POINTS = 1000
 
 
 class Away(Exception):
@@ -91,7 +95,7 @@ class Tracking:
 
     @classmethod
     def open(
-        cls, client: MlflowClient, launch: Launch, home: Home, *, owner: str, uri: str
+        cls, client: MlflowClient, launch: NamedLaunch, home: Home, *, owner: str, uri: str
     ) -> Tracking:
         """`owner` is the record of the search that these runs belong to: several homes may share
         one server, and neither may touch the other's runs.
@@ -238,6 +242,46 @@ class Tracking:
             },
         )
         return run.info.run_id
+
+    def adopt_run(
+        self,
+        run: FinishedRun,
+        *,
+        number: int,
+        tags: Mapping[str, str],
+        config: str | None,
+        artifacts: Sequence[tuple[str, str | None]] = (),
+    ) -> str:
+        """A run that ended in another store, with its own times; all but its making is spooled.
+
+        Raises StudyError where the store does not answer.
+        """
+        own = {
+            _PARENT_RUN_ID: self.parent_run_id,
+            OWNER: self._owner,
+            TRIAL_NUMBER: str(number),
+        }
+        with away_named(self._client):
+            run_id = self._client.create_run(
+                self.experiment_id,
+                start_time=run.start_ms,
+                run_name=run.name,
+                tags={**run.tags, **tags, **own},
+            ).info.run_id
+        for params, dataset in zip_longest([run.params], run.datasets, fillvalue=None):
+            entry = {"params": dict(params or {}), "dataset": dataset}
+            self._courier.send({"op": "inputs", "run_id": run_id, **entry})
+        if config is not None:
+            text = {"file": "config.json", "text": config}
+            self._courier.send({"op": "text", "run_id": run_id, **text})
+        for start in range(0, len(run.points), _SPOOLED_POINTS):
+            points = [list(point) for point in run.points[start : start + _SPOOLED_POINTS]]
+            self._courier.send({"op": "metrics", "run_id": run_id, "points": points})
+        for path, folder in artifacts:
+            self.log_artifact(run_id, path, folder)
+        end = {"status": run.status, "end_time": run.end_ms}
+        self._courier.send({"op": "end", "run_id": run_id, **end})
+        return run_id
 
     def _runs_of(self, number: int) -> list[str]:
         query = f"tags.`{TRIAL_NUMBER}` = '{number}' AND tags.`{OWNER}` = '{self._owner}'"

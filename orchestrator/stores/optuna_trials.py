@@ -11,7 +11,7 @@ import dataclasses
 import math
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -122,24 +122,48 @@ class SearchStore:
             "early_stopping": _early_stopping(launch),
             "sampler": None if launch.study.is_grid else str(launch.study.sampler),
         }
+        direction = "maximize" if launch.study.measure.better == "higher" else "minimize"
+        return cls._open(storage, launch.name, direction, attributes)
+
+    @classmethod
+    def open_imported(
+        cls, storage: BaseStorage, name: str, direction: str, attributes: Mapping[str, Any]
+    ) -> SearchStore:
+        """The study of a launch that comes from another home: made, or, where this home has one,
+        told which code worked on it elsewhere. It stays as new as it is."""
+        launches = cls.launches(storage)
+        existing = next((info.attributes for info in launches if info.name == name), None)
+        if existing is None:
+            own = {**attributes, OWNER: uuid.uuid4().hex[:12]}
+        else:
+            known = existing.get(DRIVERS, [])
+            others = [d for d in attributes.get(DRIVERS, []) if d not in known]
+            own = {**existing, DRIVERS: [*known, *others]}
+        return cls._open(storage, name, direction, own)
+
+    @classmethod
+    def _open(
+        cls, storage: BaseStorage, name: str, direction: str, attributes: Mapping[str, Any]
+    ) -> SearchStore:
         study = optuna.create_study(
             storage=storage,
-            study_name=launch.name,
+            study_name=name,
             load_if_exists=True,
-            direction="maximize" if launch.study.measure.better == "higher" else "minimize",
+            direction=direction,
             sampler=optuna.samplers.RandomSampler(),
         )
-        if study.metric_names != [launch.study.metric]:
+        metric = attributes["metric"]
+        if study.metric_names != [metric]:
             with warnings.catch_warnings():
                 # Experimental since Optuna 3.2, and what the dashboard labels its plots with.
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names([launch.study.metric])
+                study.set_metric_names([metric])
         for key, value in attributes.items():
             if study.user_attrs.get(key) != value:
                 study.set_user_attr(key, value)
-        info = LaunchInfo(study_id=study._study_id, name=launch.name, attributes=attributes)
+        info = LaunchInfo(study_id=study._study_id, name=name, attributes=attributes)
         store = cls(storage, info)
-        store._write_note(launch)
+        store._write_note()
         return store
 
     @property
@@ -150,26 +174,36 @@ class SearchStore:
             sampler=optuna.samplers.RandomSampler(),
         )
 
-    def _write_note(self, launch: Launch) -> None:
+    def _write_note(self) -> None:
         from optuna_dashboard import save_note  # slow to import, and readers do without it
 
+        of = self.info.attributes
         save_note(
             self.study,
-            f"**{launch.study.question}**\n\nBaseline: {launch.study.baseline}. "
-            f"Held fixed: {launch.study.held_fixed}\n\n"
-            f"Scale {launch.scale}, corpus {launch.corpus_spec} ({launch.corpus_digest}).\n\n"
+            f"**{of['question']}**\n\nBaseline: {of['baseline']}. "
+            f"Held fixed: {of['held_fixed']}\n\n"
+            f"Scale {of['scale']}, corpus {of['corpus']} ({of['corpus_digest']}).\n\n"
             "Loss against training FLOPs stands among the plots, and the figures and the report "
             "among the artifacts, once the launch has come to its end.",
         )
 
     def records(self) -> list[TrialRecord]:
         """All trials, in the order of their numbers."""
+        return [TrialRecord.of(trial) for trial in self.trials()]
+
+    def trials(self) -> list[FrozenTrial]:
+        """As Optuna has them, without those that others put into the study."""
+        return [trial for trial in self._all() if CELL in trial.user_attrs]
+
+    def next_number(self) -> int:
+        """Of the next trial, for the one driver that holds the launch."""
+        return len(self._all())
+
+    def _all(self) -> list[FrozenTrial]:
         engine = relational(self._storage)
         if engine is not None:
-            trials = read_trials(engine, self.info.study_id)
-        else:
-            trials = self._storage.get_all_trials(self.info.study_id, deepcopy=False)
-        return [TrialRecord.of(trial) for trial in trials if CELL in trial.user_attrs]
+            return read_trials(engine, self.info.study_id)
+        return self._storage.get_all_trials(self.info.study_id, deepcopy=False)
 
     def importances(self) -> dict[str, float]:
         """Shares of 1 by parameter, the largest first; empty where there is too little to tell.
@@ -202,7 +236,7 @@ class SearchStore:
 
         `note`: markdown beside it in Optuna Dashboard.
         """
-        self._require_same_choices(point, distributions)
+        self._require_same_choices(point.cell, distributions)
         params = {path: get(point.config, path) for path in distributions}
         accounting = point.accounting
         template = optuna.trial.create_trial(
@@ -222,6 +256,29 @@ class SearchStore:
         self._create(template, note)
         return TrialRecord.of(template)
 
+    def add_finished(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
+        """A trial that ended elsewhere, with its own times, in one write; or one that waits."""
+        kept = FrozenTrial(
+            number=-1,
+            trial_id=-1,
+            state=trial.state,
+            value=None,
+            values=trial.values,
+            datetime_start=trial.datetime_start,
+            datetime_complete=trial.datetime_complete,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=dict(attributes),
+            system_attrs={},
+            intermediate_values=trial.intermediate_values,
+        )
+        self.study.add_trial(kept)
+
+    def require_same_space(self, trials: Iterable[FrozenTrial]) -> None:
+        """Raises BadInput where trials that are to come have other choices than those here."""
+        for trial in trials:
+            self._require_same_choices(trial.user_attrs[CELL], trial.distributions)
+
     def _create(self, trial: FrozenTrial, note: str) -> None:
         """Writes a trial, which thereby gets its number and id."""
         engine = relational(self._storage)
@@ -234,7 +291,7 @@ class SearchStore:
             self._storage.set_study_system_attr(self.info.study_id, key, value)
 
     def _require_same_choices(
-        self, point: Point, distributions: Mapping[str, BaseDistribution]
+        self, cell: str, distributions: Mapping[str, BaseDistribution]
     ) -> None:
         """Optuna looks at this in a database, and not in a journal."""
         if self._known is None:
@@ -248,7 +305,7 @@ class SearchStore:
             except ValueError as error:
                 raise BadInput(
                     "the choices of an axis stay the same within a launch, for the sampler's sake; "
-                    f"{point.cell} has others than earlier trials ({error}). Undo the change of "
+                    f"{cell} has others than earlier trials ({error}). Undo the change of "
                     "the space, or run it under another study name."
                 ) from None
 

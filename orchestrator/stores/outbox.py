@@ -134,8 +134,9 @@ class Courier:
             params = [Param(key, value) for key, value in entry["params"].items()]
             self._client.log_batch(run_id, params=params, synchronous=True)
             context = InputTag("mlflow.data.context", "training")
-            inputs = [DatasetInput(Dataset(**entry["dataset"]), [context])]
-            self._client.log_inputs(run_id, datasets=inputs)
+            if entry["dataset"] is not None:
+                inputs = [DatasetInput(Dataset(**entry["dataset"]), [context])]
+                self._client.log_inputs(run_id, datasets=inputs)
 
     def _deliver_text(self, run_id: str, entries: list[dict[str, Any]]) -> None:
         for entry in entries:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from orchestrator.base.errors import BadInput
 from orchestrator.stores.mlflow_client import search_runs
-from orchestrator.study.launch import Launch
 
 PARENT = "moe_study.parent"
 OWNER = "moe_study.owner"
@@ -20,7 +20,35 @@ _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 TRAINING_VIEW = "workflowType=machine_learning"
 
 
-def require_not_deleted(client: MlflowClient, launch: Launch) -> None:
+class Asked(Protocol):
+    """What of a study's file MLflow's pages say."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def baseline(self) -> str: ...
+    @property
+    def held_fixed(self) -> str: ...
+
+
+class NamedLaunch(Protocol):
+    """A launch as the tracking side needs it: of this home, or of a file."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def study(self) -> Asked: ...
+    @property
+    def scale(self) -> str: ...
+    @property
+    def corpus_spec(self) -> str: ...
+    @property
+    def corpus_digest(self) -> str | None: ...
+
+
+def require_not_deleted(client: MlflowClient, launch: NamedLaunch) -> None:
     """Raises BadInput where the launch's experiment was deleted."""
     experiment = client.get_experiment_by_name(launch.name)
     if experiment is not None and experiment.lifecycle_stage == "deleted":
@@ -30,7 +58,7 @@ def require_not_deleted(client: MlflowClient, launch: Launch) -> None:
         )
 
 
-def open_experiment(client: MlflowClient, launch: Launch, artifacts: Path) -> str:
+def open_experiment(client: MlflowClient, launch: NamedLaunch, artifacts: Path) -> str:
     """Its id; made where there is none. Beside a database artifacts lie in that folder."""
     experiment = client.get_experiment_by_name(launch.name)
     if experiment is None:
@@ -54,7 +82,7 @@ def open_experiment(client: MlflowClient, launch: Launch, artifacts: Path) -> st
     return experiment.experiment_id
 
 
-def open_parent(client: MlflowClient, experiment_id: str, launch: Launch, owner: str) -> Run:
+def open_parent(client: MlflowClient, experiment_id: str, launch: NamedLaunch, owner: str) -> Run:
     """The parent run of one search, as it is; made where there is none."""
     return find_parent(client, experiment_id, owner) or client.create_run(
         experiment_id,
@@ -79,7 +107,7 @@ def find_parent(client: MlflowClient, experiment_id: str, owner: str) -> Run | N
     return next(iter(search_runs(client, experiment_id, query)), None)
 
 
-def _description(launch: Launch) -> str:
+def _description(launch: NamedLaunch) -> str:
     return (
         f"{launch.study.question}\n\nBaseline: {launch.study.baseline}. "
         f"Held fixed: {launch.study.held_fixed}"

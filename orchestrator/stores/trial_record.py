@@ -32,6 +32,9 @@ REUSED_FROM = "reused_from"
 MOE_DIGEST = "moe_digest"
 COMMIT = "git.commit"
 ORIGIN = "origin"
+ORIGIN_TRIAL = "origin.trial"  # of an imported one: its first search, and its number there
+ORIGIN_LAUNCH = "origin.launch"
+ORIGIN_FILE = "origin.file_sha256"
 DIVERGED_AT = "diverged_at_step"
 CHECKPOINT_PLACE = "checkpoint_place"  # without credentials; absent where it is the home
 

@@ -14,6 +14,7 @@ from orchestrator.stores.trial_record import (
     CONFIG_HASH,
     FINISHED_STATES,
     MLFLOW_STATUS_OF,
+    ORIGIN_TRIAL,
     RUN_ID,
     TrialRecord,
 )
@@ -35,6 +36,9 @@ def reconcile(search: SearchStore, tracking: Tracking, *, metric: str) -> list[s
     for run in tracking.runs():
         if run.run_id in known:
             runs[run.run_id] = run
+        elif ORIGIN_TRIAL in run.tags:
+            tracking.discard(run.run_id)
+            said.append(f"removed a run of trial {run.trial_number} whose import was not finished")
         elif _never_started(run, records):
             # The driver was killed after it made the run and before the trial knew of it.
             tracking.discard(run.run_id)
