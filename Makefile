@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint bench results clean
 
 quickstart: $(INSTALLED)  ## a small study end to end, on the embedded default corpus
 	@echo "Training 16 small models, which takes some minutes on two cores"
@@ -26,6 +26,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)  ## every benchmark, and docs/benchmarks.md from what they print
 	$(BIN)/python benchmarks/render.py
+
+results: $(INSTALLED)  ## docs/results from the exports beside its pages
+	$(BIN)/python docs/result_tables.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv, which takes some minutes and says little"

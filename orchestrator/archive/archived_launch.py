@@ -190,7 +190,7 @@ def unpack_files(launch: ArchivedLaunch, home: Home) -> None:
     """Each is whole when it appears. What the home has already stays; of `analyze` it gets the
     trials that it lacks."""
     for name, content in launch.files.items():
-        path = home.root / name
+        path = _place_of(name, home)
         if path.exists():
             if not name.startswith(ANALYSIS):
                 continue
@@ -199,6 +199,14 @@ def unpack_files(launch: ArchivedLaunch, home: Home) -> None:
         partial = path.with_name(f"{path.name}.partial")
         partial.write_bytes(content)
         partial.replace(path)
+
+
+def _place_of(name: str, home: Home) -> Path:
+    """A run's folder is named by its code, which this code may know under an earlier digest."""
+    match name.split("/"):
+        case ["checkpoints", config_hash, digest, file]:
+            return home.run_folder(config_hash, digest) / file
+    return home.root / name
 
 
 def merged_analysis(path: Path, content: bytes) -> bytes:

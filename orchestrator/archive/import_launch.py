@@ -165,7 +165,7 @@ def _take(
             key=archived.key,
             origin=origin,
             config=archived.config,
-            artifacts=_artifacts(launch, home, archived),
+            artifacts=_artifacts(home, archived),
             waiting=filled,
         )
         planned.add(config_hash)
@@ -185,13 +185,10 @@ def _shown(trial: FrozenTrial) -> str:
     return str(trial.value) if trial.values else STATE_OF[trial.state]
 
 
-def _artifacts(
-    launch: ArchivedLaunch, home: Home, archived: ArchivedTrial
-) -> list[tuple[str, str | None]]:
+def _artifacts(home: Home, archived: ArchivedTrial) -> list[tuple[str, str | None]]:
     record = TrialRecord.of(archived.trial)
     path = home.run_folder(record.config_hash, record.code_digest) / _ROUTING
-    name = str(path.relative_to(home.root))
-    return [(str(path), "routing")] if name in launch.files else []
+    return [(str(path), "routing")] if path.is_file() else []
 
 
 def _require_fits(launch: ArchivedLaunch, storage_url: str) -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 
-from moe.identity import moe_digest
+from moe.code_digest import moe_digest
 from moe.metrics import VAL_LOSS
 from orchestrator.archive import container
 from orchestrator.archive.archived_launch import merged_analysis, pack, read, records_of

@@ -1,0 +1,33 @@
+"""The tables of docs/results are what their exports say, and small enough to be kept."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_TABLES = runpy.run_path(str(ROOT / "docs" / "result_tables.py"))
+FILES = _TABLES["exports"]()
+RESULTS = ROOT / "docs" / "results"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_page_is_what_its_export_says(file):
+    page = file.with_suffix(".md").read_text("utf-8")
+    assert page == _TABLES["page_of"](file), "run `make results`"
+    assert file.stat().st_size < 500_000
+
+
+def test_no_page_is_typed_and_the_list_is_whole():
+    assert FILES
+    pages = {path.stem for path in RESULTS.glob("*.md")} - {"README"}
+    assert pages == {file.stem for file in FILES}
+    readme = (RESULTS / "README.md").read_text("utf-8")
+    assert readme == _TABLES["renewed"](readme, _TABLES["contents"](FILES)), "run `make results`"
+    for link in re.findall(r"\]\(([^):]+)\)", readme):
+        assert (RESULTS / link).exists(), link
+    kept = {path.name for path in (RESULTS / "earlier").iterdir()}
+    assert kept == set(re.findall(r"\(earlier/([^)]+)\)", readme)), "each old page has its reason"
