@@ -119,18 +119,6 @@ class Space:
                 raise Infeasible(f"{rule.reason}; received {dict(point)!r}. The study excludes it.")
         return config
 
-    def distributions(self) -> dict[str, dict[str, Any]]:
-        """Every axis as plain data: its `kind` and the arguments of Optuna's distribution of it."""
-        plain = {}
-        for path, domain in self.axes.items():
-            match domain:
-                case Choice(values):
-                    plain[path] = {"kind": "categorical", "choices": values}
-                case Int() | Float():
-                    kind = "int" if isinstance(domain, Int) else "float"
-                    plain[path] = {"kind": kind, **dataclasses.asdict(domain)}
-        return plain
-
     def check(self, base: TrialConfig, *, samples: int = 5000) -> None:
         """Raises ConfigError, with the reasons and their counts, if no feasible point is found.
 

@@ -59,7 +59,14 @@ def missing(path: Path) -> set[str]:
     found = {n for n in PATH.findall(text) if "NAME" not in n and not (ROOT / n).exists()}
     found |= {name for name in MODULE.findall(text) if not _is_there(name)}
     # What other processes are told to import stands in text, where nobody else looks.
-    return found | {name for name in IMPORT.findall(path.read_text("utf-8")) if not _is_there(name)}
+    return found | {
+        name for name in IMPORT.findall(path.read_text("utf-8")) if not _is_module(name)
+    }
+
+
+def _is_module(name: str) -> bool:
+    place = ROOT.joinpath(*name.split("."))
+    return name in RENAMED or place.with_suffix(".py").exists() or place.is_dir()
 
 
 def _is_there(name: str) -> bool:

@@ -1,7 +1,7 @@
-"""Figures of a launch: from its records, the routing arrays of its runs, and rows of `analyze`.
+"""Figures of a launch as files for print: from its records, routing arrays and rows of `analyze`.
 
-What is missing is not drawn: a figure without data does not come to be. matplotlib is loaded when
-something is drawn, so that who only reads tables goes without.
+A figure without data is not written. matplotlib is imported where something is drawn, since the
+import takes a second that commands which only read tables need not wait for.
 
 M MoE blocks, N experts, L labels.
 """
@@ -11,30 +11,17 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orchestrator.base.home import Home
-from orchestrator.report.figure_data import (
-    MOST_SAMPLED,
-    CellTrials,
-    Rows,
-    balance_pairs,
-    complete_cells,
-    counted,
-    curve_of,
-    differences_of,
-    interval_of,
-    load_of,
-    specializations,
-    tokens_per_step,
-)
-from orchestrator.report.figure_labels import curve_label, label_of, probe_name, word_form_note
+from orchestrator.report.figure_data import MOST_SAMPLED, Rows, counted
+from orchestrator.report.figure_labels import probe_name, word_form_note
 from orchestrator.report.judge import NO_EVIDENCE, main_digest
+from orchestrator.report.launch_data import LaunchData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,71 +50,50 @@ def launch_figures(
     launch: LaunchRecords, home: Home, *, rows: Rows = ()
 ) -> Iterator[tuple[str, Figure]]:
     """Name and figure, one at a time: curves, loss, load by cell, balance, specialisation."""
-    cells = complete_cells(launch)
-    if cells:
-        batch_tokens = {cell.name: tokens_per_step(cell.trials, home) for cell in cells}
-        by_tokens = all(batch_tokens.values())
-        x = _Axis(
-            label="training tokens" if by_tokens else "optimiser step",
-            per_step=batch_tokens if by_tokens else dict.fromkeys(batch_tokens, 1.0),
-        )
-        yield from _quality_figures(launch, cells, x)
-        yield from _load_figures(launch, cells, home, x)
-        yield from _specialization_figures(launch, cells, rows)
+    data = LaunchData(launch=launch, home=home, rows=rows)
+    if data.cells:
+        yield from _quality_figures(data)
+        yield from _load_figures(data)
+        yield from _specialization_figures(data)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Axis:
-    """Over training: what is counted, and how much of it a step of each cell is."""
-
-    label: str
-    per_step: Mapping[str, float]
-
-
-def _quality_figures(
-    launch: LaunchRecords, cells: Sequence[CellTrials], x: _Axis
-) -> Iterator[tuple[str, Figure]]:
+def _quality_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
     from orchestrator.report import matplotlib_plots
 
-    metric = launch.info.attributes["metric"]
-    reference = launch.info.attributes.get("baseline")
-    label, is_loss = label_of(metric), launch.measure.is_loss
-    y_label = curve_label(launch.measure)
-    curves = {c.name: curve for c in cells if (curve := curve_of(c, x.per_step[c.name], is_loss))}
-    if curves:
-        baseline = curves.pop(reference, None) if len(curves) > 1 else None
+    if curves := list(data.curves):
+        baseline = None
+        if len(curves) > 1:
+            baseline = next((curve for curve in curves if curve.cell == data.reference), None)
         how = "line: mean over seeds; band: from the lowest to the highest seed"
         yield (
             "curves",
             matplotlib_plots.curves_figure(
-                list(curves.values()),
+                [curve for curve in curves if curve is not baseline],
                 baseline,
-                _heading(launch, f"{y_label} over training".capitalize(), how),
-                x_label=x.label,
-                y_label=y_label,
-                log_scale=is_loss,
+                _heading(data.launch, f"{data.curve_label} over training".capitalize(), how),
+                x_label=data.x_label,
+                y_label=data.curve_label,
+                log_scale=data.is_loss,
             ),
         )
-    differences = differences_of(cells, reference)
     how = "right: the differences at the seeds that both have, with their paired interval"
     yield (
         "loss",
         matplotlib_plots.forest_figure(
-            [interval_of(cell) for cell in cells],
-            differences,
-            _heading(launch, "Cells at the end of training", how if differences else ""),
-            value_label=label,
+            data.intervals,
+            data.differences,
+            _heading(data.launch, "Cells at the end of training", how if data.differences else ""),
+            value_label=data.value_label,
             difference_label=(
-                f"difference in {label}\nfrom {matplotlib_plots.shorten(str(reference))}"
+                f"difference in {data.value_label}\n"
+                f"from {matplotlib_plots.shorten(str(data.reference))}"
             ),
-            as_perplexity=is_loss,
+            as_perplexity=data.is_loss,
         ),
     )
 
 
-def _load_figures(
-    launch: LaunchRecords, cells: Sequence[CellTrials], home: Home, x: _Axis
-) -> Iterator[tuple[str, Figure]]:
+def _load_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
     """Figure 1 of arXiv 2402.13089: a cell by itself, and with and without the balance loss."""
     from orchestrator.report import matplotlib_plots
 
@@ -135,31 +101,23 @@ def _load_figures(
         "experts are ranked by their load over the whole training, in each seed and layer; "
         "thick: mean over seeds; thin: one seed"
     )
-    loads = {c.name: load for c in cells if (load := load_of(c, home, x.per_step[c.name]))}
-    for name, load in loads.items():
-        heading = _heading(launch, "Expert load over training", how)
-        yield f"load-{_slug(name)}", matplotlib_plots.load_figure([load], heading, x_label=x.label)
-    for without, with_loss in balance_pairs(cells):
-        if without in loads and with_loss in loads:
-            heading = _heading(launch, "Expert load without and with the balance loss", how)
-            pair = [loads[without], loads[with_loss]]
-            yield (
-                f"balance-{_slug(with_loss)}",
-                matplotlib_plots.load_figure(pair, heading, x_label=x.label),
-            )
+    for load in data.loads:
+        heading = _heading(data.launch, "Expert load over training", how)
+        figure = matplotlib_plots.load_figure([load], heading, x_label=data.x_label)
+        yield f"load-{_slug(load.cell)}", figure
+    for without, with_loss in data.balanced_pairs:
+        heading = _heading(data.launch, "Expert load without and with the balance loss", how)
+        figure = matplotlib_plots.load_figure([without, with_loss], heading, x_label=data.x_label)
+        yield f"balance-{_slug(with_loss.cell)}", figure
 
 
-def _specialization_figures(
-    launch: LaunchRecords, cells: Sequence[CellTrials], rows: Rows
-) -> Iterator[tuple[str, Figure]]:
+def _specialization_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
     from orchestrator.report import matplotlib_plots
 
-    for probe in dict.fromkeys(row["probe"] for row in rows):
-        of_probe = [row for row in rows if row["probe"] == probe]
-        panels = specializations(cells, of_probe)
+    for probe, rows, panels in data.probes:
         if panels:
             title = f"What experts specialise in, against chance: {probe_name(probe)}"
-            heading = _heading(launch, title, word_form_note(of_probe))
+            heading = _heading(data.launch, title, word_form_note(rows))
             figure = matplotlib_plots.specialization_figure(panels, heading)
             yield f"specialization-{_probe_slug(probe)}", figure
 

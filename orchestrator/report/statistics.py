@@ -1,4 +1,4 @@
-"""Means, paired differences, equivalence, and correction for many tests (docs/metrics.md).
+"""Means, paired differences, tests of a region, and correction for many tests (docs/metrics.md).
 
 A sample is one number a seed. Every test here needs only its n, mean and standard deviation, so
 the same functions answer "what do these seeds say" and "how many seeds would be enough".
@@ -29,19 +29,6 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Equivalence:
-    """Two one-sided tests at `alpha`: their larger p, and the interval that shows the same test.
-
-    The interval is at 1 - 2 alpha (90% for 5%): it lies inside the margin where p < alpha.
-    """
-
-    p_value: float
-    margin: float
-    alpha: float
-    estimate: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
 class RankCorrelation:
     """Kendall's tau-b over n cells; None where it is undefined (n < 2, or all tied)."""
 
@@ -50,13 +37,10 @@ class RankCorrelation:
     n: int
 
 
-def _sample(values: Iterable[float], least: int = 1) -> np.ndarray:
+def _sample(values: Iterable[float]) -> np.ndarray:
     x = np.asarray(list(values), dtype=np.float64)
-    if x.size < least:
-        raise ValueError(
-            f"this needs at least {least} value{'s' * (least > 1)}; received {x.size}. "
-            "Run more seeds."
-        )
+    if x.size == 0:
+        raise ValueError("this needs at least 1 value; received 0. Run more seeds.")
     _require_finite(enumerate(x))
     return x
 
@@ -103,22 +87,6 @@ def paired_differences(a: Mapping[int, float], b: Mapping[int, float]) -> dict[i
     return {seed: float(a[seed]) - float(b[seed]) for seed in seeds}
 
 
-def paired_interval(
-    a: Mapping[int, float], b: Mapping[int, float], *, confidence: float = 0.95
-) -> Estimate:
-    """Mean of the paired differences with its t interval; `n` is the number of pairs.
-
-    Raises ValueError where the two share no seed.
-    """
-    differences = paired_differences(a, b)
-    if not differences:
-        raise ValueError(
-            f"a paired difference needs a shared seed; received seeds {sorted(a)} and {sorted(b)}. "
-            "Run both cells at the same seeds."
-        )
-    return mean_interval(differences.values(), confidence=confidence)
-
-
 def _t(distance: float | np.ndarray, sd: float | np.ndarray, n: int) -> np.ndarray:
     """The t statistic, with its limit where the sample has no spread: infinite, or 0 at 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -148,23 +116,6 @@ def region_p_values(
     inside = (1 if bounds == 2 else 2) * special.stdtr(n - 1, -worst)
     outside = 2 * special.stdtr(n - 1, worst)
     return np.minimum(inside, 1.0), np.minimum(outside, 1.0)
-
-
-def tost(values: Iterable[float], *, margin: float, alpha: float = 0.05) -> Equivalence:
-    """Whether the mean of (paired) differences lies within +-margin: two one-sided t tests.
-
-    Raises ValueError on fewer than two values, NaN or infinity, or a margin that is not positive.
-    """
-    _check_level("alpha", 2 * alpha)
-    if not (math.isfinite(margin) and margin > 0):
-        raise ValueError(
-            f"an equivalence margin is a positive number; received {margin!r}. "
-            "log(1.01) is 1% of perplexity."
-        )
-    x = _sample(values, least=2)
-    estimate = mean_interval(x, confidence=1 - 2 * alpha)
-    p, _ = region_p_values(estimate.mean, estimate.sd, estimate.n, low=-margin, high=margin)
-    return Equivalence(p_value=float(p), margin=margin, alpha=alpha, estimate=estimate)
 
 
 def _check_p_values(p_values: Sequence[float]) -> np.ndarray:
@@ -216,27 +167,6 @@ def seeds_until(p_at: Callable[[int], float], *, alpha: float = 0.05) -> int | N
         middle = (fails + holds) // 2
         fails, holds = (fails, middle) if p_at(middle) <= alpha else (middle, holds)
     return holds
-
-
-def seeds_to_decide(
-    mean: float,
-    sd: float | None,
-    *,
-    low: float = -math.inf,
-    high: float = 0.0,
-    alpha: float = 0.05,
-) -> int | None:
-    """Seeds at which "the mean is inside (low, high)" is decided, either way, at this mean and sd.
-
-    The chance that this number does decide is only about one half, since the next seeds have their
-    own mean. None where the sd is unknown (one seed), or as in `seeds_until`.
-    """
-    if sd is None:
-        return None
-    _require_finite([("mean", mean), ("sd", sd)])
-    return seeds_until(
-        lambda n: float(min(region_p_values(mean, sd, n, low=low, high=high))), alpha=alpha
-    )
 
 
 def kendall_tau(ours: Mapping[str, float], published: Mapping[str, float]) -> RankCorrelation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -16,9 +17,10 @@ from orchestrator.base.home import Home
 from orchestrator.report.matplotlib_plots import WIDTH_INCHES
 from orchestrator.report.print_figures import draw_assignment, draw_launch, launch_figures
 from orchestrator.report.records import LaunchRecords
+from orchestrator.report.sections import chart_sections
 from orchestrator.report.statistics import mean_interval
 from orchestrator.stores.optuna_trials import LaunchInfo
-from orchestrator.stores.trial_record import MOE_DIGEST, TrialRecord
+from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, MOE_DIGEST, TrialRecord
 
 STEPS = (10, 20, 40)
 BATCH_TOKENS = 512
@@ -162,6 +164,36 @@ def test_every_figure_names_its_launch_and_is_as_wide_as_a_page(full, home):
     assert {f.get_figwidth() for f in figures.values()} == {WIDTH_INCHES}
     small = launch_of(home, full.trials, scale="smoke")
     assert all("no evidence" in words(f) for f in drawn(small, home).values())
+
+
+def test_print_and_page_show_the_same_numbers(full, home):
+    (ax,) = axes_of(drawn(full, home)["curves"])
+    trials = [
+        dataclasses.replace(r, attributes={**r.attributes, FLOPS_PER_TOKEN: 6}) for r in full.trials
+    ]
+    launch = dataclasses.replace(full, trials=trials)
+    sections = {section.title: section for section in chart_sections(launch)}
+    curves = sections["Curves"].figures["curves"]
+    named = [trace for trace in curves["data"] if "name" in trace]
+    assert {trace["name"] for trace in named} == {
+        f"{c} (n = 2)" for c in ("dense", "free", "balanced")
+    }
+    for trace in named:
+        line = labelled(ax, trace["name"])
+        np.testing.assert_array_equal(line.get_xdata(), trace["x"])
+        np.testing.assert_array_equal(line.get_ydata(), trace["y"])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == tuple(
+        curves["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis")
+    )
+    means, differences = axes_of(drawn(full, home)["loss"])
+    ends = sections["Cells at the end of training"].figures
+    for shown, chart in ((means, ends["means"]), (differences, ends["differences"])):
+        drawn_means = [
+            x for line in shown.lines if line.get_label() == "_mean" for x in line.get_xdata()
+        ]
+        assert drawn_means == chart["data"][0]["x"]
+    loads = sections["Expert load"].figures
+    assert len(loads) == len([name for name in drawn(full, home) if name.startswith("load-")]) == 2
 
 
 def test_curves_show_mean_and_range_of_the_seeds_over_tokens(full, home):
@@ -383,7 +415,7 @@ def test_matplotlib_is_loaded_for_drawing_alone_and_never_pyplot(tmp_path):
 import sys
 from pathlib import Path
 import numpy as np
-from orchestrator.report.figures import draw_assignment
+from orchestrator.report.print_figures import draw_assignment
 assert "matplotlib" not in sys.modules
 draw_assignment(np.ones((1, 2, 2)), layers=[0], labels=["a", "b"], folder=Path({str(tmp_path)!r}),
     cell="a", seed=0, probe="corpus:topic", launch_name="drawn")

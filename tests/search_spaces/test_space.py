@@ -36,13 +36,14 @@ def study(seed: int = 0) -> optuna.Study:
     return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
 
 
-def distribution(plain: dict) -> optuna.distributions.BaseDistribution:
-    kinds = {
-        "categorical": optuna.distributions.CategoricalDistribution,
-        "int": optuna.distributions.IntDistribution,
-        "float": optuna.distributions.FloatDistribution,
-    }
-    return kinds[plain["kind"]](**{k: v for k, v in plain.items() if k != "kind"})
+def distribution(domain: Choice | Int | Float) -> optuna.distributions.BaseDistribution:
+    match domain:
+        case Choice(values):
+            return optuna.distributions.CategoricalDistribution(values)
+        case Int():
+            return optuna.distributions.IntDistribution(**dataclasses.asdict(domain))
+        case Float():
+            return optuna.distributions.FloatDistribution(**dataclasses.asdict(domain))
 
 
 @settings(deadline=None, derandomize=True, max_examples=20)
@@ -67,26 +68,25 @@ def test_every_suggested_point_is_feasible_or_refused_with_a_reason(seed):
             assert all(get(config, path) == value for path, value in point.items())
 
 
-def test_optuna_sees_the_distributions_that_the_space_describes():
+def test_optuna_sees_the_domains_of_the_space():
     space, asked = Space(axes=WIDE), study()
-    described = {path: distribution(plain) for path, plain in space.distributions().items()}
     seen = {}
     for _ in range(100):
         trial = asked.ask()
         space.suggest(trial)
         seen |= trial.distributions
-    assert seen == described
+    assert seen == {path: distribution(domain) for path, domain in space.axes.items()}
 
 
-def test_the_same_values_in_another_order_are_the_same_distribution():
+def test_the_same_values_in_another_order_are_the_same_domain():
     def turned(domain):
         return Choice(domain.values[::-1]) if isinstance(domain, Choice) else domain
 
     reversed_axes = {path: turned(domain) for path, domain in reversed(WIDE.items())}
-    assert Space(axes=WIDE).distributions() == Space(axes=reversed_axes).distributions()
-    choices = Space(axes=WIDE).distributions()
-    assert choices["moe.router"]["choices"] == ("learned", "frozen", "random", "hash", "label")
-    assert choices["moe.num_experts"]["choices"] == (0, 2, 4)
+    axes = Space(axes=WIDE).axes
+    assert axes == Space(axes=reversed_axes).axes
+    assert axes["moe.router"].values == ("learned", "frozen", "random", "hash", "label")
+    assert axes["moe.num_experts"].values == (0, 2, 4)
 
 
 def test_tpe_searches_a_conditional_space():
