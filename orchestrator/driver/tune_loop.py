@@ -46,6 +46,7 @@ def _tune(session: Session, first: Assignment) -> None:
     from ray.tune import FailureConfig, RunConfig, TuneConfig
 
     from orchestrator.cluster import driver_heartbeat
+    from orchestrator.cluster.holders import waiting_line
     from orchestrator.cluster.token_transfer import this_node, token_source
     from orchestrator.driver.tune_adapters import (
         LedgerCallback,
@@ -54,6 +55,7 @@ def _tune(session: Session, first: Assignment) -> None:
         make_scheduler,
         number_of,
     )
+    from orchestrator.driver.waiting import WaitingNotice
     from orchestrator.driver.worker import Job, train_trial
 
     options, resources = session.options, session.options.resources
@@ -97,6 +99,9 @@ def _tune(session: Session, first: Assignment) -> None:
     def failure() -> StudyError | None:
         return searcher.failure or callback.failure
 
+    def waits(seconds: float) -> None:
+        session.tell(waiting_line(resources, seconds))
+
     bundles = [resources.bundle for _ in range(resources.workers)]
     trainable = tune.with_parameters(train_trial, place=place)
     tuner = tune.Tuner(
@@ -115,7 +120,7 @@ def _tune(session: Session, first: Assignment) -> None:
             storage_path=str(options.home.tune),
             name="trials",
             failure_config=FailureConfig(max_failures=options.max_failures),
-            callbacks=[callback],
+            callbacks=[callback, WaitingNotice(waits)],
             stop=StopWhen(
                 lambda: session.interrupted or failure() is not None or session.is_spent()
             ),
