@@ -180,7 +180,8 @@ def main() -> None:
         for number, point in enumerate(table.points.values())
     ]
     stopping = SEARCH.early_stopping
-    tell(rung_line(rungs(stopping, table.steps[-1], curves), table.steps[-1]))
+    lengths = [table.steps[-1]]
+    tell(rung_line(rungs(stopping, lengths, curves), lengths))
     case = f"until within 1% of the best of {len(table.points)} points, {options.seeds} seeds"
     rows: list[Row] = [
         row(

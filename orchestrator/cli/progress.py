@@ -6,7 +6,7 @@ On a terminal one live display; elsewhere (a log, a pipe) one line as each trial
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,7 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from moe.metrics import TOKENS, TOKENS_PER_S, VAL_LOSS, Metric, describe
-from orchestrator.stores.trial_record import FINISHED_STATES, STATES, TrialRecord, count_states
+from orchestrator.report.tables import best_row
+from orchestrator.stores.trial_record import (
+    FINISHED_STATES,
+    FLOPS_PER_TOKEN,
+    STATES,
+    TrialRecord,
+    count_states,
+)
 from orchestrator.trials.ledger import Ledger
 
 _COLOURS = {
@@ -47,7 +54,7 @@ class RunProgress:
         self._speed: dict[int, float] = {}
         self._done: dict[int, int] = {}
         self._began = time.monotonic()
-        self._finished_before = 0
+        self._done_before = 0.0
 
     def __enter__(self) -> RunProgress:
         if self._console.is_terminal:
@@ -69,7 +76,7 @@ class RunProgress:
         self._ledger = ledger
         self._measure = ledger.measure
         finished = [r for r in ledger.trials if r.state in FINISHED_STATES]
-        self._finished_before = len(finished)
+        self._done_before = sum(map(_flops, ledger.trials))
         self._began = time.monotonic()
         self._bar.update(self._task, description="trials")
         if not self._console.is_terminal:
@@ -101,23 +108,53 @@ class RunProgress:
         finished = sum(counts[state] for state in FINISHED_STATES)
         expected = self._ledger.queue.expected
         self._bar.update(
-            self._task, completed=finished, total=expected, left=self._left(finished, expected)
+            self._task, completed=finished, total=expected, left=self._left(records, expected)
         )
         states = Text("  ").join(
             Text(f"{state} {counts[state]}", style=_COLOURS[state]) for state in STATES
         )
-        complete = [r for r in records if r.value is not None]
-        best = min(complete, key=lambda r: self._measure.cost(r.value), default=None)
+        best = best_row(records, self._measure)
         speed = sum(self._speed.values())
         if speed > 0:
             states.append(f"   {speed / 1e3:.1f}k tokens/s")
         if best is not None:
-            states.append(f"   best {best.value:.4f} ({best.cell})")
+            cell, mean, seeds = best
+            over = f", mean of {seeds} seeds" if seeds > 1 else ""
+            states.append(f"   best {mean:.4f} ({cell}{over})")
         return Group(self._bar, states)
 
-    def _left(self, finished: int, expected: int) -> str:
-        done = finished - self._finished_before
-        if done < 1:
-            return "-"
-        seconds = (time.monotonic() - self._began) / done * (expected - finished)
-        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+    def _left(self, records: Sequence[TrialRecord], expected: int) -> str:
+        """Time left at the pace so far. Trials count by their own FLOPs, since they differ in steps
+        and sizes; those that were stopped early tell what share of theirs the others will take."""
+        seconds = time.monotonic() - self._began
+        left_s = seconds_left(records, expected, self._done_before, seconds)
+        return "-" if left_s is None else f"{int(left_s // 60)}:{int(left_s % 60):02d}"
+
+
+def seconds_left(
+    records: Sequence[TrialRecord], expected: int, done_before: float, seconds: float
+) -> float | None:
+    """`done_before`: FLOPs trained when the clock began. None where nothing has ended since."""
+    done = {r.number: _flops(r) for r in records}
+    whole = {r.number: max(_flops(r, whole=True), done[r.number]) for r in records}
+    ended = [r.number for r in records if r.state in FINISHED_STATES and done[r.number]]
+    gained = sum(done.values()) - done_before
+    if not ended or gained <= 0:
+        return None
+    share = sum(done[n] for n in ended) / sum(whole[n] for n in ended)
+    not_drawn = (expected - len(records)) * sum(whole.values()) / len(records)
+    left = sum(
+        max(0.0, share * whole[r.number] - done[r.number])
+        for r in records
+        if r.state not in FINISHED_STATES
+    )
+    return seconds / gained * (left + share * not_drawn)
+
+
+def _flops(record: TrialRecord, *, whole: bool = False) -> float:
+    """Of training: so far in this launch, or of a whole run."""
+    batch_tokens = record.batch_tokens or 0
+    tokens = (
+        (record.num_steps or 0) * batch_tokens if whole else record.tokens_trained(batch_tokens)
+    )
+    return float(tokens * record.attributes[FLOPS_PER_TOKEN])

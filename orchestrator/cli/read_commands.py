@@ -62,7 +62,7 @@ def status(
 
     _, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
     states = count_states(launch.trials)
-    rungs, num_steps = rungs_of_launch(launch.info.attributes, launch.trials)
+    rungs, lengths = rungs_of_launch(launch.info.attributes, launch.trials)
     if as_json:
         print_json(
             {
@@ -77,7 +77,7 @@ def status(
     output.print(launch.info.name, highlight=False)
     output.print(", ".join(f"{count} {state}" for state, count in states.items()), highlight=False)
     if rungs:
-        output.print(rung_line(rungs, num_steps), highlight=False, soft_wrap=True)
+        output.print(rung_line(rungs, lengths), highlight=False, soft_wrap=True)
     shown = _worth_a_look(launch.trials) if output.is_terminal else launch.trials
     rows = [
         [

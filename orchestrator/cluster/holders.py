@@ -81,6 +81,9 @@ def waiting_line(resources: Resources, waited_s: float) -> str:
     wanted = [kind for kind in _KINDS if kind in resources.bundle]
     rooms = ", ".join(f"{free.get(k, 0):g} of {total.get(k, 0):g} {k}s" for k in wanted)
     line = f"no trial runs since {waited_s:.0f} s: one needs {resources}, and free are {rooms}"
+    own = ray.get_runtime_context().get_job_id()
+    if any(held_id.endswith(own) for held_id, bundle in _held() if bundle.keys() & set(wanted)):
+        return f"{line}. A trial has its place: Ray is starting its processes there"
     needed = {k: resources.workers * resources.bundle[k] for k in wanted}
     others = holders()
     if all(free.get(kind, 0) >= amount for kind, amount in needed.items()):

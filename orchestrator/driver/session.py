@@ -239,9 +239,9 @@ def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
         yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
     info = session.info
     alike = chain(session.records, SearchStore.alike(storage, info))
-    found, num_steps = rungs_of_launch(info.attributes, alike)
+    found, lengths = rungs_of_launch(info.attributes, alike)
     if found:
-        yield rung_line(found, num_steps)
+        yield rung_line(found, lengths)
 
 
 def _as_before(launch: Launch, storage_url: str) -> Launch:

@@ -26,7 +26,7 @@ from orchestrator.base.errors import StudyError, halted
 from orchestrator.cluster import failure_cause
 from orchestrator.driver.worker import EVENT, FAILED, FINAL, HALTED, PROGRESS, Job
 from orchestrator.stores.mlflow_runs import Away
-from orchestrator.stores.trial_record import FINISHED_STATES, MOE_DIGEST, TrialRecord
+from orchestrator.stores.trial_record import MOE_DIGEST, TrialRecord
 from orchestrator.study.launch import Launch
 from orchestrator.trials.ledger import Assignment, Ledger
 
@@ -169,7 +169,7 @@ class LedgerCallback(_NotPickled, Callback):
                 attributes={MOE_DIGEST: "+".join(result["moe_digests"])},
             )
         elif event in (FINAL, PROGRESS):
-            self._ledger.pruned(number, tokens=self._tokens.get(number, 0))
+            self._ledger.stopped(number, tokens=self._tokens.get(number, 0))
         else:
             self._ledger.failed(number, "the trial ended without a report")
 
@@ -208,32 +208,18 @@ def _last_error(trial: Trial) -> Exception | str | None:
 
 
 class RuleScheduler(_NotPickled, FIFOScheduler):
-    """Ends the trials that the study's stopping rule ends.
-
-    The rule is shown what earlier drivers saw of trials that have ended; one that was interrupted
-    replays its curve itself.
-    """
+    """Ends the processes of the trials that the ledger ends, or lets wait for their other seeds."""
 
     def __init__(self, launch: Launch, ledger: Ledger) -> None:
         super().__init__()
-        assert launch.study.early_stopping is not None
         self._metric = launch.study.metric
-        self._cost = launch.study.measure.cost
-        self._judge = launch.study.early_stopping.judge()
-        for record in ledger.trials:
-            if record.state in FINISHED_STATES:
-                num_steps = record.params.get("train.num_steps", launch.base.train.num_steps)
-                for step, value in sorted(record.curve.items()):
-                    if step < num_steps:
-                        self._judge.stops(record.number, step, num_steps, self._cost(value))
+        self._ledger = ledger
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if STEP not in result or self._metric not in result:
             return TrialScheduler.CONTINUE
-        num_steps = trial.config["job"]["config"]["train"]["num_steps"]
-        cost = self._cost(result[self._metric])
-        stops = self._judge.stops(number_of(trial), result[STEP], num_steps, cost)
-        return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
+        ends = self._ledger.judged(number_of(trial), int(result[STEP]), result[self._metric])
+        return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
 
 
 def make_scheduler(launch: Launch, ledger: Ledger) -> TrialScheduler:

@@ -120,7 +120,7 @@ def _tune(session: Session, first: Assignment) -> None:
             storage_path=str(options.home.tune),
             name="trials",
             failure_config=FailureConfig(max_failures=options.max_failures),
-            callbacks=[callback, WaitingNotice(waits)],
+            callbacks=[callback, *([WaitingNotice(waits)] if options.address else [])],
             stop=StopWhen(
                 lambda: session.interrupted or failure() is not None or session.is_spent()
             ),

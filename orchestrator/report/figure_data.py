@@ -233,6 +233,8 @@ def counted(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 def tokens_per_step(trials: Sequence[TrialRecord], home: Home) -> float | None:
     """Of a cell. A reused trial trained no token here, but its config may be in the home."""
     for record in trials:
+        if record.batch_tokens:
+            return float(record.batch_tokens)
         if record.tokens and record.curve:
             return record.tokens / max(record.curve)
         try:

@@ -1,4 +1,8 @@
-"""Which cells are worth their FLOPs: those that no other cell beats at the same cost or less."""
+"""Which cells are worth their FLOPs: those that no other cell beats at the same cost or less.
+
+Means over the most seeds are compared: one over fewer (a seed failed, or has yet to run) is on no
+front.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +49,12 @@ def pareto_points(records: Sequence[TrialRecord], home: Home, *, metric: str) ->
     ]
     cost = describe(metric).cost
     points.sort(key=lambda point: (point.flops, cost(point.value)))
+    most = max((point.n for point in points), default=0)
     best, marked = math.inf, []
     for point in points:
-        marked.append(replace(point, on_front=cost(point.value) < best))
-        best = min(best, cost(point.value))
+        whole = point.n == most
+        marked.append(replace(point, on_front=whole and cost(point.value) < best))
+        best = min(best, cost(point.value)) if whole else best
     return marked
 
 

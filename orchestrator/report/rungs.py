@@ -20,55 +20,83 @@ MIN_CURVES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """`tau` is None with fewer than MIN_CURVES curves, or where all values are equal."""
+    """`share` of a trial's own steps; `step` where all trials have as many, else None.
 
-    step: int
+    `tau` is None with fewer than MIN_CURVES curves, or where all values are equal.
+    """
+
+    share: float
+    step: int | None
     tau: float | None
     n: int
 
 
-def rungs(rule: StoppingRule, num_steps: int, records: Iterable[TrialRecord]) -> list[Rung]:
-    """Each rung with its correlation. A trial is judged at its first evaluation at or past it."""
+def rungs(rule: StoppingRule, lengths: Sequence[int], records: Iterable[TrialRecord]) -> list[Rung]:
+    """Each rung with its correlation, over trials of `lengths` steps; each trial has its own rungs,
+    and the n-th of one stands for the n-th of another, as the rule compares them.
+
+    A trial is judged at its first evaluation at or past a rung.
+    """
     curves = {
         i: sorted(r.curve.items())
         for i, r in enumerate(records)
         if r.state == "complete"
-        and max(r.curve, default=0) == num_steps
+        and max(r.curve, default=0) in lengths
+        and r.num_steps in (None, max(r.curve))
         and all(map(math.isfinite, r.curve.values()))
     }
-    final = {number: curve[-1][1] for number, curve in curves.items()}
+    final = {number: curve[-1] for number, curve in curves.items()}
+    steps_of = {length: rule.rungs(length) for length in lengths}
+    longest = max(lengths)
     found = []
-    for step in rule.rungs(num_steps):
+    for index, step in enumerate(steps_of[longest]):
         at = {
-            number: next(value for reached, value in curve if reached >= step)
+            number: next(value for reached, value in curve if reached >= own[index])
             for number, curve in curves.items()
+            if index < len(own := steps_of[final[number][0]])
         }
-        tau = kendall_tau(at, final).tau if len(at) >= MIN_CURVES else None
-        found.append(Rung(step=step, tau=tau, n=len(at)))
+        last = {number: final[number][1] for number in at}
+        tau = kendall_tau(at, last).tau if len(at) >= MIN_CURVES else None
+        only = step if len(lengths) == 1 else None
+        found.append(Rung(share=step / longest, step=only, tau=tau, n=len(at)))
     return found
 
 
 def rungs_of_launch(
     attributes: Mapping[str, Any], records: Iterable[TrialRecord]
-) -> tuple[list[Rung], int]:
-    """The rungs that a launch was started with, and its steps; none without early stopping."""
+) -> tuple[list[Rung], list[int]]:
+    """The rungs that a launch was started with, and the steps that its trials may have; none
+    without early stopping."""
     kept = attributes.get("early_stopping")
     if not kept:
-        return [], 0
-    return rungs(rule_of(kept), kept["num_steps"], records), kept["num_steps"]
+        return [], []
+    lengths = kept["num_steps"]
+    if isinstance(lengths, int):  # launches of before 2026-11-25 have the base's alone
+        lengths = [lengths]
+    return rungs(rule_of(kept), lengths, records), lengths
 
 
-def rung_line(found: Sequence[Rung], num_steps: int) -> str:
+def rung_line(found: Sequence[Rung], lengths: Sequence[int]) -> str:
     """One line for people."""
-    steps = ", ".join(str(rung.step) for rung in found)
+    if len(lengths) == 1:
+        where = f"steps {', '.join(str(rung.step) for rung in found)} of {lengths[0]}"
+    else:
+        shares = ", ".join(f"{rung.share:.0%}" for rung in found)
+        where = f"{shares} of each trial's own steps ({_range(lengths)})"
     n = found[0].n if found else 0
     if n < MIN_CURVES:
         return (
-            f"early stopping at steps {steps} of {num_steps}: {n} full curves are too few to tell "
-            f"whether ranks there hold to the end ({MIN_CURVES} are needed)"
+            f"early stopping at {where}: {n} full curves are too few to tell whether ranks there "
+            f"hold to the end ({MIN_CURVES} are needed)"
         )
     taus = ", ".join(f"{r.tau:.2f}" if r.tau is not None else "-" for r in found)
     return (
-        f"early stopping at steps {steps} of {num_steps}: Kendall's tau with the final value "
-        f"{taus}, over {n} full curves"
+        f"early stopping at {where}: Kendall's tau with the final value {taus}, over {n} full "
+        "curves"
     )
+
+
+def _range(lengths: Sequence[int]) -> str:
+    if len(lengths) <= 4:
+        return ", ".join(map(str, lengths))
+    return f"{min(lengths)} to {max(lengths)}"

@@ -75,6 +75,7 @@ class Table:
     rows: list[Row]
     rank_correlation: dict[str, RankCorrelation] = field(default_factory=dict)
     judgement: Judgement | None = None
+    best_first: bool = False
 
     @property
     def published_corpora(self) -> list[str]:
@@ -91,7 +92,8 @@ def table_of(
     published: Published | None = None,
     judgement: Judgement | None = None,
 ) -> Table:
-    """Rows in the order in which cells were first asked for, or (a sampled study's) best first.
+    """Rows in the order in which cells were first asked for, or (a sampled study's) best first:
+    those over the most seeds, then those over fewer, which are not ranked against them.
 
     Trials are pooled by configuration and by the digest of the code that trained them: results of
     different code become different rows, each with its digest. A trial that never started stands
@@ -109,7 +111,9 @@ def table_of(
     measure = describe(metric)
     rows = [_row(group, digest, published or {}, measure) for (_, digest), group in groups.items()]
     if best_first:
-        rows.sort(key=lambda row: math.inf if row.mean is None else measure.cost(row.mean))
+        rows.sort(
+            key=lambda row: (-row.n, math.inf if row.mean is None else measure.cost(row.mean))
+        )
     return Table(
         study=study,
         launch=launch,
@@ -117,7 +121,25 @@ def table_of(
         rows=rows,
         rank_correlation=_rank_correlation(rows, main_digest(records), measure),
         judgement=judgement,
+        best_first=best_first,
     )
+
+
+def best_row(records: Sequence[TrialRecord], measure: Metric) -> tuple[str, float, int] | None:
+    """Cell, mean and number of seeds of the best point so far, among those over the most seeds."""
+    groups: dict[tuple[str, str], dict[int, TrialRecord]] = {}
+    for record in sorted(records, key=lambda r: r.number):
+        if record.state == "complete":
+            group = groups.setdefault((record.cell_hash, record.code), {})
+            group[record.seed] = record
+    if not groups:
+        return None
+    found = [
+        (-len(group), sum(r.value for r in group.values()) / len(group), next(iter(group.values())))
+        for group in groups.values()
+    ]
+    n, mean, first = min(found, key=lambda one: (one[0], measure.cost(one[1])))
+    return first.cell, mean, -n
 
 
 def _rank_correlation(
@@ -243,6 +265,12 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
     lines = []
     if commits := sorted({commit for row in table.rows for commit in row.commits}):
         lines.append(f"Trained by the code of commit {', '.join(commits)}.")
+    counts = {row.n for row in table.rows if row.n}
+    if table.best_first and len(counts) > 1:
+        lines.append(
+            f"Best first among the rows over {max(counts)} seeds; those over fewer stand below "
+            "them, and are not ranked against them."
+        )
     for corpus, found in table.rank_correlation.items():
         if found.tau is None:
             continue

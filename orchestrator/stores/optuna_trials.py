@@ -27,16 +27,19 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.provenance import provenance
 from orchestrator.stores.optuna_sql import insert_waiting, read_trials, relational
 from orchestrator.stores.trial_record import (
+    BATCH_TOKENS,
     CELL,
     CELL_HASH,
     CONFIG_HASH,
     FLOPS_PER_TOKEN,
+    NUM_STEPS,
     PARAMS_ACTIVE,
     PARAMS_TOTAL,
     SEED,
     TrialRecord,
 )
 from orchestrator.study.launch import Launch, Point
+from orchestrator.study.plan import typical_points
 from search_spaces.overlay import get
 
 # User attributes of an Optuna study: the identity of a launch, for those who only read.
@@ -251,6 +254,8 @@ class SearchStore:
                 PARAMS_TOTAL: accounting.params_total,
                 PARAMS_ACTIVE: accounting.params_active,
                 FLOPS_PER_TOKEN: accounting.flops_per_token,
+                NUM_STEPS: point.config.train.num_steps,
+                BATCH_TOKENS: point.config.train.batch_tokens,
             },
         )
         self._create(template, note)
@@ -358,4 +363,5 @@ def _early_stopping(launch: Launch) -> dict[str, Any] | None:
     stopping = launch.study.early_stopping
     if stopping is None:
         return None
-    return {**stopping.as_attributes(), "num_steps": launch.base.train.num_steps}
+    lengths = sorted({point.config.train.num_steps for point in typical_points(launch)})
+    return {**stopping.as_attributes(), "num_steps": lengths}

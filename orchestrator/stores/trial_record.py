@@ -23,6 +23,8 @@ RUN_LINK = "mlflow.link"
 PARAMS_TOTAL = "params_total"
 PARAMS_ACTIVE = "params_active"
 FLOPS_PER_TOKEN = "flops_per_token"
+NUM_STEPS = "num_steps"  # of the trial's own config, as is the next: cells may differ in both
+BATCH_TOKENS = "batch_tokens"
 METRICS = "metrics"
 TOKENS = "tokens"
 DEVICE_S = "device_s"  # of a trial that did not complete; one that did has it in its metrics
@@ -103,10 +105,10 @@ class TrialRecord:
         return float(self.attributes.get(DEVICE_S) or final.get(COST) or 0.0)
 
     def tokens_trained(self, batch_tokens: int) -> int:
-        """In this launch, so far; `batch_tokens` are a step's where no parameter says so."""
+        """In this launch, so far; `batch_tokens` are a step's where the record does not say so."""
         if self.is_reused:
             return 0
-        of_a_step = self.params.get("train.batch_tokens", batch_tokens)
+        of_a_step = self.batch_tokens or batch_tokens
         return max(self.tokens, max(self.curve, default=0) * of_a_step)
 
     @property
@@ -114,6 +116,21 @@ class TrialRecord:
         """What results are pooled by: the code that trained this one, whatever way it was written.
         Empty of a trial that never started."""
         return trains_as(self.attributes.get(MOE_DIGEST) or "")
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it failed because its loss left the range of what training allows."""
+        return self.state == "failed" and self.attributes.get(DIVERGED_AT) is not None
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps of a whole run of it; None in launches of before 2026-11-25 that moved no steps."""
+        return self.attributes.get(NUM_STEPS) or self.params.get("train.num_steps")
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """Tokens of a step; None as above."""
+        return self.attributes.get(BATCH_TOKENS) or self.params.get("train.batch_tokens")
 
     @property
     def code_digest(self) -> str:

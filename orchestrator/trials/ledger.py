@@ -73,6 +73,7 @@ from orchestrator.stores.trial_record import (
     TOKENS as TOKENS_ATTRIBUTE,
 )
 from orchestrator.study.launch import Launch, Point
+from orchestrator.trials.seed_groups import SeedGroups, Verdict
 from orchestrator.trials.spending import LeftOut, Limits, Spending
 from orchestrator.trials.trial_queue import TrialQueue
 from orchestrator.trials.trial_table import TrialTable
@@ -120,10 +121,13 @@ class Ledger:
         self._now = now
         self._device_s: dict[int, float] = {}
         self._device_s_written: dict[int, float] = {}
+        self._groups = SeedGroups(launch, self.trials, retry_failed=retry_failed)
+        self._to_wait: set[int] = set()  # running trials that are to wait for their other seeds
         self.queue = TrialQueue(
             launch,
             self.trials,
             self._add,
+            groups=self._groups,
             draws=search,
             reusable=finished_elsewhere,
             spending=self.spending,
@@ -140,6 +144,7 @@ class Ledger:
     ) -> TrialRecord:
         record = self._search.add_waiting(point, distributions=distributions, note=note)
         self.trials.put(record)
+        self._groups.add(record)
         return record
 
     # What is handed out --------------------------------------------------------------------------
@@ -150,6 +155,7 @@ class Ledger:
         A trial whose configuration was trained before, in this home, is completed from that result.
         Raises tracking.Away while MLflow does not answer: no trial starts then.
         """
+        self._end_seeds_of_stopped_points()
         while (number := self.queue.next()) is not None:
             assignment = self._hand_out(number)
             source = self._elsewhere.get(assignment.record.config_hash)
@@ -217,6 +223,57 @@ class Ledger:
             self._search.report(record.trial_id, step, value)
         entry = {**source.metrics, STEP: source.last_step, TIMESTAMP_MS: source.ended_ms}
         self.completed(record.number, entry, tokens=0)
+
+    # Early stopping ------------------------------------------------------------------------------
+
+    def judged(self, number: int, step: int, value: float) -> bool:
+        """Whether a trial's process ends after an evaluation before its last: since the point is
+        stopped, or until its other seeds have come as far. `stopped` then hears of the end."""
+        verdict = self._groups.evaluated(self.trials[number], step, value)
+        if verdict is Verdict.WAIT:
+            self._to_wait.add(number)
+        else:
+            self._tell_seeds(self.trials[number], verdict)
+        return verdict is not Verdict.GO_ON
+
+    def stopped(self, number: int, *, tokens: int) -> None:
+        """A trial's process has ended as `judged` said."""
+        if number not in self._to_wait:
+            self.pruned(number, tokens=tokens)
+            return
+        self._to_wait.discard(number)
+        record = self.released(number)
+        if self._groups.is_stopped(record.cell_hash):
+            self._withdraw(record)
+        elif self._groups.waits(record):
+            self.queue.hold(number)
+        else:  # the others came while the process was ending
+            self.trials.put_back(number)
+            self.queue.put_first(number)
+
+    def _tell_seeds(self, record: TrialRecord, verdict: Verdict) -> None:
+        """What was decided on a point, for its trials that wait."""
+        if verdict is Verdict.WAIT:
+            return
+        for other in self._groups.members(record.cell_hash):
+            if other.state != "waiting" or other.number in self._to_wait:
+                continue
+            if verdict is Verdict.STOP:
+                self._withdraw(other)
+            elif self.queue.is_held(other.number):
+                self.trials.put_back(other.number)
+                self.queue.release(other.number)
+
+    def _withdraw(self, record: TrialRecord) -> None:
+        """A waiting trial of a stopped point ends as its other seeds did, started or not."""
+        record = self._ensure_run(record, self.queue.point_of(record))
+        self.queue.withdraw(record.number)
+        self.pruned(record.number, tokens=self.trials.tokens_of(record))
+
+    def _end_seeds_of_stopped_points(self) -> None:
+        """Those that an earlier driver was killed before it came to."""
+        while (number := self.queue.next_stopped()) is not None:
+            self._withdraw(self.trials[number])
 
     # What happens to a trial ---------------------------------------------------------------------
 
@@ -377,13 +434,17 @@ class Ledger:
         self._tracking.end(record.run_id, MLFLOW_STATUS_OF[state])
         self._search.set_state(record.trial_id, optuna_state, value)
         self.spending.ended(record.number)
-        return self._update(
+        record = self._update(
             record,
             state=state,
             value=value if state == "complete" else None,
             attributes=attributes,
             written=True,
         )
+        self._to_wait.discard(record.number)
+        if state != "pruned":
+            self._tell_seeds(record, self._groups.settle(record))
+        return record
 
     def _update(
         self,

@@ -27,7 +27,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from moe.metrics import VAL_LOSS, describe
-from orchestrator.stores.trial_record import DIVERGED_AT, TrialRecord
+from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.samplers import Sampler
 from search_spaces.space import ENUMERATION_LIMIT, Infeasible
@@ -75,7 +75,9 @@ class BoundedHistory:
         self._unfinished.pop(record.number, None)
         if record.state in ("running", "waiting"):
             self._unfinished[record.number] = record
-        elif record.state in ("complete", "pruned") or _diverged(record):
+        elif record.state == "pruned" and record.attempt == 0:
+            pass  # a seed that was never started, of a point that its other seeds tell of
+        elif record.state in ("complete", "pruned") or record.diverged:
             self._judge(record)
 
     def _judge(self, record: TrialRecord) -> None:
@@ -97,10 +99,6 @@ class BoundedHistory:
         return [self._judged[n] for n in sorted([*best, *newest])] + [
             self._unfinished[n] for n in running
         ]
-
-
-def _diverged(record: TrialRecord) -> bool:
-    return record.state == "failed" and record.attributes.get(DIVERGED_AT) is not None
 
 
 class _Shadow(FrozenTrial):
@@ -222,5 +220,5 @@ def _as_shadow(record: TrialRecord) -> _Shadow:
         distributions=dict(record.distributions),
         user_attrs={},
         system_attrs={},
-        intermediate_values={} if _diverged(record) else dict(record.curve),
+        intermediate_values={} if record.diverged else dict(record.curve),
     )

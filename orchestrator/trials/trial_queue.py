@@ -17,6 +17,7 @@ from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.trials.grid import distributions_of, grid_distributions, note_of
 from orchestrator.trials.sampling import DRAWS, PointNotFound, SpaceExhausted, propose
+from orchestrator.trials.seed_groups import SeedGroups
 from orchestrator.trials.spending import Spending
 from orchestrator.trials.trial_table import TrialTable
 
@@ -47,6 +48,7 @@ class TrialQueue:
         add: Add,
         *,
         draws: FailedDraws,
+        groups: SeedGroups,
         reusable: Container[str],
         spending: Spending,
         retry_failed: bool,
@@ -55,12 +57,15 @@ class TrialQueue:
         self._trials = trials
         self._add = add
         self._draws = draws
+        self._groups = groups
         self._reusable = reusable
         self._spending = spending
         self._points: dict[str, Point] = {}
         self._waiting: OrderedDict[int, None] = OrderedDict()  # in the order of handing out
         self._free: OrderedDict[int, None] = OrderedDict()  # those of them that cost nothing
         self._with_hash: dict[str, list[int]] = {}  # and all of them by configuration
+        self._held: set[int] = set()  # at a rung, until the other seeds of the point are there
+        self._stopped: list[int] = []  # of points that were stopped: to be ended, not handed out
         self.unknown: list[TrialRecord] = []
         self.exhausted: str | None = None
         self.not_found: str | None = None
@@ -79,7 +84,7 @@ class TrialQueue:
         self._queue_known()
         covered = self._covered(retry_failed)
         for point in points:
-            if point.config_hash not in covered:
+            if point.config_hash not in covered and not self._groups.is_stopped(point.cell_hash):
                 covered.add(point.config_hash)
                 note = note_of(point, baselines.get(point.seed))
                 self._queue(point, distributions_of(point, distributions), note)
@@ -94,6 +99,8 @@ class TrialQueue:
         for record in list(self._trials):
             if record.config_hash not in self._points:
                 continue
+            if self._groups.is_stopped(record.cell_hash):
+                continue  # its other seeds are not started
             for seed in self._launch.seeds:
                 if seed == record.seed and record.config_hash in covered:
                     continue
@@ -108,10 +115,14 @@ class TrialQueue:
 
     def _queue_known(self) -> None:
         for record in self._trials.waiting():
-            if record.config_hash in self._points:
-                self._put(record)
-            else:
+            if record.config_hash not in self._points:
                 self.unknown.append(record)
+            elif self._groups.is_stopped(record.cell_hash):
+                self._stopped.append(record.number)
+            elif self._groups.waits(record):
+                self._held.add(record.number)
+            else:
+                self._put(record)
 
     def _queue(
         self, point: Point, distributions: Mapping[str, BaseDistribution], note: str
@@ -184,6 +195,30 @@ class TrialQueue:
         """A trial that was handed out is to be handed out again, before all others."""
         self._put(self._trials[number], first=True)
 
+    def hold(self, number: int) -> None:
+        """A trial that was handed out waits at a rung for the other seeds of its point."""
+        self._held.add(number)
+
+    def is_held(self, number: int) -> bool:
+        return number in self._held
+
+    def release(self, number: int) -> None:
+        """A held trial goes on, before all others."""
+        self._held.remove(number)
+        self.put_first(number)
+
+    def next_stopped(self) -> int | None:
+        """A waiting trial of a point that was stopped, to be withdrawn."""
+        return self._stopped[0] if self._stopped else None
+
+    def withdraw(self, number: int) -> None:
+        """A waiting trial is to be ended without running."""
+        if number in self._waiting:
+            self.hand_out(number)
+        self._held.discard(number)
+        if number in self._stopped:
+            self._stopped.remove(number)
+
     @property
     def expected(self) -> int:
         """Trials that the launch will have when it is done."""
@@ -201,10 +236,11 @@ class TrialQueue:
     @property
     def is_all_started(self) -> bool:
         """Whether no trial is left to start."""
-        return not self._waiting and self.expected == len(self._trials)
+        return not self._waiting and not self._held and self.expected == len(self._trials)
 
     @property
     def may_have_more(self) -> bool:
         """Whether a trial may yet be left to start, though none is now: one that runs may be lost
-        and come back, or end early and leave room within the limits."""
-        return self._trials.num_begun > 0
+        and come back, come to a rung where others wait for it, or end early and leave room within
+        the limits."""
+        return self._trials.num_begun > sum(map(self._trials.has_begun, self._held))

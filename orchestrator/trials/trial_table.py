@@ -98,6 +98,9 @@ class TrialTable:
         """Trials that were handed out and have not ended."""
         return len(self._begun)
 
+    def has_begun(self, number: int) -> bool:
+        return number in self._begun
+
     @property
     def tokens_committed(self) -> int:
         """What trials have trained in this launch; all of it for those that have begun."""

@@ -12,23 +12,37 @@ from orchestrator.study import EarlyStopping
 STOPPING = EarlyStopping(first_rung=0.2, reduction_factor=2)
 
 
-def trial(number, curve, state="complete"):
-    return SimpleNamespace(number=number, state=state, curve=curve)
+def trial(number, curve, state="complete", num_steps=100):
+    return SimpleNamespace(number=number, state=state, curve=curve, num_steps=num_steps)
 
 
 def test_a_rung_that_foretells_and_one_that_does_not():
     ends = range(MIN_CURVES)
     records = [trial(i, {20: -i, 45: i, 80: 5.0 if i else 4.0, 100: i}) for i in ends]
     records += [trial(99, {20: 50.0}, "pruned"), trial(98, {20: 1.0, 50: 1.0})]
-    found = rungs(STOPPING, 100, records)
+    found = rungs(STOPPING, [100], records)
     assert [(r.step, r.n) for r in found] == [(20, 10), (40, 10), (80, 10)]
     assert found[0].tau == pytest.approx(-1)
     assert found[1].tau == pytest.approx(1)  # judged at the first evaluation past the rung
     assert 0 < found[2].tau < 1
-    assert "-1.00, 1.00" in rung_line(found, 100)
+    assert "-1.00, 1.00" in rung_line(found, [100])
 
 
 def test_too_few_curves_say_so():
-    found = rungs(STOPPING, 100, [trial(0, {20: 1.0, 100: 1.0})])
+    found = rungs(STOPPING, [100], [trial(0, {20: 1.0, 100: 1.0})])
     assert [r.tau for r in found] == [None] * 3
-    assert "1 full curves are too few" in rung_line(found, 100)
+    assert "1 full curves are too few" in rung_line(found, [100])
+
+
+def test_trials_of_several_lengths_are_compared_at_their_own_rungs():
+    short = [trial(i, {10: i, 20: i, 40: i, 50: i}, num_steps=50) for i in range(6)]
+    long = [trial(i, {20: 9 - i, 40: i, 80: i, 100: i}) for i in range(6, 12)]
+    cut = trial(12, {10: 0.0, 20: 99.0, 50: 1.0})  # an unfinished long one
+    found = rungs(STOPPING, [50, 100], [*short, *long, cut])
+    assert [(r.share, r.step, r.n) for r in found] == [
+        (share, None, 12) for share in (0.2, 0.4, 0.8)
+    ]
+    assert found[0].tau < 1
+    assert found[1].tau == found[2].tau == pytest.approx(1)
+    assert "at 20%, 40%, 80% of each trial's own steps (50, 100)" in rung_line(found, [50, 100])
+    assert rungs(STOPPING, [100], [*short, *long])[0].n == 6

@@ -116,10 +116,12 @@ def test_another_rule_is_one_class_and_one_line(bound, hold, sampled_study):
     study = dataclasses.replace(sampled_study, early_stopping=bound)
     with hold(study, trials=2) as session:
         scheduler = make_scheduler(session.launch, session.ledger)
+        for _ in range(2):
+            session.ledger.started(session.ledger.next().record.number)
         for number, loss, decision in ((0, 9.0, "STOP"), (1, 1.0, "CONTINUE")):
             job = {"number": number, "config": session.launch.base.to_dict()}
             trial = SimpleNamespace(config={"job": job})
             result = {"step": 4, study.metric: loss}
             assert scheduler.on_trial_result(None, trial, result) == decision
-        found, num_steps = rungs_of_launch(session.info.attributes, session.records)
-    assert ([rung.step for rung in found], num_steps) == ([4], 8)
+        found, lengths = rungs_of_launch(session.info.attributes, session.records)
+    assert ([rung.step for rung in found], lengths) == ([4], [8])

@@ -1,0 +1,180 @@
+"""Early stopping judges points: their seeds go on together or end together, whenever they run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from orchestrator.stores.trial_record import count_states
+from orchestrator.study import EarlyStopping, Study
+from orchestrator.trials.ledger import Ledger
+from search_spaces.cells import Cell
+from tests.fixtures.studies import TINY
+
+NAMES = ("a", "b", "c", "d")
+# Loss of each cell by seed: the mean of c is the best though its first seed is the worst of all.
+LOSS = {
+    "a": {0: 3.0, 1: 3.2},
+    "b": {0: 4.0, 1: 4.2},
+    "c": {0: 5.0, 1: 0.0},
+    "d": {0: 1.0, 1: 6.1},
+}
+STEPS = (2, 4, 6)  # evaluations before the last one at 8; rungs at 2 and 4
+
+
+@pytest.fixture
+def study():
+    return Study(
+        name="grouped", question="?", baseline="a", held_fixed="?", scales={"smoke": TINY},
+        cells=[Cell(name=n, overrides={"optim.beta1": 0.8 + i / 100}) for i, n in enumerate(NAMES)],
+        seeds=(0, 1), early_stopping=EarlyStopping(first_rung=0.25, reduction_factor=2),
+    )  # fmt: skip
+
+
+def entry(step, loss):
+    return {"step": step, "tokens": step * 128, "timestamp_ms": step, "val/loss": loss}
+
+
+class Driver:
+    """Tune's part, with `concurrency` slots: a trial trains a step of STEPS at a time, in turn."""
+
+    def __init__(self, ledger: Ledger, concurrency: int) -> None:
+        self.ledger, self.concurrency = ledger, concurrency
+        self.slots: dict[int, list[int]] = {}
+        self.trained: list[tuple[str, int, int]] = []
+
+    def run(self, rounds: int = 1000) -> None:
+        for _ in range(rounds):
+            while len(self.slots) < self.concurrency and (found := self.ledger.next()):
+                number = found.record.number
+                self.ledger.started(number)
+                self.slots[number] = list(STEPS)
+            if not self.slots:
+                return
+            for number in list(self.slots):
+                self._advance(number)
+        if rounds == 1000:
+            raise AssertionError("the driver never comes to an end")
+
+    def _advance(self, number: int) -> None:
+        record = self.ledger.trials[number]
+        loss, left = LOSS[record.cell][record.seed], self.slots[number]
+        if not left:
+            del self.slots[number]
+            self.ledger.completed(number, entry(8, loss), tokens=1024)
+            return
+        step = left.pop(0)
+        if step not in record.curve:
+            self.trained.append((record.cell, record.seed, step))
+        ends = self.ledger.judged(number, step, loss)
+        self.ledger.progressed(number, entry(step, loss))
+        if ends:
+            del self.slots[number]
+            self.ledger.stopped(number, tokens=step * 128)
+
+
+def states(session):
+    found = {}
+    for record in session.records:
+        found.setdefault(record.cell, {})[record.seed] = record.state
+    return found
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3, 8])
+def test_seeds_end_together_on_their_mean(hold, study, concurrency):
+    with hold(study) as session:
+        Driver(session.ledger, concurrency).run()
+    for name, found in states(session).items():
+        assert len(set(found.values())) == 1, (name, found)
+    assert states(session)["c"] == {0: "complete", 1: "complete"}, "its mean is the best"
+    assert "pruned" in states(session)["d"].values(), "its mean is the worst"
+    for record in session.records:
+        assert record.state == "complete" or max(record.curve) in (2, 4)
+
+
+def test_stores_agree_and_nothing_trains_twice(hold, study, home):
+    with hold(study) as session:
+        driver = Driver(session.ledger, 1)
+        driver.run()
+    assert len(set(driver.trained)) == len(driver.trained)
+    client = MlflowClient(home.mlflow_uri)
+    statuses = {"complete": "FINISHED", "pruned": "KILLED"}
+    for record in session.records:
+        assert client.get_run(record.run_id).info.status == statuses[record.state]
+    assert count_states(session.records)["waiting"] == 0
+
+
+def test_a_killed_driver_changes_no_group(hold, study):
+    """Whatever the round in which the driver ends, the next one goes on to seeds of one state."""
+    with hold(dataclasses.replace(study, name="whole")) as session:
+        Driver(session.ledger, 2).run()
+        whole = states(session)
+    for rounds in (1, 2, 3, 5, 8):
+        cut = dataclasses.replace(study, name=f"cut{rounds}")
+        with hold(cut) as session:
+            Driver(session.ledger, 2).run(rounds)
+        with hold(cut) as session:
+            Driver(session.ledger, 2).run()
+        for name, found in states(session).items():
+            assert len(set(found.values())) == 1, (rounds, name, found)
+        assert states(session)["c"] == whole["c"]
+
+
+def test_seeds_of_a_stopped_point_that_wait_are_ended_by_the_next_driver(hold, study):
+    """Killed between the endings of two seeds."""
+    with hold(study) as session:
+        ledger = session.ledger
+        first = ledger.next().record.number
+        ledger.started(first)
+        ledger.progressed(first, entry(2, 9.0))
+        ledger.pruned(first, tokens=256)
+    with hold(study) as session:
+        session.ledger.next()
+        assert states(session)["a"] == {0: "pruned", 1: "pruned"}
+        never = next(r for r in session.records if (r.cell, r.seed) == ("a", 1))
+        assert (never.curve, never.tokens, never.attempt) == ({}, 0, 0)
+    with hold(study, seeds=(0, 1, 2)) as session:
+        assert set(states(session)["a"]) == {0, 1}, "a stopped point's later seeds are not started"
+        assert set(states(session)["b"]) == {0, 1, 2}
+
+
+def test_a_seed_that_diverges_stops_its_point_and_one_that_is_lost_does_not(hold, study):
+    with hold(study) as session:
+        ledger = session.ledger
+        driver = Driver(ledger, 8)
+        driver.run(0)
+        handed = {}
+        while (found := ledger.next()) is not None:
+            handed[found.record.cell, found.record.seed] = found.record.number
+            ledger.started(found.record.number)
+        assert ledger.judged(handed["a", 0], 2, 3.0), "waits for its other seed"
+        ledger.progressed(handed["a", 0], entry(2, 3.0))
+        ledger.stopped(handed["a", 0], tokens=256)
+        assert ledger.trials[handed["a", 0]].state == "waiting"
+        assert ledger.next() is None
+        ledger.failed(handed["a", 1], "diverged", diverged_at=1)
+        assert ledger.trials[handed["a", 0]].state == "pruned"
+        assert ledger.judged(handed["b", 0], 2, 3.0)
+        ledger.progressed(handed["b", 0], entry(2, 3.0))
+        ledger.stopped(handed["b", 0], tokens=256)
+        ledger.failed(handed["b", 1], "its node was lost")
+        assert ledger.next().record.number == handed["b", 0], "it goes on, judged no more"
+        ledger.started(handed["b", 0])
+        assert not ledger.judged(handed["b", 0], 4, 99.0)
+
+
+def test_what_waits_for_a_seed_that_no_budget_holds_keeps_no_driver(hold, study):
+    from orchestrator.trials.spending import Limits
+
+    limits = {"limits": Limits(tokens=4 * 1024)}
+    with hold(study, options=limits) as session:
+        Driver(session.ledger, 1).run()
+        assert session.ledger.next() is None
+        assert not session.ledger.queue.may_have_more
+        assert session.ledger.left_out.trials
+    with hold(study) as session:
+        Driver(session.ledger, 1).run()
+    assert count_states(session.records)["waiting"] == 0
+    assert all(len(set(found.values())) == 1 for found in states(session).values())
