@@ -86,6 +86,9 @@ _LATER: dict[str, Any] = {
     "model.activation": "gelu",
     "model.bias": True,
     "moe.first_dense_layers": 0,
+    "optim.name": "adamw",
+    "optim.schedule": "cosine",
+    "optim.decay_fraction": 0.2,
 }
 
 # What says where tokens came from: their digest is the identity.
@@ -124,6 +127,8 @@ def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
         neutral("num_kv_heads", section="model")
     if model.position != "rope":
         neutral("rope_theta", section="model")
+    if config.optim.schedule != "wsd":
+        neutral("decay_fraction", section="optim")
 
     if moe.is_dense:
         neutral(*default["moe"])

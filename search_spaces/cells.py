@@ -44,6 +44,8 @@ _PREFIX = {
     "model.qk_norm": "qknorm_",
     "model.tied_embeddings": "tied_",
     "optim.learning_rate": "lr",
+    "optim.name": "",
+    "optim.schedule": "",
     "optim.weight_decay": "wd",
     "train.precision": "",
 }

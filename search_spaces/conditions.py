@@ -52,6 +52,7 @@ _FOLLOW_LABELS = routers_that(lambda kind: kind.follows_labels)
 # The fields that a run ignores (moe.identity.canonical). Without these a search would pay for the
 # same run under many names, and a sampler would learn from differences that are noise.
 NATURAL_CONDITIONS: tuple[Condition, ...] = (
+    Condition(axis="optim.decay_fraction", on="optim.schedule", is_in=("wsd",)),
     Condition(axis="model.rope_theta", on="model.position", is_in=("rope",)),
     Condition(axis="model.ffn_multiple", on="moe.num_experts", is_in=(0,)),
     *(

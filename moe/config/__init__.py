@@ -19,7 +19,7 @@ from moe.config.mixture import (
 )
 from moe.config.model import Activation, ModelConfig, Norm, Position, QKNorm
 from moe.config.router_kinds import ROUTER_KINDS, RouterKind, routers_that
-from moe.config.training import OptimConfig, Precision, TrainConfig
+from moe.config.training import OptimConfig, Optimizer, Precision, Schedule, TrainConfig
 from moe.config.trial import TrialConfig
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "ModelConfig",
     "Norm",
     "OptimConfig",
+    "Optimizer",
     "Position",
     "Precision",
     "QKNorm",
@@ -44,6 +45,7 @@ __all__ = [
     "RouterKind",
     "RoutingScope",
     "RoutingUnit",
+    "Schedule",
     "SequenceRepresentation",
     "TrainConfig",
     "TrialConfig",

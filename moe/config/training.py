@@ -8,11 +8,13 @@ from typing import Literal
 from moe.config.checks import axis, check_types, require
 
 Precision = Literal["fp32", "bf16"]
+Optimizer = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "linear", "wsd"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warmup and cosine decay."""
+    """The update, and the learning rate of each step."""
 
     learning_rate: float = axis(1e-3, "peak learning rate")
     min_learning_rate_fraction: float = axis(0.1, "last learning rate over the peak", "2402.13089")
@@ -21,6 +23,20 @@ class OptimConfig:
     beta1: float = axis(0.9, "AdamW beta1")
     beta2: float = axis(0.95, "AdamW beta2")
     grad_clip: float = axis(1.0, "bound on the gradient's norm; 0 is none")
+    name: Optimizer = axis(
+        "adamw",
+        "AdamW for all; or Muon for the matrices of the blocks (momentum 0.95, Nesterov, updates "
+        "scaled to AdamW's root mean square, so that one learning rate serves both) and AdamW for "
+        "embeddings, head, norms and biases",
+        "1711.05101, 2502.16982",
+    )
+    schedule: Schedule = axis(
+        "cosine",
+        "after the warmup, down to min_learning_rate_fraction: along a cosine, a line, or flat and "
+        "then a line (wsd: warmup, stable, decay)",
+        "1608.03983, 2404.06395",
+    )
+    decay_fraction: float = axis(0.2, "wsd: share of all steps that the decay takes", "2405.18392")
 
     def __post_init__(self) -> None:
         check_types(self, "optim")
@@ -33,6 +49,12 @@ class OptimConfig:
         for name in ("min_learning_rate_fraction", "warmup_steps", "weight_decay", "grad_clip"):
             value = getattr(self, name)
             require(value >= 0, f"optim.{name} must not be negative", value, "Use 0 or more.")
+        require(
+            0 < self.decay_fraction <= 1,
+            "optim.decay_fraction must be above 0 and at most 1",
+            self.decay_fraction,
+            "0.2 is usual.",
+        )
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optim.{name} must be in [0, 1)", value, "0.9 is usual.")

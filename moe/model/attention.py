@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moe.config import TrialConfig
 from moe.model.initialisation import linear, residual_std
 from moe.model.norms import build_norm
+from moe.model.stacked import Stacked, one_matrix
 
 
 class Attention(nn.Module):
@@ -53,6 +54,12 @@ class Attention(nn.Module):
             enable_gqa=self.shares,
         )
         return self.project(y_BHSE.transpose(1, 2).flatten(2))
+
+    def matrices(self) -> list[Stacked]:
+        return [
+            (self.qkv.weight, lambda rows: rows.split(self.widths)),
+            one_matrix(self.project.weight),
+        ]
 
     def heads(self, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B, H, S, E], keys and values [B, G, S, E], as the product takes them."""

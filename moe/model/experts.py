@@ -27,6 +27,7 @@ from moe.model.activations import NONLINEARITIES, Nonlinearity
 from moe.model.experts_by_sequence import SequenceMixture
 from moe.model.initialisation import INIT_STD, ZEROS, Rule
 from moe.model.router import Routing
+from moe.model.stacked import Stacked
 
 # Experts' outputs are kept for the backward pass where d_expert is at least this many times
 # d_model: that adds at most an eighth to what a dense FFN of equal active width keeps.
@@ -105,6 +106,14 @@ class Experts(nn.Module):
                     x_URD, gate_UK, *weights, self.nonlinearity, dispatch, routing.counts_N
                 )
         return y_URD.view_as(x_BSD)
+
+    def matrices(self) -> list[Stacked]:
+        """Every expert has its own."""
+        parts = self.nonlinearity.columns
+        return [
+            (self.weight_in, lambda w_NDP: [part for w in w_NDP for part in w.chunk(parts, -1)]),
+            (self.weight_out, lambda w_NFD: w_NFD.unbind()),
+        ]
 
 
 def is_grouped(x_URD: Tensor) -> bool:

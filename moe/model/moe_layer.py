@@ -13,6 +13,7 @@ from moe.model.balance import LoadBalance
 from moe.model.experts import Experts
 from moe.model.initialisation import linear, residual_std
 from moe.model.router import ROUTERS, RouterContext, Routing
+from moe.model.stacked import Stacked, one_matrix
 
 
 class FeedForward(nn.Module):
@@ -27,6 +28,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         return self.project(self.nonlinearity.apply(self.expand(x_BSD)))
+
+    def matrices(self) -> list[Stacked]:
+        return [
+            (self.expand.weight, lambda rows: rows.chunk(self.nonlinearity.columns)),
+            one_matrix(self.project.weight),
+        ]
 
 
 class MoELayer(nn.Module):
@@ -68,3 +75,10 @@ class MoELayer(nn.Module):
         if self.shared is not None:
             y_BSD = y_BSD + self.shared(x_BSD)
         return y_BSD, routing
+
+    def matrices(self) -> list[Stacked]:
+        found = self.experts.matrices()
+        if self.shared is not None:
+            found += self.shared.matrices()
+        routers = [] if self.router is None else list(self.router.parameters())
+        return found + [one_matrix(weight) for weight in routers]

@@ -18,6 +18,7 @@ from moe.model.initialisation import embedding, initialise, linear
 from moe.model.moe_layer import FeedForward, MoELayer
 from moe.model.norms import build_norm
 from moe.model.router import RouterContext, Routing
+from moe.model.stacked import Stacked
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -200,6 +201,13 @@ class MoETransformer(nn.Module):
             return None
         biases = [layer.balance.bias_N for layer in self.moe_layers() if layer.balance is not None]
         return torch.stack(biases).expand(len(self.moe_layers()), -1)
+
+    def matrices(self) -> list[Stacked]:
+        """The weights of the blocks that are matrices, with what each stacks: queries, keys and
+        values, gates and what they multiply, experts."""
+        return [
+            m for block in self.blocks for m in block.attention.matrices() + block.ffn.matrices()
+        ]
 
     def begin_step(self) -> None:
         """Call before the first micro-batch of an optimiser step."""

@@ -1,37 +1,56 @@
-"""AdamW and its schedule."""
+"""The optimisers and the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moe.config import OptimConfig
 from moe.model.initialisation import decayed
+from moe.model.transformer import MoETransformer
 
 
 def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
     """Learning rate of optimiser step `step` (1 to `num_steps`): a function of the step alone.
 
-    Linear from lr/warmup_steps to lr over the warmup, then a cosine that reaches
-    lr * min_learning_rate_fraction at the last step.
+    Linear from lr/warmup_steps to lr over the warmup, then by `schedule` down to
+    lr * min_learning_rate_fraction, which it reaches at the last step: along a cosine or a line
+    from the end of the warmup, or (wsd) along a line over the last `decay_fraction` of all steps.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     if step <= warmup:
         return peak * step / warmup
-    progress = (step - warmup) / (num_steps - warmup)
     least = config.min_learning_rate_fraction
-    return peak * (least + (1 - least) * (1 + math.cos(math.pi * progress)) / 2)
+    if config.schedule == "cosine":
+        progress = (step - warmup) / (num_steps - warmup)
+        return peak * (least + (1 - least) * (1 + math.cos(math.pi * progress)) / 2)
+    begin = warmup
+    if config.schedule == "wsd":
+        begin = max(warmup, num_steps - max(1, round(config.decay_fraction * num_steps)))
+    progress = max(0.0, (step - begin) / (num_steps - begin))
+    return peak * (1 - (1 - least) * progress)
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over what is trained, in two groups: with weight decay, and without
-    (`moe.model.initialisation`).
+def build_optimizer(model: MoETransformer, config: OptimConfig) -> torch.optim.AdamW | MuonAndAdamW:
+    """Over what is trained, with weight decay where modules ask for it."""
+    return MuonAndAdamW(model, config) if config.name == "muon" else build_adamw(model, config)
+
+
+def build_adamw(
+    model: nn.Module, config: OptimConfig, without: Collection[int] = ()
+) -> torch.optim.AdamW:
+    """In two groups: with weight decay, and without (`moe.model.initialisation`). `without`: ids of
+    parameters that another optimiser has.
 
     The fused kernel is six times as fast as the plain one on a CPU too.
     """
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    trained = [
+        (n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in without
+    ]
     names = decayed(model)
     return torch.optim.AdamW(
         [
@@ -45,3 +64,50 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         betas=(config.beta1, config.beta2),
         fused=True,
     )
+
+
+class MuonAndAdamW:
+    """Muon for the matrices of the blocks, AdamW for the rest, as one optimiser.
+
+    torch.optim.Muon takes matrices alone, and orthogonalises each update. What a weight stacks
+    (experts; queries, keys and values; gates and what they multiply) are matrices of their own
+    (`MoETransformer.matrices`): Muon is given views, each with its view of the gradient. Updates
+    are scaled to the root mean square of AdamW's (2502.16982), so that both follow one learning
+    rate.
+    """
+
+    def __init__(self, model: MoETransformer, config: OptimConfig) -> None:
+        self.stacked = model.matrices()
+        self.views = [view for weight, parts in self.stacked for view in parts(weight.detach())]
+        self.muon = torch.optim.Muon(
+            self.views,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self.adamw = build_adamw(model, config, without={id(weight) for weight, _ in self.stacked})
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [*self.muon.param_groups, *self.adamw.param_groups]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        gradients = (part for weight, parts in self.stacked for part in parts(weight.grad))
+        for view, gradient in zip(self.views, gradients, strict=True):
+            view.grad = gradient
+        self.muon.step()
+        self.adamw.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        weights: list[Tensor] = [weight for weight, _ in self.stacked]
+        for tensor in (*weights, *self.views):
+            tensor.grad = None
+        self.adamw.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])

@@ -72,6 +72,7 @@ def _interrupted(config, store, out, after):
         {"router": "random", "top_k": 2},
         {"router": "frozen", "balance": "switch", "balance_scope": "global_batch", "top_k": 2},
         {"precision": "bf16", "top_k": 2, "routing_unit": "sequence"},
+        {"name": "muon", "top_k": 2, "activation": "swiglu", "schedule": "wsd"},
     ],
     ids=str,
 )
