@@ -77,6 +77,14 @@ _VERSION_1: dict[str, dict[str, Any]] = {
 # that has this value is hashed as if the axis did not exist. A line is added with its axis, and
 # never edited after.
 _LATER: dict[str, Any] = {
+    "data.sequence_labels": "",
+    "moe.gate_scale": 1.0,
+    "moe.score": "linear",
+    "moe.score_temperature": 0.07,
+    "moe.router_precision": "fp32",
+    "moe.router_jitter": 0.0,
+    "moe.expert_groups": 1,
+    "moe.chosen_groups": 1,
     "model.norm": "layernorm",
     "model.position": "learned",
     "model.rope_theta": 10000.0,
@@ -142,13 +150,22 @@ def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
     if not moe.uses_prefix:
         neutral("prefix_length")
     if not moe.router_kind.scores:
-        neutral("gate", "router_init_std", "z_loss_coefficient")
+        neutral("gate", "gate_scale", "score", "router_precision", "router_jitter")
+        neutral("router_init_std", "z_loss_coefficient")
+    if not moe.router_kind.scores or moe.score == "linear":
+        neutral("score_temperature")
+    if not moe.router_kind.scores or moe.chosen_groups == moe.expert_groups:
+        neutral("expert_groups", "chosen_groups")  # all groups may be chosen: no limit
+    if config.train.precision == "fp32":
+        neutral("router_precision")
     if moe.follows_labels:
         values["moe"] |= {"routing_unit": "sequence", "routing_scope": "global"}
     else:
         neutral("label_column")
     if moe.balance == "none":
         neutral("balance_coefficient", "balance_scope")
+    elif moe.balance == "sequence":
+        neutral("balance_scope")
     return values
 
 

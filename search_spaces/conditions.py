@@ -61,13 +61,18 @@ NATURAL_CONDITIONS: tuple[Condition, ...] = (
         if axis.path.startswith("moe.") and axis.path != "moe.num_experts"
     ),
     *_only(
-        "gate router_init_std z_loss_coefficient sequence_representation prefix_length",
+        "gate gate_scale score score_temperature router_precision router_jitter expert_groups "
+        "chosen_groups router_init_std z_loss_coefficient sequence_representation prefix_length",
         on="moe.router",
         not_in=routers_that(lambda kind: not kind.scores),
     ),
+    *_only("score_temperature", on="moe.score", is_in=("cosine",)),
+    *_only("chosen_groups", on="moe.expert_groups", not_in=(1,)),
     *_only("routing_unit routing_scope", on="moe.router", not_in=_FOLLOW_LABELS),
     *_only("label_column", on="moe.router", is_in=_FOLLOW_LABELS),
     *_only("sequence_representation prefix_length", on="moe.routing_unit", is_in=("sequence",)),
     *_only("prefix_length", on="moe.sequence_representation", is_in=("prefix",)),
-    *_only("balance_coefficient balance_scope", on="moe.balance", not_in=("none",)),
+    *_only("balance_coefficient", on="moe.balance", not_in=("none",)),
+    *_only("balance_scope", on="moe.balance", not_in=("none", "sequence")),
+    *_only("router_precision", on="train.precision", not_in=("fp32",)),
 )

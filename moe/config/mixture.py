@@ -12,8 +12,10 @@ RoutingUnit = Literal["token", "sequence"]
 RoutingScope = Literal["layer", "global"]
 Router = Literal[tuple(ROUTER_KINDS)]
 SequenceRepresentation = Literal["mean", "prefix"]
-Gate = Literal["switch", "softmax_topk", "double_softmax", "sigmoid"]
-Balance = Literal["none", "switch", "loss_free"]
+Gate = Literal["switch", "softmax_topk", "double_softmax", "sigmoid", "sigmoid_topk"]
+Score = Literal["linear", "cosine"]
+RouterPrecision = Literal["fp32", "run"]
+Balance = Literal["none", "switch", "sequence", "loss_free"]
 BalanceScope = Literal["micro_batch", "global_batch"]
 
 # The grouped matrix products of bfloat16 on a GPU take rows of whole 16 bytes, so widths in
@@ -55,13 +57,37 @@ class MoEConfig:
     gate: Gate = axis(
         "softmax_topk",
         "weights of the chosen: softmax over all (switch), over the chosen (softmax_topk), "
-        "softmax of the chosen's softmax over all (double_softmax), sigmoid of the logit (sigmoid)",
-        "2101.03961, 2401.04088, 2402.13089, 2103.16716",
+        "softmax of the chosen's softmax over all (double_softmax), sigmoid of the logit "
+        "(sigmoid), that over the sum of the chosen's (sigmoid_topk)",
+        "2101.03961, 2401.04088, 2402.13089, 2103.16716, 2412.19437",
+    )
+    gate_scale: float = axis(1.0, "factor on the weights of the chosen", "2412.19437")
+    score: Score = axis(
+        "linear",
+        "an expert's score: product of input and its router row, or their cosine over the "
+        "temperature",
+        "2402.13089, 2204.09179",
+    )
+    score_temperature: float = axis(0.07, "temperature of cosine scores", "2204.09179")
+    router_precision: RouterPrecision = axis(
+        "fp32", "scores in float32, or in the precision of the run", "2101.03961"
+    )
+    router_jitter: float = axis(
+        0.0,
+        "e: in training the router's input is multiplied by uniform noise of [1-e, 1+e]",
+        "2101.03961",
+    )
+    expert_groups: int = axis(1, "equal groups of the experts, for a limited choice", "2412.19437")
+    chosen_groups: int = axis(
+        1,
+        "groups that a unit may choose experts of, by the sum of their two best scores",
+        "2412.19437",
     )
     balance: Balance = axis(
         "none",
-        "auxiliary loss (switch) or bias on the selection (loss_free)",
-        "2101.03961, 2408.15664",
+        "auxiliary loss over a batch (switch), over each sequence (sequence), or a bias on the "
+        "selection (loss_free)",
+        "2101.03961, 2412.19437, 2408.15664",
     )
     balance_coefficient: float = axis(
         0.01, "weight of the auxiliary loss, or update rate of the loss-free bias"
@@ -85,10 +111,22 @@ class MoEConfig:
             ("prefix_length", 0),
             ("router_init_std", 0),
             ("balance_coefficient", 0),
+            ("expert_groups", 1),
+            ("chosen_groups", 1),
+            ("router_jitter", 0),
             ("z_loss_coefficient", 0),
         ):
             value = getattr(self, name)
             require(value >= least, f"moe.{name} must be at least {least}", value, "Raise it.")
+        for name in ("gate_scale", "score_temperature"):
+            value = getattr(self, name)
+            require(value > 0, f"moe.{name} must be above 0", value, "Raise it.")
+        require(
+            self.router_jitter < 1,
+            "moe.router_jitter must be below 1",
+            self.router_jitter,
+            "2101.03961 uses 0.01.",
+        )
         if self.num_experts == 0:
             return
         require(
@@ -101,7 +139,7 @@ class MoEConfig:
             not (
                 self.router_kind.trains
                 and self.top_k * self.granularity == 1
-                and self.gate in ("softmax_topk", "double_softmax")
+                and self.gate in ("softmax_topk", "double_softmax", "sigmoid_topk")
             ),
             "a learned Top-1 router needs a gate that is not normalised over the chosen "
             "(its one weight would be 1, and no gradient would reach the router)",
@@ -132,6 +170,27 @@ class MoEConfig:
             f"a {self.router} router needs moe.label_column",
             self.label_column,
             "Name a label column of the corpus.",
+        )
+        require(
+            self.chosen_groups <= self.expert_groups
+            and self.total_experts % self.expert_groups == 0,
+            "moe.chosen_groups of moe.expert_groups are chosen, which part the experts (after "
+            "granularity) evenly",
+            (self.chosen_groups, self.expert_groups, self.total_experts),
+            "Choose at most all groups, and a number of groups that divides the experts.",
+        )
+        group_size = self.total_experts // self.expert_groups
+        require(
+            self.active_experts <= self.chosen_groups * group_size,
+            "the chosen groups must hold all the experts that a unit chooses",
+            (self.active_experts, self.chosen_groups * group_size),
+            "Raise moe.chosen_groups, or lower moe.top_k.",
+        )
+        require(
+            not (self.balance == "sequence" and self.routing_unit == "sequence"),
+            "moe.balance=sequence evens the load within a sequence, whose tokens choose",
+            self.routing_unit,
+            "Use moe.balance=switch, or moe.routing_unit=token.",
         )
         if self.uses_prefix:
             require(

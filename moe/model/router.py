@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from moe.config import Gate, RoutingUnit, TrialConfig
 from moe.model.initialisation import matrix
 from moe.model.seeding import named_generator
+from moe.model.selection import choose, within_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ def gate_weights(
 
     switch: p = softmax over all, unnormalised (2101.03961). softmax_topk: softmax over the chosen
     logits (2401.04088). double_softmax: e^{p_i} / sum_chosen e^{p_j} (2402.13089).
-    sigmoid: sigmoid(logit), unnormalised.
+    sigmoid: sigmoid(logit), unnormalised. sigmoid_topk: the same over the sum of the chosen's
+    (2412.19437).
     """
     match gate:
         case "switch":
@@ -72,6 +74,9 @@ def gate_weights(
             return softmax(probs_UN.gather(1, expert_index_UK))
         case "sigmoid":
             return logits_UN.gather(1, expert_index_UK).sigmoid()
+        case "sigmoid_topk":
+            gate_UK = logits_UN.gather(1, expert_index_UK).sigmoid()
+            return gate_UK / gate_UK.sum(-1, keepdim=True)
 
 
 def count_tokens(expert_index_UK: Tensor, num_experts: int, tokens_per_unit: int) -> Tensor:
@@ -85,8 +90,8 @@ def count_tokens(expert_index_UK: Tensor, num_experts: int, tokens_per_unit: int
 class ScoringRouter(nn.Module):
     """A linear map without bias scores every expert (2402.13089); the K best are chosen.
 
-    Subclasses say where the weights come from. Under autocast scores keep the weights' float32:
-    rounding them moves the choice (2101.03961, section 2.4).
+    Subclasses say where the weights come from. Under autocast scores keep the weights' float32,
+    unless `router_precision=run`: rounding them moves the choice (2101.03961, section 2.4).
     """
 
     def __init__(self, config: TrialConfig, layer: int) -> None:
@@ -113,24 +118,46 @@ class ScoringRouter(nn.Module):
         self, x_BSD: Tensor, context: RouterContext, selection_bias_N: Tensor | None = None
     ) -> Routing:
         """`selection_bias_N` moves the choice but not the gate (2408.15664)."""
-        with torch.autocast(x_BSD.device.type, enabled=False):
+        moe = self.moe
+        device = x_BSD.device.type
+        in_run = moe.router_precision == "run" and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False):
             weight_ND = self.weight_of(context)
-            x_UD = self.units(x_BSD.to(weight_ND.dtype))
-            logits_UN = F.linear(x_UD, weight_ND)
+            x_UD = self.units(self._noisy(x_BSD.to(weight_ND.dtype)))
+            logits_UN = self._scores(
+                x_UD, weight_ND, torch.get_autocast_dtype(device) if in_run else weight_ND.dtype
+            )
             probs_UN = softmax(logits_UN)
             score_UN = logits_UN.detach()
             if selection_bias_N is not None:
                 score_UN = score_UN + selection_bias_N
-            index_UK = score_UN.topk(self.moe.active_experts, dim=-1).indices
+            if moe.chosen_groups < moe.expert_groups:
+                score_UN = within_groups(score_UN, moe.expert_groups, moe.chosen_groups)
+            index_UK = choose(score_UN, moe.active_experts)
+            gate_UK = gate_weights(moe.gate, logits_UN, probs_UN, index_UK)
             tokens_per_unit = x_BSD.shape[:2].numel() // len(x_UD)
             return Routing(
-                unit=self.moe.routing_unit,
+                unit=moe.routing_unit,
                 expert_index=index_UK,
-                gate=gate_weights(self.moe.gate, logits_UN, probs_UN, index_UK),
-                counts_N=count_tokens(index_UK, self.moe.total_experts, tokens_per_unit),
+                gate=gate_UK if moe.gate_scale == 1 else gate_UK * moe.gate_scale,
+                counts_N=count_tokens(index_UK, moe.total_experts, tokens_per_unit),
                 logits=logits_UN,
                 probs=probs_UN,
             )
+
+    def _noisy(self, x_BSD: Tensor) -> Tensor:
+        """The input times uniform noise of [1-e, 1+e], in training alone (2101.03961, 2.2)."""
+        if not self.training or self.moe.router_jitter == 0:
+            return x_BSD
+        noise_BSD = torch.rand_like(x_BSD) * 2 - 1
+        return x_BSD * (1 + self.moe.router_jitter * noise_BSD)
+
+    def _scores(self, x_UD: Tensor, weight_ND: Tensor, dtype: torch.dtype) -> Tensor:
+        """Scores [U, N] in float32, whichever precision they were made in."""
+        if self.moe.score == "cosine":
+            x_UD, weight_ND = F.normalize(x_UD, dim=-1), F.normalize(weight_ND, dim=-1)
+        logits_UN = F.linear(x_UD.to(dtype), weight_ND.to(dtype)).to(weight_ND.dtype)
+        return logits_UN / self.moe.score_temperature if self.moe.score == "cosine" else logits_UN
 
 
 class LearnedRouter(ScoringRouter):

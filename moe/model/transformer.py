@@ -148,7 +148,7 @@ class MoETransformer(nn.Module):
         logits_TV = F.linear(x_BSD[:, counted].flatten(0, 1), self.head_weight)
         loss_sum = F.cross_entropy(logits_TV, targets_T, reduction="sum")
         loss = loss_sum / len(targets_T)
-        aux_loss, balance_loss, z = self._auxiliary(decisions)
+        aux_loss, balance_loss, z = self._auxiliary(decisions, ids_BS.shape[1])
         return ModelOutput(
             loss=loss,
             loss_sum=loss_sum,
@@ -159,11 +159,13 @@ class MoETransformer(nn.Module):
             routing=decisions,
         )
 
-    def _auxiliary(self, decisions: list[Routing]) -> tuple[Tensor, Tensor, Tensor]:
+    def _auxiliary(
+        self, decisions: list[Routing], sequence_length: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted sum, balance loss, z-loss."""
         moe, zero = self.config.moe, self.token_embedding.weight.new_zeros(())
         scored = [
-            (layer.balance(routing), z_loss(routing.logits))
+            (layer.balance(routing, sequence_length), z_loss(routing.logits))
             for layer, routing in zip(self.moe_layers(), decisions, strict=True)
             if layer.balance is not None
         ]
@@ -171,7 +173,7 @@ class MoETransformer(nn.Module):
             return zero, zero, zero
         balance_loss, z = (torch.stack(losses).mean() for losses in zip(*scored, strict=True))
         aux_loss = zero
-        if moe.balance == "switch":
+        if moe.balance in ("switch", "sequence"):
             aux_loss = aux_loss + moe.balance_coefficient * balance_loss
         if moe.z_loss_coefficient:
             aux_loss = aux_loss + moe.z_loss_coefficient * z
