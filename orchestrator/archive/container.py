@@ -21,7 +21,7 @@ from orchestrator.base.errors import BadInput
 
 FORMAT = "moe-study launch"
 VERSION = 1
-SUFFIX = ".moe-study"
+SUFFIX = ".moe-study"  # as in `orchestrator.cli.parameters`
 LAUNCH, TRIALS, CURVES, HOME = "launch.json", "trials.jsonl", "curves.parquet", "home/"
 _DIGEST_BYTES = 64
 _MOST_BYTES = 4 * 10**9  # unpacked: what says more is no export, and would fill the memory

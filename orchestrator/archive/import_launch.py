@@ -34,7 +34,7 @@ from orchestrator.stores.optuna_storage import (
     require_usable,
     trouble_named,
 )
-from orchestrator.stores.optuna_trials import OWNER, LaunchInfo, SearchStore
+from orchestrator.stores.optuna_trials import LABELS_KEPT, OWNER, LaunchInfo, SearchStore
 from orchestrator.stores.parent_run import require_not_deleted
 from orchestrator.stores.sqlite_files import with_log
 from orchestrator.stores.trial_record import (
@@ -204,6 +204,13 @@ def _require_fits(launch: ArchivedLaunch, storage_url: str) -> None:
                 f"{info.attributes.get(key)!r} here and {launch.attributes[key]!r} in the file. "
                 "Import it into another --home."
             )
+    if bool(info.attributes.get(LABELS_KEPT, True)) != bool(
+        launch.attributes.get(LABELS_KEPT, True)
+    ):
+        raise BadInput(
+            f"one launch has one layout of its tokens; the trials of {launch.name} here and in the "
+            "file keep other labels apart. Import it into another --home."
+        )
     SearchStore(storage, info).require_same_space(archived.trial for archived in launch.trials)
 
 

@@ -22,7 +22,7 @@ from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app
     submit_command,
     ui_command,
 )
-from orchestrator.cli.parameters import app, errors
+from orchestrator.cli.parameters import app, errors, until_the_end
 
 _UsageError = typer.BadParameter.__base__
 
@@ -34,7 +34,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="ray|mlflow|optuna")
     try:
         _require_text(sys.argv[1:])
-        sys.exit(app(standalone_mode=False))
+        with until_the_end:
+            sys.exit(app(standalone_mode=False))
     except StudyError as error:
         _tell(str(error))
         sys.exit(error.exit_code)

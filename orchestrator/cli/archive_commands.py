@@ -20,6 +20,7 @@ from orchestrator.cli.parameters import (
     StudyArgument,
     app,
     errors,
+    load_study_here,
     print_json,
     read_newest,
 )
@@ -83,7 +84,6 @@ def import_command(
     from orchestrator.archive.import_launch import import_launch
     from orchestrator.driver.publish import publish_analysis
     from orchestrator.report.records import read_launches
-    from orchestrator.study.library import load_study
 
     def say(line: str) -> None:
         errors.print(line, highlight=False, soft_wrap=True)
@@ -96,11 +96,11 @@ def import_command(
         launches = read_launches(archived.study.name, home=chosen, optuna_storage=optuna_storage)
         launch = next(found for found in launches if found.info.name == archived.name)
         try:
-            publish_analysis(launch, load_study(archived.study.name), **stores, say=say)
+            publish_analysis(launch, load_study_here(archived.study.name), **stores, say=say)
         except BadInput:
             say(
-                f"the study's file is not here: `moe-study table {archived.study.name}.py`, beside "
-                "that file, shows the table; the pages show the trials"
+                f"{archived.study.name}.py is not in this folder: beside it `moe-study table "
+                f"{archived.study.name}.py` shows the table; the pages show the trials"
             )
     counted = f"{done.taken} trials taken, {done.known} known already"
     say(f"{archived.name}: {counted}" + (f", {done.waiting} wait" if done.waiting else ""))

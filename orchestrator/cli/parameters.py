@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,9 @@ from search_spaces.overlay import parse_override
 
 if TYPE_CHECKING:
     from orchestrator.report.records import LaunchRecords
+
+until_the_end = ExitStack()  # what a command has open; `main` closes it
+EXPORT_SUFFIX = ".moe-study"  # of `orchestrator.archive.container`, which brings Optuna with it
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,6 +80,12 @@ _Study = typer.Argument(
     help="A name that `list` shows, or a path to a .py file.",
     autocompletion=complete_study,
 )
+_Readable = typer.Argument(
+    metavar="STUDY",
+    help="A name that `list` shows, a path to a .py file, or what `export` wrote.",
+    autocompletion=complete_study,
+)
+ReadableArgument = Annotated[str, _Readable]
 StudyArgument = Annotated[str, _Study]
 AnyStudyArgument = Annotated[str | None, _Study]
 ScaleOption = Annotated[
@@ -192,9 +202,13 @@ def read_newest(
     home: str | None,
     optuna_storage: str | None,
 ) -> tuple[Study, LaunchRecords]:
-    """A study, and the newest of its launches that answers to what was asked."""
+    """A study, and the newest of its launches that answers to what was asked; or, where STUDY is
+    what `export` wrote, the study and the launch of that file."""
     from orchestrator.report.records import read_launch  # brings Optuna with it
 
+    if study.endswith(EXPORT_SUFFIX):
+        given = {"--scale": scale, "--set": overrides, "--corpus": corpus, "--home": home}
+        return _read_export(Path(study), {**given, "--optuna-storage": optuna_storage})
     loaded = load_study(study)
     launch = read_launch(
         loaded.name,
@@ -205,6 +219,29 @@ def read_newest(
         overrides=parse_overrides(overrides),
     )
     return loaded, launch
+
+
+def _read_export(path: Path, options: dict[str, Any]) -> tuple[Study, LaunchRecords]:
+    """The launch of a file, for as long as the command takes."""
+    from orchestrator.archive.archived_launch import read, records_of
+
+    if named := [option for option, value in options.items() if value]:
+        raise BadInput(
+            f"an export holds one launch, and needs no home; received {path} with "
+            f"{', '.join(named)}. Leave that out."
+        )
+    archived = read(path)
+    loaded = load_study_here(archived.study.name)
+    return loaded, until_the_end.enter_context(records_of(archived))
+
+
+def load_study_here(name: str) -> Study:
+    """By the name that a launch keeps: of `studies/`, or of a file in the folder at hand.
+
+    Raises BadInput where neither has it.
+    """
+    file = Path(f"{name}.py")
+    return load_study(str(file) if name not in study_names() and file.is_file() else name)
 
 
 def print_table(result: Any) -> None:

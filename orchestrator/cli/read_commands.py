@@ -17,6 +17,7 @@ from orchestrator.cli.parameters import (
     HomeOption,
     JsonOption,
     MlflowOption,
+    ReadableArgument,
     ScaleOption,
     SetOption,
     StorageOption,
@@ -144,7 +145,7 @@ def _worth_a_look(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 @app.command()
 def table(
-    study: StudyArgument,
+    study: ReadableArgument,
     form: Annotated[
         str | None, typer.Option("--format", help="markdown, csv, latex or json.")
     ] = None,
@@ -173,7 +174,7 @@ def table(
 
 @app.command()
 def claims(
-    study: StudyArgument,
+    study: ReadableArgument,
     scale: ScaleOption = None,
     overrides: SetOption = None,
     corpus: CorpusOption = None,

@@ -10,10 +10,10 @@ import typer
 from orchestrator.cli.parameters import (
     CorpusOption,
     HomeOption,
+    ReadableArgument,
     ScaleOption,
     SetOption,
     StorageOption,
-    StudyArgument,
     app,
     errors,
     read_newest,
@@ -22,7 +22,7 @@ from orchestrator.cli.parameters import (
 
 @app.command()
 def report(
-    study: StudyArgument,
+    study: ReadableArgument,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="FILE.html", help="Where to (STUDY-SCALE.html, here)."),

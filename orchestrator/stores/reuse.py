@@ -18,14 +18,16 @@ def laid_out_as_before(launch: Launch, storage: BaseStorage) -> Launch:
     """The launch on tokens laid out as earlier ones of this corpus have them here.
 
     Before the end of November 2026 no sequence mixed values of any label column. Where results of
-    that layout are, a launch goes on with it: others could be neither continued nor shared.
+    that layout are, a launch goes on with it: others could be neither continued nor shared. One
+    that is here keeps its own, whatever was imported beside it.
     """
-    same = [
-        info.attributes
+    same = {
+        info.name: info.attributes
         for info in SearchStore.launches(storage)
         if info.attributes["corpus_digest"] == launch.corpus_digest
-    ]
-    before = any(LABELS_KEPT not in known or known[LABELS_KEPT] for known in same)
+    }
+    known = [same[launch.name]] if launch.name in same else same.values()
+    before = any(of.get(LABELS_KEPT, True) for of in known)
     return launch.with_all_labels_apart() if before else launch
 
 

@@ -25,6 +25,7 @@ from orchestrator.archive.export_launch import export_launch
 from orchestrator.archive.import_launch import import_launch
 from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
+from orchestrator.cli.parameters import EXPORT_SUFFIX
 from orchestrator.driver.options import Options
 from orchestrator.driver.session import opened
 from orchestrator.report.judge import analysis_folder
@@ -346,19 +347,39 @@ def test_what_cannot_be_exported_or_merged_is_said(
         export_launch(played, MlflowClient(empty.mlflow_uri))
 
 
-def test_the_commands(played, tmp_path, monkeypatch, moe_study, grid_study):
+def test_readers_take_a_file_instead_of_a_home(file, tmp_path, monkeypatch, moe_study, grid_study):
+    assert EXPORT_SUFFIX == container.SUFFIX
     monkeypatch.setattr("orchestrator.cli.parameters.load_study", lambda name: grid_study)
-    path = tmp_path / "t.moe-study"
-    code, out, err = moe_study("export", "tiny-grid", "--home", played.home.root, "-o", path)
-    assert (code, out) == (0, f"{path}\n")
-    assert "5 trials, and 1 that have not come to their end" in err
-    code, out, err = moe_study("import", path, "--home", tmp_path / "new", "--json")
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = moe_study("table", file, "--format", "json")
+    assert code == 0
+    assert [row["n"] for row in json.loads(out)["rows"]] == [2, 1, 0]
+    code, out, _ = moe_study("claims", file, "--json")
+    assert (code, json.loads(out)["study"]) == (0, "tiny-grid")
+    code, out, _ = moe_study("report", file, "-o", "r.html")
+    assert (code, out) == (0, "r.html\n")
+    code, out, err = moe_study("table", file, "--home", "h", "--scale", "smoke")
+    assert (code, out) == (2, "")
+    assert "with --scale, --home" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_the_commands(played, file, tmp_path, monkeypatch, moe_study, grid_study):
+    code, out, err = moe_study("import", file, "--home", tmp_path / "new", "--json")
     assert code == 0, err
     assert json.loads(out) == {
         **{"study": "tiny-grid", "launch": played.info.name, "taken": 5, "known": 0},
         **{"waiting": 1, "undelivered": False},
     }
-    assert "the study's file is not here" in err
+    assert "tiny-grid.py is not in this folder" in err
+    monkeypatch.setattr("orchestrator.cli.parameters.load_study", lambda name: grid_study)
+    path = tmp_path / "t.moe-study"
+    code, out, err = moe_study("export", "tiny-grid", "--home", tmp_path / "new", "-o", path)
+    assert (code, out) == (0, f"{path}\n")
+    assert "5 trials, and 1 that have not come to their end" in err
+    code, out, err = moe_study("import", path, "--home", played.home.root)
+    assert code == 0
+    assert "0 trials taken, 5 known already" in err
     code, out, err = moe_study("import", tmp_path / "none", "--home", tmp_path / "no")
     assert (code, out) == (2, "")
     assert not (tmp_path / "no").exists()
