@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Up to here K passes that each find a maximum cost less than a sort of all experts (measured on a
-# CPU with 4 to 64 experts).
-_FEW = 4
+# Up to here K passes that each find a maximum cost less than a sort of all experts (a CPU, 2,048
+# tokens, 64 experts: a pass takes 0.3 ms, the sort 16, torch.topk 1.6 to 4.3).
+_FEW = 16
 
 
 def choose(score_UN: Tensor, k: int) -> Tensor:
