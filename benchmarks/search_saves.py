@@ -113,7 +113,7 @@ class Table:
 
 
 def seconds_until_good(table: Table, *, tpe: bool, asha: bool, seed: int) -> float:
-    launch = dataclasses.replace(table.launch, corpus_spec=f"seed-{seed}")  # seeds the sampler
+    launch = dataclasses.replace(table.launch, corpus_specs=(f"seed-{seed}",))  # seeds the sampler
     judge = launch.study.early_stopping.judge()
     records: list[TrialRecord] = []
     suggest = _suggestions(table, launch, records, tpe, seed)

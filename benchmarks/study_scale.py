@@ -289,7 +289,7 @@ def quality_rows(options: argparse.Namespace) -> list[Row]:
         for seed in range(options.quality_seeds):
             tell(f"search quality, seed {seed}")
             # The sampler's generator is seeded by the launch's name.
-            seeded = dataclasses.replace(launch, corpus_spec=f"files:seed-{seed}")
+            seeded = dataclasses.replace(launch, corpus_specs=(f"files:seed-{seed}",))
             for kind, bound in (
                 ("bounded", Sampler.history_limit),
                 ("whole", 4 * options.quality_trials),

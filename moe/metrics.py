@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from moe.config import MoEConfig
@@ -53,6 +53,7 @@ TOKENS = "tokens"
 TIMESTAMP_MS = "timestamp_ms"
 
 VAL_LOSS = "val/loss"
+VAL_LOSS_OF_PART = "val/loss/part:NAME"  # one key a part of a mixture, under the part's name
 VAL_PERPLEXITY = "val/perplexity"
 VAL_BITS_PER_BYTE = "val/bits_per_byte"
 TRAIN_LOSS = "train/loss"
@@ -89,6 +90,13 @@ METRICS: tuple[Metric, ...] = tuple(
         (VAL_LOSS, NATS, "lower", _EVAL, "cross-entropy on the fixed held-out set"),
         (VAL_PERPLEXITY, "1", "lower", _EVAL, "exp(val/loss)"),
         (VAL_BITS_PER_BYTE, "bits/byte", "lower", _EVAL, "compares tokenizers"),
+        (
+            VAL_LOSS_OF_PART,
+            NATS,
+            "lower",
+            "mean over the held-out tokens of one part",
+            "of a mixture of corpora (`mix:`): one key a part, at most 16",
+        ),
         (TRAIN_LOSS, NATS, "lower", _SINCE, "cross-entropy, auxiliary losses apart"),
         (
             TRAIN_LOSS_LAST_100,
@@ -121,10 +129,22 @@ METRICS: tuple[Metric, ...] = tuple(
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
+def loss_of_part(part: str) -> str:
+    """The key of one part's loss. MLflow takes its letters, digits and `._-` as they are."""
+    return VAL_LOSS_OF_PART.replace("NAME", part)
+
+
+def _find(name: str) -> Metric | None:
+    prefix = loss_of_part("")
+    if name not in _BY_NAME and str(name).startswith(prefix) and name != prefix:
+        return replace(_BY_NAME[VAL_LOSS_OF_PART], name=name)
+    return _BY_NAME.get(name)
+
+
 def metric_named(name: str, what: str) -> Metric:
     """Raises ValueError with near matches for a name that is none; `what` needs it (a sentence)."""
-    if name in _BY_NAME:
-        return _BY_NAME[name]
+    if (found := _find(name)) is not None:
+        return found
     near = difflib.get_close_matches(str(name), _BY_NAME, n=2)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(_BY_NAME)}."
     raise ValueError(f"{what}; received {name!r}. {hint}")
@@ -134,7 +154,7 @@ def describe(name: str) -> Metric:
     """For readers, who must not fail at a name of another version: one without unit, the lower the
     better, stands for it."""
     unknown = Metric(name=name, unit="1", better="lower", reduction="", meaning="")
-    return _BY_NAME.get(name, unknown)
+    return _find(name) or unknown
 
 
 def perplexity(loss: float) -> float:

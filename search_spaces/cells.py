@@ -135,7 +135,7 @@ def grid(
             continue
         cell_name = (name or readable_name)(overrides)
         if derive is not None:
-            overrides |= derive(overrides)
+            overrides = _with_derived(overrides, derive(overrides), cell_name)
         cell = Cell(name=cell_name, overrides=overrides)
         try:
             _admit(cell, base, seen)
@@ -166,6 +166,20 @@ def readable_name(overrides: Mapping[str, Any]) -> str:
         text = re.sub(r"[^A-Za-z0-9._-]+", "_", text)
         parts.append(_PREFIX.get(path, path.rpartition(".")[2] + "_") + text)
     return "-".join(parts)
+
+
+def _with_derived(
+    combination: dict[str, Any], derived: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    """Raises ConfigError where a value of the axes, which the name has, would be overwritten."""
+    for path, value in derived.items():
+        if combination.get(path, value) != value:
+            raise ConfigError(
+                f"derive gives overrides that are no axes of the grid; received {path}={value!r} "
+                f"for cell {name}, whose axis has {combination[path]!r}. Drop the axis, or leave "
+                "that path out of derive."
+            )
+    return combination | dict(derived)
 
 
 def _admit(cell: Cell, base: TrialConfig, seen: dict[tuple[str, DataConfig], str]) -> None:

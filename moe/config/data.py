@@ -14,7 +14,11 @@ GPT2_VOCAB_SIZE = 50257
 class DataConfig:
     """Which tokens. `digest` is the identity; `corpus` and `tokenizer` say where it came from."""
 
-    corpus: str = axis("stdlib", "CORPUS SPEC: stdlib, files:GLOB, hub:NAME[,CONFIG[+CONFIG...]]")
+    corpus: str = axis(
+        "stdlib",
+        "CORPUS SPEC: stdlib, files:GLOB, hub:NAME[,CONFIG[+CONFIG...]], or a mixture of these by "
+        "weight: mix:SPEC=WEIGHT,SPEC=WEIGHT",
+    )
     tokenizer: str = axis("byte", "byte, bpe (trained on the corpus), gpt2, or file:PATH")
     vocab_size: int = axis(BYTE_VOCAB_SIZE, "rows of the embedding")
     holdout_fraction: float = axis(0.05, "share of documents, by hash, held out for evaluation")

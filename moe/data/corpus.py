@@ -1,4 +1,5 @@
-"""Where documents come from: CORPUS SPEC `stdlib`, `files:GLOB`, `hub:NAME[,CONFIG[+CONFIG...]]`.
+"""Where documents come from: CORPUS SPEC `stdlib`, `files:GLOB`, `hub:NAME[,CONFIG[+CONFIG...]]`,
+or a mixture of these, `mix:SPEC=WEIGHT,SPEC=WEIGHT`.
 
 A document is a row with a string column `text`; its other columns may be labels (`LabelTable`).
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from moe.data.labels import TEXT_COLUMN, LabelSurvey, LabelTable
 from moe.data.sources.files import LocalFiles, missing_text
 from moe.data.sources.hub import HubConfigs, HubDataset
+from moe.data.sources.mixture import Mixture
 from moe.data.sources.stdlib import StandardLibrary
 
 if TYPE_CHECKING:
@@ -80,8 +82,9 @@ class Corpus:
     @cached_property
     def labels(self) -> LabelSurvey:
         """Which columns are labels, read only as far as a question needs."""
+        drawn_far_away = is_mixture(self) and self.source.survey_limit is not None
         return LabelSurvey(
-            self.documents(),
+            self.source.undrawn() if drawn_far_away else self.documents(),
             columns=self.source.label_candidates(),
             limit=self.source.survey_limit,
         )
@@ -101,13 +104,19 @@ def open_corpus(spec: str) -> Corpus:
     """
     source = _source(spec)
     corpus = Corpus(spec, source.digest(), source)
-    if next(corpus.documents(), None) is None:
+    # The parts of a mixture were opened, and each holds a document.
+    if not is_mixture(corpus) and next(corpus.documents(), None) is None:
         raise ValueError(
             f"a corpus holds at least one document with text; {spec!r} holds none. "
             "Check that its files are not empty."
         )
     corpus.labels.beside(source.sequence_labels)  # a bad row is found before anything is made
     return corpus
+
+
+def is_mixture(corpus: Corpus) -> bool:
+    """Whether it is drawn from others, which takes a reading of all of them."""
+    return isinstance(corpus.source, Mixture)
 
 
 def is_document(text: str | None) -> bool:
@@ -125,9 +134,11 @@ def _source(spec: str) -> Source:
         if "+" in config:
             return HubConfigs(name, tuple(config.split("+")))
         return HubDataset(name, config or None)
+    if kind == "mix" and rest:
+        return Mixture.of(rest, open_corpus)
     raise ValueError(
-        f"a corpus is stdlib, files:GLOB or hub:NAME[,CONFIG[+CONFIG...]]; received {spec!r}. "
-        "Write for example 'files:texts/*.jsonl'."
+        "a corpus is stdlib, files:GLOB, hub:NAME[,CONFIG[+CONFIG...]] or "
+        f"mix:SPEC=WEIGHT,SPEC=WEIGHT; received {spec!r}. Write for example 'files:texts/*.jsonl'."
     )
 
 

@@ -2,7 +2,7 @@
 
     conllu:GLOB                        part of speech of each word; a document is a sentence
     table:GLOB:TEXT:LABEL[=v1,v2]      a column of a tsv, csv or parquet file; a document is a row
-    corpus:topic|domain|language       a label column of the prepared tokens' held-out documents
+    corpus:topic|domain|language|part  a label column of the prepared tokens' held-out documents
     corpus:syntax                      lexical classes of held-out Python source
 
 Labels are on characters, or on whole documents; `moe.probes.alignment` brings them to tokens.
@@ -35,7 +35,7 @@ LabelledUnit = Literal["span", "document"]
 Span = tuple[int, int, str]
 
 LANGUAGE = "language"
-CORPUS_LABELS = ("topic", "domain", "language", "syntax")
+CORPUS_LABELS = ("topic", "domain", "language", "part", "syntax")
 _LANGUAGE_IN_NAME = re.compile(r"\.([a-z]{2,3})\.(?:conllu|tsv|csv|parquet)(?:\.gz)?$")
 _FORMS = "conllu:GLOB, table:FILE:TEXT:LABEL[=v1,v2] or corpus:" + "|".join(CORPUS_LABELS)
 

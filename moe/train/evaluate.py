@@ -6,6 +6,7 @@ B sequences of a batch, S context, L MoE blocks, N experts, U routed units of th
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from moe import metrics as names
 from moe.config import TrialConfig
+from moe.data.sources.mixture import KIND, PART_COLUMN
 from moe.data.token_store import Batch, TokenStore
 from moe.model.transformer import MoETransformer
 from moe.train.distributed import World, sum_over_ranks
@@ -61,6 +63,8 @@ class Evaluation:
 class EvaluationSet:
     """The held-out sequences of a run, moved to the device once.
 
+    Of a mixture no batch holds sequences of two parts, so that each part has a loss of its own.
+
     Batch i belongs to rank i modulo the number of ranks. Sums over the ranks give each of them the
     same numbers, and a random router draws by the batch's index, so the result does not depend on
     who computed it (its last bits apart, as the order of a sum does).
@@ -72,17 +76,19 @@ class EvaluationSet:
         self.world = world
         self.num_sequences = 0
         self.counted_bytes = 0
-        self._own: list[tuple[int, int, DeviceBatch]] = []  # index, first sequence, batch
+        self.parts = parts_of(store)
+        # Index, first sequence, part, batch
+        self._own: list[tuple[int, int, int, DeviceBatch]] = []
         context = config.model.context_length
         batches = store.eval_batches(
             context_length=context,
             num_tokens=config.train.eval_tokens,
             sequences_per_batch=config.train.micro_batch_tokens // context,
         )
-        for index, batch in enumerate(batches):
+        for index, (part, batch) in enumerate(_by_part(batches, self.parts)):
             if index % world.size == world.rank:
                 moved = DeviceBatch.of(batch, config, world.device)
-                self._own.append((index, self.num_sequences, moved))
+                self._own.append((index, self.num_sequences, part, moved))
             counted = batch.targets_BS[:, config.train.loss_start :]
             self.counted_bytes += int(store.token_bytes[counted].sum())
             self.num_sequences += len(batch.ids_BS)
@@ -97,26 +103,34 @@ class EvaluationSet:
 
     def _evaluate(self, model: MoETransformer) -> Evaluation:
         config, world = self.config, self.world
-        loss_sum_and_count = torch.zeros(2, dtype=torch.float64, device=world.device)
+        # A row a part, and one for all of them
+        shape = (1 + len(self.parts), 2)
+        loss_sum_and_count = torch.zeros(shape, dtype=torch.float64, device=world.device)
         blocks = len(config.moe_layers)
         totals = RoutingTotals(blocks, config.moe.total_experts, world.device)
         probe_LUK = self._empty_probe()
-        for index, first_sequence, batch in self._own:
+        for index, first_sequence, part, batch in self._own:
             with autocast(config, world.device):
                 output = model(batch.ids_BS, batch.targets_BS, label_B=batch.label_B, step=index)
-            loss_sum_and_count[0] += output.loss_sum
-            loss_sum_and_count[1] += output.count
+            for row in {0, part}:
+                loss_sum_and_count[row, 0] += output.loss_sum
+                loss_sum_and_count[row, 1] += output.count
             totals.add(output.routing)
             first_unit = first_sequence * self._units_per_sequence
             for probe_UK, block in zip(probe_LUK, output.routing, strict=True):
                 window_UK = probe_UK[first_unit : first_unit + len(block.expert_index)]
                 window_UK.copy_(block.expert_index[: len(window_UK)])
         sum_over_ranks(loss_sum_and_count, world)
-        loss_sum, count = loss_sum_and_count.tolist()
+        (loss_sum, count), *of_parts = loss_sum_and_count.tolist()
         values = {
             names.VAL_LOSS: loss_sum / count,
             names.VAL_PERPLEXITY: names.perplexity(loss_sum / count),
             names.VAL_BITS_PER_BYTE: loss_sum / (math.log(2) * self.counted_bytes),
+        }
+        values |= {
+            names.loss_of_part(name): of_part / number
+            for name, (of_part, number) in zip(self.parts, of_parts, strict=True)
+            if number  # a part without a held-out sequence has no loss
         }
         if not blocks:
             return Evaluation(values, None)
@@ -134,3 +148,29 @@ class EvaluationSet:
         num_units = min(PROBE_UNITS, self.num_sequences * self._units_per_sequence)
         shape = (len(self.config.moe_layers), num_units, self.config.moe.active_experts)
         return torch.zeros(shape, dtype=torch.int64, device=self.world.device)
+
+
+def parts_of(store: TokenStore) -> tuple[str, ...]:
+    """Names of the parts of a mixture; none of another corpus."""
+    is_mixture = store.meta["corpus"].get("kind") == KIND
+    told = is_mixture and PART_COLUMN in store.sequence_labels
+    return store.label_values(PART_COLUMN) if told else ()
+
+
+def _by_part(batches: Iterable[Batch], parts: tuple[str, ...]) -> Iterator[tuple[int, Batch]]:
+    """Batches of one part each, with its number from 1; 0 without parts."""
+    for batch in batches:
+        if not parts:
+            yield 0, batch
+            continue
+        part_B = batch.labels[PART_COLUMN]
+        for part in np.unique(part_B):
+            rows = part_B == part
+            yield (
+                int(part) + 1,
+                Batch(
+                    ids_BS=batch.ids_BS[rows],
+                    targets_BS=batch.targets_BS[rows],
+                    labels={name: label_B[rows] for name, label_B in batch.labels.items()},
+                ),
+            )

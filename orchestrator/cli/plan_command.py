@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +25,7 @@ from orchestrator.cli.parameters import (
     print_rows,
     resolved,
 )
-from orchestrator.study.launch import resolve
+from orchestrator.study.launch import Launch, resolve
 from orchestrator.study.library import load_study, study_names
 
 
@@ -91,19 +92,20 @@ def plan_command(
     from orchestrator.study.plan import write_configs as write
 
     launch = resolved(study, scale, seeds, overrides, corpus, trials, need_corpus=False)
-    if launch.unread is not None and corpus is not None and not corpus.startswith("hub:"):
-        raise BadInput(launch.unread)  # a remote data set may be planned for where no network is
-    planned = plan(launch)
+    why = launch.unread.get(launch.corpus_spec)
+    if why is not None and corpus is not None and not corpus.startswith("hub:"):
+        raise BadInput(why)  # a remote data set may be planned for where no network is
+    planned = plan(launch, Home.at(home).tokens)
     for line in planned["notes"]:
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
     if write_configs is not None:
-        if launch.corpus is None:
+        if not launch.is_read:
             launch = resolved(study, scale, seeds, overrides, corpus, trials)
         paths = write(launch, write_configs)
         errors.print(f"wrote {len(paths)} configs to {write_configs}", highlight=False)
         if launch.study.is_grid:
-            digest = launch.points()[0].config.data.digest
-            errors.print(f"their tokens, once `run` made them: HOME/tokens/{digest}", markup=False)
+            for line in _token_folders(launch):
+                errors.print(line, markup=False)
     noted = cautions(launch)
     if as_json:
         print_json({**planned, "cautions": noted})
@@ -112,10 +114,12 @@ def plan_command(
     output.print(launch.study.question, style="bold", highlight=False)
     output.print(
         f"{planned['trials']} trials at scale {launch.scale}, seeds {list(launch.seeds)}, corpus "
-        f"{launch.corpus_spec}: {about}{planned['tokens_total'] / 1e6:.1f}M tokens, "
+        f"{launch.corpus_text}: {about}{planned['tokens_total'] / 1e6:.1f}M tokens, "
         f"{about}{planned['flops_total']:.2e} FLOPs",
         highlight=False,
     )
+    for mixture in planned["mixtures"]:
+        output.print(_mixture_line(mixture), highlight=False)
     try:
         pace = pace_of(Home.at(home), scale=launch.scale)
     except StudyError as error:  # the plan stands without it
@@ -143,3 +147,25 @@ def plan_command(
         ]
         headings = ("cell", "total", "active", "FLOPs/token", "what it changes")
         print_rows(headings, shown, fold={"cell", "what it changes"})
+
+
+def _token_folders(launch: Launch) -> Iterator[str]:
+    """Where `run` puts the tokens that the written configs need."""
+    cells: dict[str, list[str]] = {}
+    for point in launch.points():
+        of_digest = cells.setdefault(point.config.data.digest, [])
+        if point.cell not in of_digest:
+            of_digest.append(point.cell)
+    for digest, names in cells.items():
+        whose = "their tokens" if len(cells) == 1 else f"tokens of {', '.join(names)}"
+        yield f"{whose}, once `run` made them: HOME/tokens/{digest}"
+
+
+def _mixture_line(mixture: dict[str, Any]) -> str:
+    shares = [
+        f"{part['part']} {part['asked']:.1%}"
+        + ("" if part["obtained"] is None else f" ({part['obtained']:.1%} of the tokens)")
+        for part in mixture["parts"]
+    ]
+    later = "" if mixture["parts"][0]["tokens"] else "; `run` tells what share of the tokens it is"
+    return f"mixture of {', '.join(shares)}, by bytes of text{later}"

@@ -113,14 +113,19 @@ class RunProgress:
         states = Text("  ").join(
             Text(f"{state} {counts[state]}", style=_COLOURS[state]) for state in STATES
         )
-        best = best_row(records, self._measure)
+        of_corpus: dict[str | None, list[TrialRecord]] = {}  # whose losses do not compare
+        for record in records:
+            of_corpus.setdefault(record.corpus_digest, []).append(record)
         speed = sum(self._speed.values())
         if speed > 0:
             states.append(f"   {speed / 1e3:.1f}k tokens/s")
-        if best is not None:
+        for own in of_corpus.values():
+            if (best := best_row(own, self._measure)) is None:
+                continue
             cell, mean, seeds = best
             over = f", mean of {seeds} seeds" if seeds > 1 else ""
-            states.append(f"   best {mean:.4f} ({cell}{over})")
+            on = f" on {own[0].corpus}" if len(of_corpus) > 1 else ""
+            states.append(f"   best {mean:.4f} ({cell}{over}{on})")
         return Group(self._bar, states)
 
     def _left(self, records: Sequence[TrialRecord], expected: int) -> str:

@@ -211,7 +211,7 @@ def analyze(
         str,
         typer.Option(
             metavar="SPEC",
-            help="conllu:GLOB, table:FILE:TEXT:LABEL or corpus:topic|domain|language|syntax.",
+            help="conllu:GLOB, table:FILE:TEXT:LABEL or corpus:topic|domain|language|part|syntax.",
         ),
     ],
     scale: ScaleOption = None,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from moe.data.sources.mixture import part_specs
 from orchestrator.base.errors import BadInput
 from orchestrator.cli.parameters import (
     JsonOption,
@@ -92,7 +94,7 @@ def _require_meaning_there(asked: dict[str, Any]) -> None:
                 f"a path of a submitted job is absolute, and on the cluster; received {option} "
                 f"{path!r}. Write it out."
             )
-    resolved(
+    launch = resolved(
         asked["study"],
         asked["scale"],
         asked["seeds"],
@@ -101,6 +103,12 @@ def _require_meaning_there(asked: dict[str, Any]) -> None:
         asked["trials"],
         need_corpus=False,
     )
+    for spec in chain.from_iterable(map(part_specs, launch.corpus_specs)):
+        if spec.startswith("files:") and not os.path.isabs(spec.removeprefix("files:")):
+            raise BadInput(
+                "a path of a submitted job is absolute, and on the cluster; received "
+                f"data.corpus={spec} of {launch.study.name}. Write it out."
+            )
 
 
 @job.command("status")

@@ -184,7 +184,7 @@ def opened(
                 options=options,
                 info=search.info,
                 search=search,
-                ledger=_ledger(launch, options, storage, search, tracking, listener),
+                ledger=_ledger(launch, options, storage, search, tracking, listener, tokens),
                 tracking=tracking,
                 tokens=tokens,
                 said=[],
@@ -211,6 +211,7 @@ def _ledger(
     search: SearchStore,
     tracking: Tracking,
     listener: Listener | None,
+    tokens: Tokens,
 ) -> Ledger:
     return Ledger(
         launch,
@@ -218,6 +219,7 @@ def _ledger(
         tracking,
         finished_elsewhere=finished_elsewhere(storage, launch.name),
         run_tags=_run_tags(options.resources),
+        point_tags=tokens.tags_of,
         retry_failed=options.retry_failed,
         listener=listener,
         limits=options.limits,

@@ -22,7 +22,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from moe.metrics import STEP, TOKENS
-from orchestrator.base.errors import StudyError, halted
+from orchestrator.base.errors import BadInput, StudyError, halted
 from orchestrator.cluster import failure_cause
 from orchestrator.driver.worker import EVENT, FAILED, FINAL, HALTED, PROGRESS, Job
 from orchestrator.stores.mlflow_runs import Away
@@ -66,6 +66,20 @@ class LedgerSearcher(_NotPickled, Searcher):
         self.failure: StudyError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A trial whose text cannot feed it (too short for its context) fails with the reason, and
+        the next one is suggested: other points of its space have other text."""
+        while True:
+            suggested = self._suggest()
+            if not isinstance(suggested, Assignment):
+                return suggested
+            try:
+                return {"job": asdict(self._make_job(suggested))}
+            except BadInput as error:
+                number = suggested.record.number
+                self._ledger.started(number)
+                self._ledger.failed(number, str(error))
+
+    def _suggest(self) -> Assignment | str | None:
         if not self._may_start():
             # While MLflow is away nothing starts; what runs ends, and the study with the last.
             is_over = self._first is None and self._ledger.queue.is_all_started
@@ -83,7 +97,7 @@ class LedgerSearcher(_NotPickled, Searcher):
         self._is_waiting = False
         if assignment is None:
             return None if self._ledger.queue.may_have_more else Searcher.FINISHED
-        return {"job": asdict(self._make_job(assignment))}
+        return assignment
 
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False

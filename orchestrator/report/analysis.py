@@ -53,7 +53,8 @@ def analyze_launch(
     rows: list[dict[str, Any]] = []
     shares: list[pa.Table] = []
     prepared: dict[str, tuple[Any, Any]] = {}
-    word_form = None
+    word_forms: dict[str, Any] = {}
+    unfit: dict[str, ValueError] = {}  # text without what the probe asks for, by digest
     covered: dict[str, float] = {}
     drawn: set[str] = set()
     try:
@@ -63,19 +64,26 @@ def analyze_launch(
             if not config.moe_layers:
                 continue
             digest = config.data.digest
-            if digest not in prepared:
+            if digest not in prepared and digest not in unfit:
                 store = TokenStore.open(home.tokens / digest)
-                probe = open_probe(probe_spec, store)
+                try:
+                    probe = open_probe(probe_spec, store)
+                except ValueError as error:
+                    unfit[digest] = error
+                    continue
                 tokenized = tokenize_probe(
                     probe, open_tokenizer(home.tokens / digest), max_tokens=max_tokens
                 )
                 prepared[digest] = (store, tokenized)
-                covered = {
-                    "documents_left_out_share": tokenized.left_out_share,
-                    "tokens_unlabelled_share": tokenized.unlabelled_share,
-                    "tokens_crossing_share": tokenized.crossing_share,
-                }
-                word_form = None
+                # Of several corpora or tokenizers, the one that leaves out the most
+                for key, share in (
+                    ("documents_left_out_share", tokenized.left_out_share),
+                    ("tokens_unlabelled_share", tokenized.unlabelled_share),
+                    ("tokens_crossing_share", tokenized.crossing_share),
+                ):
+                    covered[key] = max(share, covered.get(key, 0.0))
+            if digest in unfit:
+                continue
             store, tokenized = prepared[digest]
             values: tuple[str, ...] = ()
             if config.moe.follows_labels:
@@ -84,13 +92,14 @@ def analyze_launch(
                     continue
                 values = store.label_values(config.moe.label_column)
             choices = choose(model, tokenized, label_values=values)
-            word_form = word_form or probe_word_form(choices, num_permutations=permutations)
+            if digest not in word_forms:
+                word_forms[digest] = probe_word_form(choices, num_permutations=permutations)
             for row in analyze(
                 choices,
                 cell=record.cell,
                 seed=record.seed,
                 num_permutations=permutations,
-                word_form=word_form,
+                word_form=word_forms[digest],
             ):
                 rows.append({"probe": probe_spec, **row.to_dict()})
             shares.append(_named(shares_of(choices), record))
@@ -98,6 +107,10 @@ def analyze_launch(
                 drawn.add(record.cell)
                 _draw(choices, record, launch, home, probe_spec)
             say(f"analysed {record.cell} seed {record.seed}")
+        for error in unfit.values():
+            if not prepared:
+                raise error
+            say(f"trials on another corpus are left out: {error}")
     except ValueError as error:
         raise BadInput(str(error)) from None
     if not rows:

@@ -79,10 +79,20 @@ class _NoDataError(Exception):
 
 
 class Evidence:
-    """Final values (cell -> seed -> metric) and rows of `analyze`, asked claim by claim."""
+    """Final values (cell -> seed -> metric) and rows of `analyze`, asked claim by claim.
 
-    def __init__(self, values: Values, rows: Rows | None, alpha: float) -> None:
+    `corpora`: digest of each cell's corpus, where they have different ones.
+    """
+
+    def __init__(
+        self,
+        values: Values,
+        rows: Rows | None,
+        alpha: float,
+        corpora: Mapping[str, str] | None = None,
+    ) -> None:
         self.values, self.rows, self.alpha = values, rows or (), alpha
+        self.corpora = corpora or {}
 
     def finding(self, claim: Claim) -> Finding:
         """Never raises on missing data: the finding's note names it."""
@@ -102,6 +112,7 @@ class Evidence:
     def _pair(self, claim: Better | NotBetter | Equivalent) -> Finding:
         margin = claim.by if isinstance(claim, Better) else claim.margin
         try:
+            self._require_one_corpus(claim.a, claim.b)
             a, b = self._metric(claim.a, claim.metric), self._metric(claim.b, claim.metric)
             return self._region(
                 paired_differences(a, b),
@@ -210,8 +221,16 @@ class Evidence:
                 raise _NoDataError(f"cell {cell}, seed {seed}: {metric} is {value}")
         return found
 
+    def _require_one_corpus(self, a: str, b: str) -> None:
+        if self.corpora.get(a) != self.corpora.get(b) and {a, b} <= self.values.keys():
+            raise _NoDataError(
+                f"{a} and {b} were trained on different text, where losses do not compare"
+            )
+
     def _effect(self, effect: Effect, metric: str) -> dict[int, float]:
         """The signed mean over the effect's pairs, at each seed that all its cells share."""
+        for a, b in effect.pairs:
+            self._require_one_corpus(a, b)
         pairs = [
             paired_differences(self._metric(a, metric), self._metric(b, metric))
             for a, b in effect.pairs

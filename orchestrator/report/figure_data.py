@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,11 @@ class CellTrials:
 
     name: str
     trials: list[TrialRecord]
+
+    @property
+    def corpus_digest(self) -> str | None:
+        """See `TrialRecord.corpus_digest`."""
+        return self.trials[0].corpus_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +91,8 @@ class Specialization:
 
 
 def complete_cells(launch: LaunchRecords) -> list[CellTrials]:
-    """In the order in which cells were asked for; of a sampled study the best, best first.
+    """In the order in which cells were asked for; of a sampled study the best, best first, of each
+    corpus.
 
     Of a name that has stood for two configurations, the newest.
     """
@@ -102,7 +109,11 @@ def complete_cells(launch: LaunchRecords) -> list[CellTrials]:
     if launch.info.attributes.get("sampled"):
         cost = launch.measure.cost
         cells.sort(key=lambda cell: cost(np.mean([r.value for r in cell.trials])))
-        cells = cells[:MOST_SAMPLED]
+        corpora = list(dict.fromkeys(cell.corpus_digest for cell in cells))
+        cells.sort(key=lambda cell: corpora.index(cell.corpus_digest))
+        most = max(1, MOST_SAMPLED // max(1, len(corpora)))
+        by_corpus = ([c for c in cells if c.corpus_digest == digest][:most] for digest in corpora)
+        cells = list(chain.from_iterable(by_corpus))
     return cells
 
 
@@ -130,7 +141,10 @@ def interval_of(cell: CellTrials) -> Interval:
 
 
 def differences_of(cells: Sequence[CellTrials], reference: str | None) -> list[Interval]:
-    """Each cell minus the reference at the seeds that both have; none without a reference."""
+    """Each cell minus the reference at the seeds that both have, on the reference's corpus; none
+    without a reference."""
+    own = next((cell.corpus_digest for cell in cells if cell.name == reference), None)
+    cells = [cell for cell in cells if cell.corpus_digest == own]
     values = {cell.name: {r.seed: r.value for r in cell.trials} for cell in cells}
     if reference not in values:
         return []
@@ -169,7 +183,8 @@ def balance_pairs(cells: Sequence[CellTrials]) -> list[tuple[str, str]]:
     """Cells that differ in their balance loss and in nothing else; the one without comes first."""
 
     def rest(cell: CellTrials) -> dict[str, Any]:
-        return {k: v for k, v in cell.trials[0].params.items() if not k.startswith(_BALANCE)}
+        own = {"corpus_digest": cell.corpus_digest}
+        return own | {k: v for k, v in cell.trials[0].params.items() if not k.startswith(_BALANCE)}
 
     def kind(cell: CellTrials) -> str | None:
         return cell.trials[0].params.get(_BALANCE)

@@ -61,7 +61,12 @@ def judge_launch(
     reason = NO_EVIDENCE.get(scale)
     return Judgement(
         verdicts=tuple(
-            judge(study.claims, values_of(counted, study.metric), specialization_rows=rows)
+            judge(
+                study.claims,
+                values_of(counted, study.metric),
+                specialization_rows=rows,
+                corpora={r.cell: r.corpus_digest for r in counted if r.corpus_digest},
+            )
         ),
         evidence=reason is None,
         evidence_reason=reason,

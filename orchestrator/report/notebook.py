@@ -65,7 +65,8 @@ class LaunchFrames:
         return frame.set_index("number").sort_index()
 
     def table_frame(self) -> pd.DataFrame:
-        """A row a cell, as `moe-study table` has it, with a column a published corpus."""
+        """A row a cell, as `moe-study table` has it, with a column a published corpus, and
+        `corpus` where the launch has several."""
         table = self.records.table(self.study)
         rows = []
         for row in table.rows:
@@ -73,6 +74,7 @@ class LaunchFrames:
             rows.append(
                 {
                     **{key: values[key] for key in (*_ROW_KEYS, *_COUNTS)},
+                    **({"corpus": row.corpus} if table.has_corpora else {}),
                     **{f"published {corpus}": x for corpus, x in row.published.items()},
                     "seeds": row.seeds,
                     "run_ids": row.run_ids,

@@ -181,7 +181,8 @@ def _reproduce(launch: LaunchRecords) -> dict[str, Any]:
     command += ["--seeds", ",".join(map(str, seeds))] if seeds else []
     if given["sampled"] and launch.trials:
         command += ["--trials", str(len({r.cell_hash for r in launch.trials}))]
-    command += ["--corpus", given["corpus"]]
+    option = given.get("corpus_option", given["corpus"])
+    command += ["--corpus", option] if option else []
     for path, value in given["overrides"].items():
         command += [
             "--set",
@@ -191,6 +192,7 @@ def _reproduce(launch: LaunchRecords) -> dict[str, Any]:
         "command": shlex.join(command),
         "corpus": given["corpus"],
         "corpus_digest": given["corpus_digest"],
+        "corpora": dict(launch.info.corpora),
         "drivers": given.get("drivers", []),
         "notes": list(_reproduce_notes(given)),
     }

@@ -18,13 +18,17 @@ from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, TrialRecord
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoPoint:
-    """A cell's mean over `n` seeds, and the training FLOPs of one of its trials."""
+    """A cell's mean over `n` seeds, and the training FLOPs of one of its trials.
+
+    The front is of its corpus, where a launch has several.
+    """
 
     cell: str
     n: int
     value: float
     flops: float
     on_front: bool
+    corpus: str | None = None
 
 
 def pareto_points(records: Sequence[TrialRecord], home: Home, *, metric: str) -> list[ParetoPoint]:
@@ -43,18 +47,23 @@ def pareto_points(records: Sequence[TrialRecord], home: Home, *, metric: str) ->
             value=sum(r.value for r in group) / len(group),
             flops=tokens * group[-1].attributes[FLOPS_PER_TOKEN],
             on_front=False,
+            corpus=group[-1].corpus,
         )
         for group in groups.values()
         if (tokens := _trained_tokens(group, home)) is not None
     ]
     cost = describe(metric).cost
     points.sort(key=lambda point: (point.flops, cost(point.value)))
-    most = max((point.n for point in points), default=0)
-    best, marked = math.inf, []
+    most: dict[str | None, int] = {}
     for point in points:
-        whole = point.n == most
-        marked.append(replace(point, on_front=whole and cost(point.value) < best))
-        best = min(best, cost(point.value)) if whole else best
+        most[point.corpus] = max(point.n, most.get(point.corpus, 0))
+    best: dict[str | None, float] = {}
+    marked = []
+    for point in points:
+        whole, least = point.n == most[point.corpus], best.get(point.corpus, math.inf)
+        marked.append(replace(point, on_front=whole and cost(point.value) < least))
+        if whole:
+            best[point.corpus] = min(least, cost(point.value))
     return marked
 
 

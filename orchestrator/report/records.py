@@ -39,7 +39,8 @@ class LaunchRecords:
 
     def importances(self) -> dict[str, float]:
         """Of a sampled study's parameters; empty of a grid, and where there is too little."""
-        if self.store is None or not self.info.attributes["sampled"]:
+        several = len(set(self.info.corpora.values())) > 1  # whose losses do not compare
+        if self.store is None or several or not self.info.attributes["sampled"]:
             return {}
         return self.store.importances()
 
@@ -88,12 +89,13 @@ def read_launches(
     storage = open_storage(url, create=False)
     with trouble_named(url):
         launches = SearchStore.launches(storage)
-    asked = {"scale": scale, "corpus": corpus, "overrides": dict(overrides) if overrides else None}
+    asked = {"scale": scale, "overrides": dict(overrides) if overrides else None}
     fitting = [
         info
         for info in launches
         if study in (None, info.study)
         and all(value is None or info.attributes[key] == value for key, value in asked.items())
+        and (corpus is None or corpus in (info.attributes["corpus"], *info.corpora))
     ]
     if not fitting:
         names = ", ".join(info.name for info in launches) or "none"

@@ -35,16 +35,19 @@ def rungs(rule: StoppingRule, lengths: Sequence[int], records: Iterable[TrialRec
     """Each rung with its correlation, over trials of `lengths` steps; each trial has its own rungs,
     and the n-th of one stands for the n-th of another, as the rule compares them.
 
-    A trial is judged at its first evaluation at or past a rung.
+    A trial is judged at its first evaluation at or past a rung. Of several corpora the one with
+    most full curves speaks: trials are judged within a corpus.
     """
-    curves = {
-        i: sorted(r.curve.items())
-        for i, r in enumerate(records)
-        if r.state == "complete"
-        and max(r.curve, default=0) in lengths
-        and r.num_steps in (None, max(r.curve))
-        and all(map(math.isfinite, r.curve.values()))
-    }
+    of_corpus: dict[str | None, dict[int, list[tuple[int, float]]]] = {}
+    for i, r in enumerate(records):
+        if (
+            r.state == "complete"
+            and max(r.curve, default=0) in lengths
+            and r.num_steps in (None, max(r.curve))
+            and all(map(math.isfinite, r.curve.values()))
+        ):
+            of_corpus.setdefault(r.corpus_digest, {})[i] = sorted(r.curve.items())
+    curves = max(of_corpus.values(), key=len, default={})
     final = {number: curve[-1] for number, curve in curves.items()}
     steps_of = {length: rule.rungs(length) for length in lengths}
     longest = max(lengths)

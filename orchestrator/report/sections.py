@@ -141,12 +141,15 @@ def _pareto(data: LaunchData) -> Section:
 def _importance(launch: LaunchRecords) -> Section:
     shares = launch.importances()
     sampled = launch.info.attributes["sampled"]
+    missing = "Too few complete trials to tell parameters apart."
+    if len(set(launch.info.corpora.values())) > 1:
+        missing = "Values on different corpora do not compare, so no share of them is told."
     return Section(
         title="Importance",
         how="How much of reaching the best trials each parameter explains (PED-ANOVA, as Optuna "
         "Dashboard shows it), over complete trials; a parameter counts where a trial has it.",
         figures={"importance": plotly_charts.importance_chart(shares)} if shares else {},
-        missing="Too few complete trials to tell parameters apart."
+        missing=missing
         if sampled
         else "A grid asks about cells, and its claims and differences answer; shares of "
         "importance are for sampled studies.",

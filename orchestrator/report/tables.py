@@ -35,6 +35,7 @@ from orchestrator.stores.trial_record import (
     PARAMS_TOTAL,
     TrialRecord,
 )
+from orchestrator.study.corpora import corpus_label
 
 FORMATS = ("markdown", "csv", "latex", "json")
 
@@ -46,7 +47,8 @@ Published = Mapping[str, Mapping[str, float]]  # cell -> corpus -> perplexity
 class Row:
     """`perplexity` is that of the mean, where the table's metric is a loss; `published` the paper's
     perplexity of this cell, by corpus; `commits` are those of the code that trained it, where that
-    was a checkout."""
+    was a checkout. `corpus` is what it was trained and evaluated on, in a launch that has
+    several."""
 
     cell: str
     n: int
@@ -63,11 +65,23 @@ class Row:
     moe_digest: str
     commits: list[str]
     published: dict[str, float]
+    corpus: str | None = None
+    corpus_digest: str | None = None
+
+    @property
+    def corpus_label(self) -> str:
+        """Its corpus as a launch's name has it; empty where the launch has one."""
+        if self.corpus is None:
+            return ""
+        return f"{corpus_label(self.corpus)}@{(self.corpus_digest or '')[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """`rank_correlation`: by published corpus, Kendall's tau of our means with its perplexities."""
+    """`rank_correlation`: by published corpus, Kendall's tau of our means with its perplexities.
+
+    Rows of one corpus stand together: a loss on one text says nothing about another.
+    """
 
     study: str
     launch: str
@@ -76,6 +90,10 @@ class Table:
     rank_correlation: dict[str, RankCorrelation] = field(default_factory=dict)
     judgement: Judgement | None = None
     best_first: bool = False
+
+    @property
+    def has_corpora(self) -> bool:
+        return len({row.corpus_digest for row in self.rows}) > 1
 
     @property
     def published_corpora(self) -> list[str]:
@@ -92,8 +110,9 @@ def table_of(
     published: Published | None = None,
     judgement: Judgement | None = None,
 ) -> Table:
-    """Rows in the order in which cells were first asked for, or (a sampled study's) best first:
-    those over the most seeds, then those over fewer, which are not ranked against them.
+    """Rows in the order in which cells were first asked for, or (a sampled study's) best first, of
+    each corpus by itself: those over the most seeds, then those over fewer, which are not ranked
+    against them.
 
     Trials are pooled by configuration and by the digest of the code that trained them: results of
     different code become different rows, each with its digest. A trial that never started stands
@@ -114,6 +133,8 @@ def table_of(
         rows.sort(
             key=lambda row: (-row.n, math.inf if row.mean is None else measure.cost(row.mean))
         )
+    corpora = list(dict.fromkeys(r.corpus_digest for r in numbered))
+    rows.sort(key=lambda row: corpora.index(row.corpus_digest))
     return Table(
         study=study,
         launch=launch,
@@ -145,19 +166,23 @@ def best_row(records: Sequence[TrialRecord], measure: Metric) -> tuple[str, floa
 def _rank_correlation(
     rows: Sequence[Row], digest: str, measure: Metric
 ) -> dict[str, RankCorrelation]:
-    """Over the cells that both have; ours from the code that trained the most of the launch. None
-    where ours is not measured on held-out text: a paper's perplexities have nothing to rank it by.
+    """Over the cells that both have; ours from the code that trained the most of the launch, on one
+    corpus of ours each time. None where ours is not measured on held-out text: a paper's
+    perplexities have nothing to rank it by.
     """
     if measure.name not in (VAL_LOSS, VAL_PERPLEXITY, VAL_BITS_PER_BYTE):
         return {}
-    ours = {r.cell: r.mean for r in rows if r.mean is not None and r.moe_digest == digest}
-    corpora = dict.fromkeys(corpus for row in rows for corpus in row.published)
-    return {
-        corpus: kendall_tau(
-            ours, {r.cell: r.published[corpus] for r in rows if corpus in r.published}
-        )
-        for corpus in corpora
-    }
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.corpus_label, []).append(row)
+    found = {}
+    for label, group in groups.items():
+        ours = {r.cell: r.mean for r in group if r.mean is not None and r.moe_digest == digest}
+        for corpus in dict.fromkeys(corpus for row in group for corpus in row.published):
+            published = {r.cell: r.published[corpus] for r in group if corpus in r.published}
+            name = f"{corpus}, ours on {label}" if len(groups) > 1 else corpus
+            found[name] = kendall_tau(ours, published)
+    return found
 
 
 def _row(records: list[TrialRecord], digest: str, published: Published, measure: Metric) -> Row:
@@ -183,6 +208,8 @@ def _row(records: list[TrialRecord], digest: str, published: Published, measure:
         moe_digest=digest,
         commits=sorted({r.attributes.get(COMMIT) or "" for r in complete.values()} - {""}),
         published=dict(published.get(first.cell, {})),
+        corpus=first.corpus,
+        corpus_digest=first.corpus_digest,
     )
 
 
@@ -242,8 +269,11 @@ def human(number: float) -> str:
 
 
 def headings(table: Table) -> list[str]:
-    """Column titles: a column a published corpus, and one for the code where rows differ in it."""
-    names = _headings(describe(table.metric))
+    """Column titles: a column a published corpus, and one for the corpus and for the code where
+    rows differ in them."""
+    names = [*_headings(describe(table.metric))]
+    if table.has_corpora:
+        names.insert(1, "corpus")
     names += [f"published {corpus}" for corpus in table.published_corpora]
     return [*names, "code"] if _mixed_code(table) else names
 
@@ -252,7 +282,9 @@ def body(table: Table) -> list[list[str]]:
     mixed, corpora = _mixed_code(table), table.published_corpora
     return [
         [
-            *_cells(row, describe(table.metric)),
+            *(cells := _cells(row, describe(table.metric)))[:1],
+            *([row.corpus_label] if table.has_corpora else []),
+            *cells[1:],
             *(f"{row.published[c]:.3f}" if c in row.published else "-" for c in corpora),
             *([row.moe_digest[:8]] if mixed else []),
         ]
@@ -263,6 +295,8 @@ def body(table: Table) -> list[list[str]]:
 def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
     """What stands under the rows, a sentence a line; `with_remarks`: also on the verdicts."""
     lines = []
+    if table.has_corpora:
+        lines.append("Rows compare within a corpus: a loss on one text says nothing about another.")
     if commits := sorted({commit for row in table.rows for commit in row.commits}):
         lines.append(f"Trained by the code of commit {', '.join(commits)}.")
     counts = {row.n for row in table.rows if row.n}

@@ -20,7 +20,7 @@ exclude 0 while Holm leaves the claim undecided; the reason then gives p before 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,20 +81,22 @@ def judge(
     values: Values,
     alpha: float = 0.05,
     specialization_rows: Rows | None = None,
+    corpora: Mapping[str, str] | None = None,
 ) -> list[Verdict]:
     """A verdict for each claim, in order, corrected over all of them.
 
     `values`: cell -> seed -> metric -> final value, of complete trials only. `specialization_rows`:
-    the rows of `moe-study analyze`, each with its probe spec under "probe". Missing data leave a
-    claim undecided, with the reason. Raises ValueError on ids that repeat and on alpha outside
-    (0, 0.5).
+    the rows of `moe-study analyze`, each with its probe spec under "probe". `corpora`: the digest
+    of each cell's corpus, where they have different ones. Missing data, and cells of different
+    corpora, leave a claim undecided, with the reason. Raises ValueError on ids that repeat and on
+    alpha outside (0, 0.5).
     """
     ids = [claim.id for claim in claims]
     if len(set(ids)) < len(ids):
         raise ValueError(f"the claims of a study have different ids; received {ids}. Rename one.")
     if not 0 < alpha < 0.5:
         raise ValueError(f"alpha lies between 0 and 0.5; received {alpha!r}. 0.05 is usual.")
-    evidence = Evidence(values, specialization_rows, alpha)
+    evidence = Evidence(values, specialization_rows, alpha, corpora)
     findings = [evidence.finding(claim) for claim in claims]
     p_values = [finding.p_value for finding in findings]
     family = _Family(alpha=alpha, size=len(claims))

@@ -31,6 +31,8 @@ from orchestrator.stores.trial_record import (
     CELL,
     CELL_HASH,
     CONFIG_HASH,
+    CORPUS,
+    CORPUS_DIGEST,
     FLOPS_PER_TOKEN,
     NUM_STEPS,
     PARAMS_ACTIVE,
@@ -50,6 +52,8 @@ OWNER = "owner"
 DRIVERS = "drivers"
 FAILED_DRAWS = "failed_draws"
 
+_WITHIN = " Trials are ranked within a corpus: a loss on one text says nothing about another."
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -64,6 +68,12 @@ class LaunchInfo:
     @property
     def study(self) -> str:
         return self.attributes["study"]
+
+    @property
+    def corpora(self) -> Mapping[str, str]:
+        """Digest of each corpus that its trials train on, by CORPUS SPEC."""
+        one = {self.attributes["corpus"]: self.attributes["corpus_digest"]}
+        return self.attributes.get("corpora") or one
 
 
 class SearchStore:
@@ -110,8 +120,10 @@ class SearchStore:
         attributes = {
             "study": launch.study.name,
             "scale": launch.scale,
-            "corpus": launch.corpus_spec,
+            "corpus": launch.corpus_text,
             "corpus_digest": launch.corpus_digest,
+            "corpora": {spec: launch.corpora[spec].digest for spec in launch.corpus_specs},
+            "corpus_option": launch.corpus_option,
             "overrides": dict(launch.overrides),
             LABELS_KEPT: sorted(launch.labels_kept),
             STARTED_AT: max(started).isoformat(),
@@ -185,7 +197,8 @@ class SearchStore:
             self.study,
             f"**{of['question']}**\n\nBaseline: {of['baseline']}. "
             f"Held fixed: {of['held_fixed']}\n\n"
-            f"Scale {of['scale']}, corpus {of['corpus']} ({of['corpus_digest']}).\n\n"
+            f"Scale {of['scale']}, corpus {of['corpus']} ({of['corpus_digest']})."
+            f"{_WITHIN if len(set(self.info.corpora.values())) > 1 else ''}\n\n"
             "Loss against training FLOPs stands among the plots, and the figures and the report "
             "among the artifacts, once the launch has come to its end.",
         )
@@ -256,6 +269,7 @@ class SearchStore:
                 FLOPS_PER_TOKEN: accounting.flops_per_token,
                 NUM_STEPS: point.config.train.num_steps,
                 BATCH_TOKENS: point.config.train.batch_tokens,
+                **self._corpus_of(point),
             },
         )
         self._create(template, note)
@@ -283,6 +297,11 @@ class SearchStore:
         """Raises BadInput where trials that are to come have other choices than those here."""
         for trial in trials:
             self._require_same_choices(trial.user_attrs[CELL], trial.distributions)
+
+    def _corpus_of(self, point: Point) -> dict[str, Any]:
+        if len(set(self.info.corpora.values())) < 2:
+            return {}
+        return {CORPUS: point.config.data.corpus, CORPUS_DIGEST: point.corpus_digest}
 
     def _create(self, trial: FrozenTrial, note: str) -> None:
         """Writes a trial, which thereby gets its number and id."""

@@ -13,6 +13,7 @@ from orchestrator.stores.mlflow_client import search_runs
 
 PARENT = "moe_study.parent"
 OWNER = "moe_study.owner"
+_TAG_LIMIT = 5000
 STOPPED_BY = "stopped_by"
 _NOTE = "mlflow.note.content"
 # Without the two MLflow 3 opens on its pages for traces of language models, which are empty here.
@@ -70,7 +71,7 @@ def open_experiment(client: MlflowClient, launch: NamedLaunch, artifacts: Path) 
             tags={
                 "study": launch.study.name,
                 "scale": launch.scale,
-                "corpus": launch.corpus_spec,
+                "corpus": launch.corpus_text[:_TAG_LIMIT],
                 "corpus_digest": str(launch.corpus_digest),
                 _NOTE: _description(launch),
                 **_TRAINING,

@@ -16,6 +16,8 @@ from moe.metrics import DEVICE_S as COST
 # User attributes of an Optuna trial.
 CELL = "cell"
 SEED = "seed"
+CORPUS = "corpus"  # of a trial whose launch has several; else the launch says it
+CORPUS_DIGEST = "corpus_digest"
 CONFIG_HASH = "config_hash"
 CELL_HASH = "cell_hash"
 RUN_ID = "mlflow.run_id"
@@ -84,6 +86,16 @@ class TrialRecord:
     def metrics(self) -> Mapping[str, float]:
         """Final metrics; empty unless the trial is complete."""
         return self.attributes.get(METRICS, {}) if self.state == "complete" else {}
+
+    @property
+    def corpus(self) -> str | None:
+        """CORPUS SPEC of its text; None where its launch has one corpus."""
+        return self.attributes.get(CORPUS)
+
+    @property
+    def corpus_digest(self) -> str | None:
+        """What trials must share for their losses to compare; None as `corpus`."""
+        return self.attributes.get(CORPUS_DIGEST)
 
     @property
     def is_reused(self) -> bool:

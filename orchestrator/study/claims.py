@@ -69,6 +69,11 @@ class Claim(ABC):
     def cells(self) -> tuple[str, ...]:
         """Every cell that the claim needs, so that a study can check that it has them."""
 
+    @property
+    def compared(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of cells whose values are set against each other: each needs one corpus."""
+        return (self.cells,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Better(Claim):
@@ -182,6 +187,10 @@ class All(Claim):
     def cells(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(cell for part in self.parts for cell in part.cells))
 
+    @property
+    def compared(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(group for part in self.parts for group in part.compared)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
@@ -234,6 +243,10 @@ class LargerEffect(Claim):
         effects = (self.effect, *self.than)
         return tuple(dict.fromkeys(cell for effect in effects for cell in effect.cells))
 
+    @property
+    def compared(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(pair for effect in (self.effect, *self.than) for pair in effect.pairs)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Specialises(Claim):
@@ -279,3 +292,8 @@ class Specialises(Claim):
     @property
     def cells(self) -> tuple[str, ...]:
         return (self.cell,) if self.control is None else (self.cell, self.control)
+
+    @property
+    def compared(self) -> tuple[tuple[str, ...], ...]:
+        """None: a measure of specialisation is of the probe's text, the same for all cells."""
+        return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moe.config import DataConfig
+from moe.data.corpus import is_mixture
 from moe.data.dropped_text import WORTH_SAYING, about_dropped_text, expected_dropped_share
 from moe.data.prepare import sequence_labels
 from orchestrator.study.launch import Launch, Point
@@ -12,22 +13,20 @@ from orchestrator.study.launch import Launch, Point
 
 def corpus_notes(launch: Launch, points: Sequence[Point]) -> list[str]:
     """A line each. `points` are a grid's; a sampled study stands for itself by its base."""
-    return [*_unread(launch), *_dropped_text(launch, points or [launch.base_point()])]
+    return [*_unread(launch), *_dropped_text(launch, points or launch.base_points())]
 
 
 def _unread(launch: Launch) -> list[str]:
-    if launch.unread is None:
-        return []
     return [
-        f"the corpus {launch.corpus_spec} was not read, so this plan has no config hashes and no "
-        f"launch name: {launch.unread}"
+        f"the corpus {spec} was not read, so this plan has no config hashes "
+        + ("there and no launch name" if len(launch.corpus_specs) > 1 else "and no launch name")
+        + f": {why}"
+        for spec, why in launch.unread.items()
     ]
 
 
 def _dropped_text(launch: Launch, points: Sequence[Point]) -> list[str]:
     """For each corpus the context length that leaves most of it unused, where that is worth it."""
-    if launch.corpus is None:
-        return []
     contexts: dict[str, tuple[int, DataConfig]] = {}
     for point in points:
         data, context = point.config.data, point.config.model.context_length
@@ -35,13 +34,16 @@ def _dropped_text(launch: Launch, points: Sequence[Point]) -> list[str]:
             contexts[data.digest] = (context, data)
     lines = []
     for context, data in contexts.values():
-        share = expected_dropped_share(data, launch.corpus, context)
+        corpus = launch.corpora.get(data.corpus)
+        if corpus is None or (corpus.source.survey_limit is not None and is_mixture(corpus)):
+            continue  # a draw from text that is far away reads all of it: `run` tells the share
+        share = expected_dropped_share(data, corpus, context)
         if share > WORTH_SAYING:
             lines.append(
                 about_dropped_text(
                     share,
                     context_length=context,
-                    labels=sequence_labels(data, launch.corpus),
+                    labels=sequence_labels(data, corpus),
                     exact=data.tokenizer == "byte",
                 )
             )

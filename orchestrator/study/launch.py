@@ -1,23 +1,29 @@
-"""A launch: a study at one scale, on one corpus, under one set of overrides, resolved."""
+"""A launch: a study at one scale, on its corpora, under one set of overrides, resolved."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any
 
 from moe.accounting import Accounting, account
 from moe.config import ConfigError, TrialConfig
-from moe.data.corpus import Corpus, open_corpus
+from moe.data.corpus import Corpus
 from moe.data.prepare import data_digest
 from moe.identity import cell_hash, config_hash
 from orchestrator.base.errors import BadInput
+from orchestrator.study.corpora import (
+    CORPUS_PATH,
+    corpora_of,
+    corpus_label,
+    joint_digest,
+    joint_label,
+    opened_corpora,
+)
 from orchestrator.study.followed_labels import followed_labels, sequence_labels
 from orchestrator.study.study import Study
 from search_spaces.cells import Cell, readable_name
@@ -33,7 +39,6 @@ _RESERVED = {
 _NEEDED = {"experts": "experts", "scores": "a router that scores experts"}
 _NAME_LIMIT = 120
 _CELL_LIMIT = 90
-_CORPUS_LIMIT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,7 @@ class Point:
     config: TrialConfig
     config_hash: str | None
     cell_hash: str
+    corpus_digest: str | None = None
 
     @property
     def seed(self) -> int:
@@ -61,15 +67,20 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Identity: `name`, which carries study, scale, corpus digest and overrides."""
+    """Identity: `name`, which carries study, scale, corpora and overrides.
+
+    `corpus_spec` is the corpus of every cell that names none; `corpus_specs` are those that trials
+    train on, and `corpora` holds those of them that could be read.
+    """
 
     study: Study
     scale: str
     seeds: tuple[int, ...]
     overrides: Mapping[str, Any]
     corpus_spec: str
-    corpus: Corpus | None
-    unread: str | None = None  # why there is no corpus
+    corpus_specs: tuple[str, ...]
+    corpora: Mapping[str, Corpus]
+    unread: Mapping[str, str] = field(default_factory=dict)  # why a spec has no corpus
     base: TrialConfig
     cells: tuple[Cell, ...]
     merged: Mapping[str, str]
@@ -78,13 +89,49 @@ class Launch:
     labels_kept: frozenset[str] = frozenset()  # kept apart though the study follows them not
 
     @property
+    def is_read(self) -> bool:
+        """Whether every corpus that a trial trains on could be read."""
+        return set(self.corpus_specs) <= set(self.corpora)
+
+    @property
+    def has_corpora(self) -> bool:
+        """Whether trials train on different text, so that their losses do not compare."""
+        if self.is_read:
+            return len({corpus.digest for corpus in self.corpora.values()}) > 1
+        return len(self.corpus_specs) > 1
+
+    @property
+    def searched_corpora(self) -> tuple[str, ...]:
+        """Those that points of a sampled study choose from; none where they have one."""
+        varied = self.space is not None and CORPUS_PATH in self.space.axes
+        return self.corpus_specs if varied else ()
+
+    @property
     def corpus_digest(self) -> str | None:
-        return self.corpus.digest if self.corpus else None
+        """Of the one corpus, or of all together; None where one was not read."""
+        if not self.is_read:
+            return None
+        return joint_digest([self.corpora[spec].digest for spec in self.corpus_specs])
+
+    @property
+    def corpus_text(self) -> str:
+        """Its corpora, for people."""
+        return ", ".join(self.corpus_specs)
+
+    @property
+    def corpus_option(self) -> str | None:
+        """What `--corpus` is to say for this launch to come about again; None where nothing."""
+        named = (CORPUS_PATH in cell.overrides for cell in self.cells)
+        varied = all(named) if self.space is None else CORPUS_PATH in self.space.axes
+        if varied and self.corpus_spec == self.study.scales[self.scale].data.corpus:
+            return None
+        return self.corpus_spec
 
     @property
     def name(self) -> str:
         digest = (self.corpus_digest or "unread")[:8]
-        return launch_name(self.study.name, self.scale, self.corpus_spec, digest, self.overrides)
+        label = joint_label(self.corpus_specs)
+        return launch_name(self.study.name, self.scale, label, digest, self.overrides)
 
     def points(self) -> list[Point]:
         """The grid's trials, seed-major: every cell has one result before any has two."""
@@ -103,14 +150,20 @@ class Launch:
         """The scale itself: what a sampled study's points are changes of."""
         return self.point("base", {}, self.seeds[0])
 
+    def base_points(self) -> list[Point]:
+        """The scale itself on each corpus that points of a sampled study may have."""
+        return [self.point("base", {CORPUS_PATH: s}, self.seeds[0]) for s in self.corpus_specs]
+
     def point(self, cell: str, overrides: Mapping[str, Any], seed: int) -> Point:
         config = self._with_digest(overlay(self.base, {**overrides, "train.seed": seed}))
+        corpus = self.corpora.get(config.data.corpus)
         return Point(
             cell=cell,
             overrides=dict(overrides),
             config=config,
             config_hash=config_hash(config) if config.data.digest else None,
             cell_hash=cell_hash(config),
+            corpus_digest=corpus.digest if corpus else None,
         )
 
     def sampled_point(self, values: Mapping[str, Any], seed: int) -> Point:
@@ -121,22 +174,14 @@ class Launch:
         assert self.space is not None
         config = self._with_digest(self.space.config(self.base, values))
         short = {k: float(f"{v:.2g}") if type(v) is float else v for k, v in values.items()}
+        if CORPUS_PATH in short:
+            short[CORPUS_PATH] = corpus_label(short[CORPUS_PATH], _CELL_LIMIT // 2)
         name = f"{readable_name(short)[:_CELL_LIMIT]}-{cell_hash(config)[:4]}"
         return self.point(name, values, seed)
 
     def _with_digest(self, config: TrialConfig) -> TrialConfig:
-        if self.corpus is None:
-            return config
-        data = dataclasses.replace(config.data, corpus=self.corpus_spec)
-        try:
-            labels = sequence_labels(data, self._followed_labels, self.corpus)
-            data = dataclasses.replace(data, sequence_labels=labels)
-            data = dataclasses.replace(data, digest=data_digest(data, self.corpus))
-        except ConfigError:
-            raise
-        except (ValueError, OSError) as error:  # a row of the corpus, or the tokenizer's file
-            raise BadInput(str(error)) from None
-        return dataclasses.replace(config, data=data)
+        """With the digest of its own corpus under its own tokenizer; "" where it was not read."""
+        return _with_digest(config, self.corpora, self._followed_labels)
 
     @cached_property
     def _followed_labels(self) -> frozenset[str]:
@@ -163,17 +208,17 @@ class Launch:
                 )
 
     def require_feasible_on_corpus(self, points: Sequence[Point]) -> None:
-        """Raises BadInput where a router, or data.sequence_labels, asks for a label that the corpus
+        """Raises BadInput where a router, or data.sequence_labels, asks for a label that its corpus
         does not have."""
-        if self.corpus is None:
-            return
-        labels = self.corpus.labels
         for point in points:
-            moe = point.config.moe
+            moe, corpus = point.config.moe, self.corpora.get(point.config.data.corpus)
+            if corpus is None:
+                continue
+            labels = corpus.labels
             if moe.follows_labels and not labels.has(moe.label_column):
                 raise BadInput(
                     f"a label router needs a label column of the corpus; cell {point.cell} asks "
-                    f"for {moe.label_column!r}, and {self.corpus_spec} has "
+                    f"for {moe.label_column!r}, and {corpus.spec} has "
                     f"{', '.join(labels.names()) or 'none'}. Set moe.label_column to "
                     "one of these, or use another corpus."
                 )
@@ -181,19 +226,40 @@ class Launch:
                 if not labels.has(column):
                     raise BadInput(
                         "data.sequence_labels names label columns of the corpus, joined by +; "
-                        f"received {column!r}, and {self.corpus_spec} has "
+                        f"received {column!r}, and {corpus.spec} has "
                         f"{', '.join(labels.names()) or 'none'}. Name one of these, or none."
                     )
 
 
+def _with_digest(
+    config: TrialConfig, corpora: Mapping[str, Corpus], followed: frozenset[str]
+) -> TrialConfig:
+    corpus = corpora.get(config.data.corpus)
+    if corpus is None:
+        return config
+    try:
+        labels = sequence_labels(config.data, followed, corpus)
+        data = dataclasses.replace(config.data, sequence_labels=labels)
+        digest = data_digest(data, corpus)
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as error:  # a row of the corpus, or the tokenizer's file
+        raise BadInput(str(error)) from None
+    if config.data.digest not in ("", digest):
+        raise BadInput(
+            "data.digest is computed from the corpus, its tokenizer and its split, and a config "
+            f"that names one has that text and no other; received {config.data.digest}, where "
+            f"{config.data.corpus} has {digest}. Leave it out, or restore the text."
+        )
+    return dataclasses.replace(config, data=dataclasses.replace(data, digest=digest))
+
+
 def launch_name(
-    study: str, scale: str, corpus_spec: str, digest: str, overrides: Mapping[str, Any]
+    study: str, scale: str, corpus: str, digest: str, overrides: Mapping[str, Any]
 ) -> str:
-    kind, _, rest = corpus_spec.partition(":")
-    corpus = f"{kind}:{PurePath(rest).name}" if rest else kind
+    """`corpus` is a CORPUS SPEC, or the label of several."""
     # Cut: MLflow takes names of 500 characters, Optuna 512. The digest tells corpora apart.
-    corpus = re.sub(r"[^A-Za-z0-9_.:,*-]", "_", corpus)[:_CORPUS_LIMIT]
-    name = f"{study}/{scale}/{corpus}@{digest}"
+    name = f"{study}/{scale}/{corpus_label(corpus)}@{digest}"
     if overrides:
         text = ",".join(f"{path}={value}" for path, value in sorted(overrides.items()))
         if len(text) > _NAME_LIMIT:
@@ -234,28 +300,30 @@ def resolve(
             f"received {trials}. Leave it out."
         )
     try:
-        study.require_cells_of_claims(scale)
         # Before the cells are made: a label router's column is one that this corpus has.
-        spec = study.scales[scale].data.corpus if corpus_spec is None else corpus_spec
-        start = overlay(study.scales[scale], {"data.corpus": spec})
+        default = study.scales[scale].data.corpus
+        spec = default if corpus_spec is None else corpus_spec
+        start = overlay(study.scales[scale], {CORPUS_PATH: spec})
         base = overlay(start, overrides)
-        cells, merged = _merge_equal(study.cells_over(base), base)
+        study.require_cells_of_claims(scale)
         space = _with_metric(study, study.space_over(base))
-        _refuse_idle(study, start, overrides, cells, space)
-        corpus = unread = None
-        try:
-            corpus = open_corpus(spec)
-        except (ValueError, OSError) as error:
-            if need_corpus:
-                raise BadInput(str(error)) from None
-            unread = str(error)
+        cells = study.cells_over(base)
+        study.require_comparable_claims(cells, base)
+        _refuse_idle(study, study.scales[scale], spec, overrides, cells, space)
+        specs = corpora_of(base, cells, space)
+        corpora, unread = opened_corpora(specs)
+        if unread and need_corpus:
+            raise BadInput(next(iter(unread.values())))
+        followed = followed_labels(cells, base, space, study.claims)
+        cells, merged = _merge_equal(cells, base, corpora, followed)
         launch = Launch(
             study=study,
             scale=scale,
             seeds=tuple(seeds if seeds is not None else study.seeds_at(scale)),
             overrides=overrides,
             corpus_spec=spec,
-            corpus=corpus,
+            corpus_specs=specs,
+            corpora=corpora,
             unread=unread,
             base=base,
             cells=cells,
@@ -287,14 +355,19 @@ def _with_metric(study: Study, space: Space | None) -> Space | None:
 
 
 def _merge_equal(
-    cells: Sequence[Cell], base: TrialConfig
+    cells: Sequence[Cell],
+    base: TrialConfig,
+    corpora: Mapping[str, Corpus],
+    followed: frozenset[str],
 ) -> tuple[tuple[Cell, ...], dict[str, str]]:
-    """Cells that are the same run over this base (all experts chosen: dense-active is dense-total)
-    become one, under the first one's name; the others' names, with the one that stands for them."""
+    """Cells that are the same run over this base (all experts chosen: dense-active is dense-total;
+    two corpora of the same text) become one, under the first one's name; the others' names, with
+    the one that stands for them."""
     kept: dict[tuple[str, ...], Cell] = {}
     merged = {}
     for cell in cells:
-        key = _trained_as(cell.config(base))
+        config = _with_digest(cell.config(base), corpora, followed)
+        key = (cell_hash(config),) if config.data.digest else _trained_as(config)
         if key in kept:
             merged[cell.name] = kept[key].name
         else:
@@ -311,26 +384,32 @@ def _trained_as(config: TrialConfig) -> tuple[str, ...]:
 
 def _refuse_idle(
     study: Study,
-    base: TrialConfig,
+    scale: TrialConfig,
+    corpus_spec: str,
     overrides: Mapping[str, Any],
     cells: Sequence[Cell],
     space: Space | None,
 ) -> None:
-    """An override that changes no trial would promise a difference that the table does not have."""
-    trained = [_trained_as(cell.config(overlay(base, overrides))) for cell in cells]
-    for path in overrides:
-        if space is not None:
+    """An override, or a corpus, that changes no trial would promise a difference that the table
+    does not have."""
+    given = {**overrides, CORPUS_PATH: corpus_spec}
+    trained = [_trained_as(cell.config(overlay(scale, given))) for cell in cells]
+    for path, value in given.items():
+        if value == get(scale, path):
+            idle = space is not None and path in space.axes and path != CORPUS_PATH
+        elif space is not None:
             idle = path in space.axes
         else:
             try:
-                rest = overlay(base, {p: v for p, v in overrides.items() if p != path})
+                rest = overlay(scale, {p: v for p, v in given.items() if p != path})
                 without = [_trained_as(cell.config(rest)) for cell in study.cells_over(rest)]
             except ConfigError:
                 continue  # the others need this one, so it is not idle
-            idle = trained == without and get(base, path) != overrides[path]
+            idle = trained == without
         if idle:
+            option = "--corpus" if path == CORPUS_PATH else "--set"
             raise BadInput(
-                f"--set changes what a study holds fixed; {path} is what this study varies, so "
+                f"{option} changes what a study holds fixed; {path} is what this study varies, so "
                 "setting it would change no trial. Leave it out, or write a study of your own."
             )
 

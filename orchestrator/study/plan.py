@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from moe.data.layout import read_meta
+from moe.data.sources.mixture import Mixture, Obtained, obtained_parts
 from orchestrator.base.errors import BadInput
 from orchestrator.study.corpus_notes import corpus_notes
 from orchestrator.study.launch import Launch, Point
@@ -15,8 +17,11 @@ from search_spaces.space import Infeasible
 _COST_SAMPLE = 64
 
 
-def plan(launch: Launch) -> dict[str, Any]:
-    """The JSON of `moe-study plan`. A sampled study's FLOPs are estimated, from random points."""
+def plan(launch: Launch, prepared: Path | None = None) -> dict[str, Any]:
+    """The JSON of `moe-study plan`. A sampled study's FLOPs are estimated, from random points.
+
+    `prepared` is a folder of prepared tokens: what a mixture came to stands there, if it was run.
+    """
     if launch.study.is_grid:
         points = launch.points()
         trials, tokens, flops = _totals(points)
@@ -37,11 +42,13 @@ def plan(launch: Launch) -> dict[str, Any]:
         "tokens_total": tokens,
         "flops_total": flops,
         "cells": [_cell(launch, cell.name, points) for cell in launch.cells],
-        "launch": launch.name if launch.corpus else None,
+        "launch": launch.name if launch.is_read else None,
         "question": launch.study.question,
         "baseline": launch.study.baseline,
-        "corpus": launch.corpus_spec,
+        "corpus": launch.corpus_text,
         "corpus_digest": launch.corpus_digest,
+        "corpora": {spec: _digest(launch, spec) for spec in launch.corpus_specs},
+        "mixtures": _mixtures(launch, prepared),
         "estimated": estimated,
         "notes": corpus_notes(launch, points),
         "merged": dict(launch.merged),
@@ -74,11 +81,45 @@ def _cell(launch: Launch, name: str, points: list[Point]) -> dict[str, Any]:
     return {
         "cell": name,
         "overrides": dict(own[0].overrides),
+        "corpus": own[0].config.data.corpus,
         "config_hash": {str(point.seed): point.config_hash for point in own},
         "params_total": accounting.params_total,
         "params_active": accounting.params_active,
         "flops_per_token": accounting.flops_per_token,
     }
+
+
+def _digest(launch: Launch, spec: str) -> str | None:
+    corpus = launch.corpora.get(spec)
+    return corpus.digest if corpus else None
+
+
+def _mixtures(launch: Launch, tokens: Path | None) -> list[dict[str, Any]]:
+    """Of each mixture the share of its text that each part was asked for, and where it is prepared
+    the share of the training tokens that it came to."""
+    points = launch.points() if launch.study.is_grid else launch.base_points()
+    prepared = {point.config.data.digest: point.config.data.corpus for point in points}
+    found = []
+    for digest, spec in prepared.items():
+        corpus = launch.corpora.get(spec)
+        if corpus is None or not isinstance(corpus.source, Mixture):
+            continue
+        obtained: dict[str, Obtained] = {}
+        if tokens is not None:
+            with suppress(ValueError, OSError):  # not prepared yet
+                obtained = {p.name: p for p in obtained_parts(read_meta(tokens / digest))}
+        parts = [
+            {
+                "part": part.name,
+                "spec": part.spec,
+                "asked": float(part.share),
+                "obtained": obtained[part.name].share if obtained else None,
+                "tokens": obtained[part.name].tokens if obtained else None,
+            }
+            for part in corpus.source.parts
+        ]
+        found.append({"corpus": spec, "digest": digest, "parts": parts})
+    return found
 
 
 def typical_points(launch: Launch) -> list[Point]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from moe.config import ConfigError, TrialConfig
+from moe.config import ConfigError, TrainConfig, TrialConfig
 from moe.metrics import VAL_LOSS, Metric, describe, metric_named
 from orchestrator.study.claims import Claim
 from orchestrator.study.early_stopping import StoppingRule
@@ -77,6 +77,13 @@ class Study:
             object.__setattr__(self, "sampler", as_sampler(self.sampler))
         except ValueError as error:
             raise ValueError(f"study {self.name}: {error}") from None
+        for scale, base in self.scales.items():
+            if base.train.seed != TrainConfig.seed:
+                raise ValueError(
+                    "a scale's config leaves train.seed alone, since a trial's seed is one of the "
+                    f"study's; received {base.train.seed} at scale {scale}. Set "
+                    f"seeds=({base.train.seed},) in the study."
+                )
         if self.default_scale not in self.scales:
             raise ValueError(
                 f"default_scale must be one of {', '.join(self.scales)}; received "
@@ -152,6 +159,20 @@ class Study:
                     f"a claim compares cells of its study; claim {claim.id} of {self.name} names "
                     f"{unknown[0]!r}, which is none at scale {scale}. {hint}"
                 )
+
+    def require_comparable_claims(self, cells: Sequence[Cell], base: TrialConfig) -> None:
+        """Raises ConfigError where a claim sets cells of different corpora against each other."""
+        corpus_of = {cell.name: cell.config(base).data.corpus for cell in cells}
+        for claim in self.claims:
+            for group in claim.compared:
+                corpora = {name: corpus_of[name] for name in group if name in corpus_of}
+                if len(set(corpora.values())) > 1:
+                    received = ", ".join(f"{name} on {spec}" for name, spec in corpora.items())
+                    raise ConfigError(
+                        "a claim compares cells within a corpus, since a loss on one text says "
+                        f"nothing about another; claim {claim.id} of {self.name} compares "
+                        f"{received}. Compare cells of one corpus, or drop the claim."
+                    )
 
 
 def _called(make: Callable[[TrialConfig], Any], base: TrialConfig, study: str) -> Any:

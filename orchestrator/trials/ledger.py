@@ -102,6 +102,7 @@ class Ledger:
         *,
         finished_elsewhere: Mapping[str, Finished],
         run_tags: Mapping[str, str],
+        point_tags: Callable[[Point], Mapping[str, str]] = lambda _: {},
         retry_failed: bool = False,
         listener: Listener | None = None,
         limits: Limits | None = None,
@@ -113,6 +114,7 @@ class Ledger:
         self._tracking = tracking
         self._elsewhere = finished_elsewhere
         self._run_tags = dict(run_tags)
+        self._point_tags = point_tags
         differs = "-dirty" if run_tags.get("git.dirty") == "true" else ""
         self._commit = f"{run_tags[COMMIT]}{differs}" if COMMIT in run_tags else None
         self._listener = listener or (lambda record, metrics: None)
@@ -192,7 +194,8 @@ class Ledger:
             tags={
                 "study": self._launch.study.name,
                 "scale": self._launch.scale,
-                "corpus_digest": str(self._launch.corpus_digest),
+                "corpus_digest": str(point.corpus_digest),
+                **self._point_tags(point),
                 **self._run_tags,
             },
         )

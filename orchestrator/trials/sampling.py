@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from moe.metrics import VAL_LOSS, describe
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.corpora import CORPUS_PATH
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.samplers import Sampler
 from search_spaces.space import ENUMERATION_LIMIT, Infeasible
@@ -101,6 +102,24 @@ class BoundedHistory:
         ]
 
 
+class SearchHistory:
+    """A bounded history of each corpus that points may have: losses on different text do not
+    compare, so that each is searched by itself."""
+
+    def __init__(self, limit: int, *, metric: str) -> None:
+        self._limit = limit
+        self._metric = metric
+        self._of: dict[str | None, BoundedHistory] = {}
+
+    def note(self, record: TrialRecord) -> None:
+        corpus = record.params.get(CORPUS_PATH)
+        history = self._of.setdefault(corpus, BoundedHistory(self._limit, metric=self._metric))
+        history.note(record)
+
+    def records(self) -> list[TrialRecord]:
+        return [record for history in self._of.values() for record in history.records()]
+
+
 class _Shadow(FrozenTrial):
     """Optuna copies a trial deeply as it is added, at each suggestion anew; these are only read."""
 
@@ -135,10 +154,36 @@ def propose(
 ) -> tuple[Point, dict[str, BaseDistribution]]:
     """The study's point number `index`, with its distributions.
 
+    Where the corpus is an axis, points take the corpora in turn: a search each, equally long.
     `failed_draws`: how many draws of this launch have found nothing; with it the generator is
     seeded anew. Raises SpaceExhausted where every point was looked at, and none is new; and
     PointNotFound where there are too many points for that, and draws found nothing.
     """
+    corpora: tuple[str | None, ...] = launch.searched_corpora or (None,)
+    history = list(history)
+    nothing: list[SpaceExhausted | PointNotFound] = []
+    for turn in range(len(corpora)):
+        corpus = corpora[(index + turn) % len(corpora)]
+        own = [r for r in history if r.params.get(CORPUS_PATH) == corpus]
+        try:
+            return _propose_on(
+                corpus, launch, own, index=index, is_new=is_new, failed_draws=failed_draws
+            )
+        except (SpaceExhausted, PointNotFound) as error:
+            nothing.append(error)
+    raise next((e for e in nothing if isinstance(e, PointNotFound)), nothing[0])
+
+
+def _propose_on(
+    corpus: str | None,
+    launch: Launch,
+    history: Iterable[TrialRecord],
+    *,
+    index: int,
+    is_new: Callable[[Point], bool],
+    failed_draws: int,
+) -> tuple[Point, dict[str, BaseDistribution]]:
+    """A point with this corpus, drawn beside the history of those that have it too."""
     assert launch.space is not None
     seed = _generator_seed(launch, index, failed_draws)
     sampler = launch.study.sampler.optuna_sampler(seed=seed, index=index)
@@ -146,6 +191,9 @@ def propose(
     refused: Counter[str] = Counter()
 
     def tried(values: Mapping[str, Any]) -> Point | None:
+        if values.get(CORPUS_PATH) != corpus:
+            refused["on a corpus whose turn it is not"] += 1
+            return None
         try:
             point = launch.sampled_point(values, launch.seeds[0])
         except Infeasible as error:
@@ -157,12 +205,14 @@ def propose(
         return None
 
     for _ in range(_DRAWS_OF_SAMPLER):
+        if corpus is not None:
+            study.enqueue_trial({CORPUS_PATH: corpus})
         trial = study.ask()
         if (point := tried(launch.space.suggest(trial))) is not None:
             return point, trial.distributions
         study.tell(trial, state=TrialState.FAIL)
     if launch.space.is_enumerable:
-        point = _any_left(launch, seed, is_new)
+        point = _any_left(corpus, launch, seed, is_new)
         return point, distributions_at(launch, point.overrides)
     generator = random.Random(seed)
     for _ in range(DRAWS - _DRAWS_OF_SAMPLER):
@@ -176,14 +226,16 @@ def propose(
     )
 
 
-def _any_left(launch: Launch, seed: int, is_new: Callable[[Point], bool]) -> Point:
+def _any_left(
+    corpus: str | None, launch: Launch, seed: int, is_new: Callable[[Point], bool]
+) -> Point:
     """A random one of the feasible points that are new, whatever points were taken before it."""
 
     def rank(values: Mapping[str, Any]) -> bytes:
         return hashlib.sha256(f"{seed}\0{sorted(values.items())}".encode()).digest()
 
     feasible = launch.feasible_points or []
-    for values in sorted(feasible, key=rank):
+    for values in sorted((v for v in feasible if v.get(CORPUS_PATH) == corpus), key=rank):
         point = launch.sampled_point(values, launch.seeds[0])
         if is_new(point):
             return point

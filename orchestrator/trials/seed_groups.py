@@ -46,7 +46,8 @@ class SeedGroups:
         self._stopped: set[str] = set()
         rule = launch.study.early_stopping
         self._rule: StoppingRule | None = rule
-        self._judge: Judge | None = rule.judge() if rule else None
+        # A judge for each corpus: on easier text every loss is lower
+        self._judges: dict[str | None, Judge] = {}
         for record in trials:
             if not (retry_failed and record.state == "failed"):
                 self.add(record)
@@ -124,14 +125,16 @@ class SeedGroups:
 
     def _judged(self, point: str, members: dict[int, TrialRecord], rung: int) -> bool:
         """Shows the rule the mean at a rung that all seeds have come to; whether it stops there."""
-        assert self._judge is not None
+        assert self._rule is not None
+        corpus = next(iter(members.values())).corpus_digest
+        judge = self._judges.setdefault(corpus, self._rule.judge())
         arrivals = [self._arrival(record, rung) for record in members.values()]
         step = max(step for step, _ in arrivals)
         mean = statistics.fmean(value for _, value in arrivals)
         num_steps = self._length(next(iter(members.values())))
         rungs = self._rule.rungs(num_steps)
         self._passed[point] = sum(reached <= step for reached in rungs)
-        return self._judge.stops(self._ids[point], step, num_steps, self._cost(mean))
+        return judge.stops(self._ids[point], step, num_steps, self._cost(mean))
 
     def _of_launch(self, point: str) -> dict[int, TrialRecord]:
         return {r.seed: r for r in self.members(point) if r.seed in self._seeds}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from orchestrator.stores.trial_record import FINISHED_STATES, TrialRecord
 from orchestrator.study.launch import Launch
-from orchestrator.trials.sampling import BoundedHistory
+from orchestrator.trials.sampling import SearchHistory
 
 
 class TrialTable:
@@ -22,7 +22,7 @@ class TrialTable:
         self._running: set[int] = set()
         self._begun: dict[int, int] = {}  # tokens of those handed out, whole
         sampler, metric = launch.study.sampler, launch.study.metric
-        self._history = BoundedHistory(sampler.history_limit, metric=metric)
+        self._history = SearchHistory(sampler.history_limit, metric=metric)
         self._cell_hashes: set[str] = set()
         self._tokens_committed = 0
         self._device_s_at_rest = 0.0
@@ -64,6 +64,9 @@ class TrialTable:
 
     def __getitem__(self, number: int) -> TrialRecord:
         return self._records[number]
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._records
 
     def __iter__(self) -> Iterator[TrialRecord]:
         return iter(self._records.values())

@@ -13,7 +13,9 @@ STOPPING = EarlyStopping(first_rung=0.2, reduction_factor=2)
 
 
 def trial(number, curve, state="complete", num_steps=100):
-    return SimpleNamespace(number=number, state=state, curve=curve, num_steps=num_steps)
+    return SimpleNamespace(
+        number=number, state=state, curve=curve, num_steps=num_steps, corpus_digest=None
+    )
 
 
 def test_a_rung_that_foretells_and_one_that_does_not():

@@ -162,3 +162,8 @@ def test_a_grid_of_nothing_says_why():
         grid({"moe.top_k": (5,)}, base=BASE, infeasible="drop")
     with pytest.raises(ConfigError, match="none is left"):
         grid(UNITS, base=BASE, where=lambda point: False)
+
+
+def test_derive_overwrites_no_axis():
+    with pytest.raises(ConfigError, match=r"moe\.top_k=2 for cell K1.*axis has 1"):
+        grid({"moe.top_k": (1, 2)}, base=BASE, derive=lambda _: {"moe.top_k": 2})

@@ -100,7 +100,7 @@ def test_the_share_told_beforehand_is_that_of_the_tokens(
     launch = resolve(grid_study, corpus_spec=labelled, overrides=overrides)
     data = launch.base_point().config.data
     store = TokenStore.open(prepare(data, tmp_path))
-    told = expected_dropped_share(data, launch.corpus, context)
+    told = expected_dropped_share(data, launch.corpora[data.corpus], context)
     assert told == pytest.approx(store.dropped_share("train", context))
 
 

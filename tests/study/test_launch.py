@@ -35,7 +35,7 @@ def test_the_name_carries_study_scale_corpus_and_overrides(grid_study, corpus):
     changed = resolve(grid_study, corpus_spec=corpus, overrides={"train.num_steps": 9})
     study, scale, text = plain.name.split("/")
     assert (study, scale) == ("tiny-grid", "smoke")
-    assert text == f"files:documents.jsonl@{plain.corpus.digest[:8]}"
+    assert text == f"files:documents.jsonl@{plain.corpus_digest[:8]}"
     assert changed.name == plain.name + "/train.num_steps=9"
 
 

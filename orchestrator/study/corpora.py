@@ -1,0 +1,73 @@
+"""The corpora of a launch: which text its trials train on, opened, named, and told apart.
+
+A cell or a point may name its own (`data.corpus`). A loss on one text says nothing about another,
+so everything that ranks or compares trials does it within a corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import PurePath
+
+from moe.config import TrialConfig
+from moe.data.corpus import Corpus, open_corpus
+from moe.data.sources.mixture import KIND, parse_mixture, part_specs
+from orchestrator.base.errors import BadInput
+from search_spaces.cells import Cell
+from search_spaces.domains import Choice
+from search_spaces.space import Space
+
+CORPUS_PATH = "data.corpus"
+_LABEL_LIMIT = 100
+
+
+def corpora_of(base: TrialConfig, cells: Sequence[Cell], space: Space | None) -> tuple[str, ...]:
+    """Every CORPUS SPEC that a trial of these cells or points trains on, in order of first use."""
+    if space is None:
+        return tuple(dict.fromkeys(cell.config(base).data.corpus for cell in cells))
+    domain = space.axes.get(CORPUS_PATH)
+    return domain.values if isinstance(domain, Choice) else (base.data.corpus,)
+
+
+def opened_corpora(specs: Sequence[str]) -> tuple[dict[str, Corpus], dict[str, str]]:
+    """Each by its spec, and why the others could not be read. Raises BadInput where one is no
+    mixture that could be read anywhere."""
+    found, unread = {}, {}
+    for spec in specs:
+        try:
+            part_specs(spec)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        try:
+            found[spec] = open_corpus(spec)
+        except (ValueError, OSError) as error:
+            unread[spec] = str(error)
+    return found, unread
+
+
+def corpus_label(spec: str, limit: int = _LABEL_LIMIT) -> str:
+    """A spec as it stands in a launch's name: without folders, and with no sign that a store or a
+    file system may refuse."""
+    kind, _, rest = spec.partition(":")
+    label = f"{kind}:{PurePath(rest).name}" if rest else kind
+    if kind == KIND:
+        with suppress(ValueError):  # a label already, or no mixture
+            parts = parse_mixture(rest)[0].items()
+            label = f"{kind}:" + ",".join(f"{corpus_label(s)}_{float(w):g}" for s, w in parts)
+    return re.sub(r"[^A-Za-z0-9_.:,*-]", "_", label)[:limit]
+
+
+def joint_label(specs: Sequence[str]) -> str:
+    """One corpus by its spec; several by their labels, whatever their order."""
+    return specs[0] if len(specs) == 1 else ",".join(sorted(map(corpus_label, specs)))
+
+
+def joint_digest(digests: Sequence[str]) -> str:
+    """Of one corpus its own; of several one that changes with the text of any, not with their
+    order."""
+    if len(distinct := sorted(set(digests))) == 1:
+        return distinct[0]
+    return hashlib.sha256(" ".join(distinct).encode()).hexdigest()[: len(distinct[0])]
