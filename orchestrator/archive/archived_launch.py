@@ -109,7 +109,7 @@ class ArchivedLaunch:
         return self.attributes["scale"]
 
     @property
-    def corpus_spec(self) -> str:
+    def corpus_text(self) -> str:
         return self.attributes["corpus"]
 
     @property

@@ -62,7 +62,9 @@ def corpus_label(spec: str, limit: int = _LABEL_LIMIT) -> str:
 
 def joint_label(specs: Sequence[str]) -> str:
     """One corpus by its spec; several by their labels, whatever their order."""
-    return specs[0] if len(specs) == 1 else ",".join(sorted(map(corpus_label, specs)))
+    if len(specs) == 1:
+        return specs[0]
+    return ",".join(sorted(map(corpus_label, specs)))[:_LABEL_LIMIT].rstrip(",")
 
 
 def joint_digest(digests: Sequence[str]) -> str:

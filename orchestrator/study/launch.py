@@ -190,7 +190,7 @@ class Launch:
 
     def with_all_labels_apart(self) -> Launch:
         """The same on tokens of version 1, of which no sequence mixes values of any label."""
-        names = self.corpus.labels.names() if self.corpus else ()
+        names = {name for corpus in self.corpora.values() for name in corpus.labels.names()}
         return dataclasses.replace(self, labels_kept=frozenset(names))
 
     def require_metric(self) -> None:
@@ -309,8 +309,10 @@ def resolve(
         space = _with_metric(study, study.space_over(base))
         cells = study.cells_over(base)
         study.require_comparable_claims(cells, base)
-        _refuse_idle(study, study.scales[scale], spec, overrides, cells, space)
         specs = corpora_of(base, cells, space)
+        if corpus_spec == default and spec not in specs:
+            raise BadInput(_idle_message("--corpus", CORPUS_PATH))
+        _refuse_idle(study, study.scales[scale], spec, overrides, cells, space)
         corpora, unread = opened_corpora(specs)
         if unread and need_corpus:
             raise BadInput(next(iter(unread.values())))
@@ -408,10 +410,14 @@ def _refuse_idle(
             idle = trained == without
         if idle:
             option = "--corpus" if path == CORPUS_PATH else "--set"
-            raise BadInput(
-                f"{option} changes what a study holds fixed; {path} is what this study varies, so "
-                "setting it would change no trial. Leave it out, or write a study of your own."
-            )
+            raise BadInput(_idle_message(option, path))
+
+
+def _idle_message(option: str, path: str) -> str:
+    return (
+        f"{option} changes what a study holds fixed; {path} is what this study varies, so setting "
+        "it would change no trial. Leave it out, or write a study of your own."
+    )
 
 
 def mlflow_params(config: TrialConfig) -> dict[str, str]:

@@ -284,6 +284,9 @@ def test_a_corpus_that_would_change_nothing_is_refused(corpus_search, two_corpor
     varied = dataclasses.replace(two_corpora, cells=two_corpora.cells[1:], baseline="numbers")
     with pytest.raises(BadInput, match="--corpus changes"):
         resolve(varied, corpus_spec=corpus)
+    for study in (corpus_search, varied):  # also where it says what the scale says
+        with pytest.raises(BadInput, match="--corpus changes"):
+            resolve(study, corpus_spec="stdlib")
     assert resolve(varied).corpus_specs == (numbers,)
     assert resolve(varied).corpus_option is None
     assert resolve(two_corpora, corpus_spec=corpus).corpus_option == corpus
@@ -391,8 +394,8 @@ def test_each_tokenizer_has_its_own_tokens(grid_study, corpus, hold):
 
 def test_a_point_whose_text_cannot_feed_it_fails_with_the_reason(sampled_study, hold):
     """The next point is tried: a context longer than all text is no fault of the others."""
-    axes = {"model.context_length": Choice((16, 4096))}
-    long = overlay(TINY, {"train.batch_tokens": 4096, "train.micro_batch_tokens": 4096})
+    axes = {"model.context_length": Choice((16, 16384))}
+    long = overlay(TINY, {"train.batch_tokens": 16384, "train.micro_batch_tokens": 16384})
     study = dataclasses.replace(
         sampled_study, name="long", scales={"smoke": long}, space=Space(axes=axes), trials=2
     )
@@ -413,8 +416,8 @@ def test_a_point_whose_text_cannot_feed_it_fails_with_the_reason(sampled_study, 
             started.append(number)
         states = {r.params["model.context_length"]: r for r in session.records}
         assert states[16].number in started
-        assert states[4096].state == "failed"
-        assert "model.context_length=4096" in states[4096].error
+        assert states[16384].state == "failed"
+        assert "model.context_length=16384" in states[16384].error
 
 
 @dataclasses.dataclass

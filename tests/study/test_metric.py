@@ -14,7 +14,7 @@ from optuna.distributions import FloatDistribution
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
-from moe.metrics import METRICS, VAL_LOSS, describe
+from moe.metrics import METRICS, VAL_LOSS, VAL_LOSS_OF_PART, describe
 from orchestrator.base.errors import BadInput
 from orchestrator.cli.progress import RunProgress
 from orchestrator.driver.tune_adapters import make_scheduler
@@ -84,7 +84,8 @@ def test_each_metric_with_a_direction_is_taken(grid_study, metric):
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_perplexity_is_of_losses_alone(metric):
-    assert metric.is_loss == (metric.name in (VAL_LOSS, "train/loss", "train/loss_last_100"))
+    losses = (VAL_LOSS, VAL_LOSS_OF_PART, "train/loss", "train/loss_last_100")
+    assert metric.is_loss == (metric.name in losses)
     assert ("perplexity" in curve_label(metric)) == (metric.is_loss or "perpl" in metric.name)
 
 
