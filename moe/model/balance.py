@@ -48,8 +48,7 @@ class LoadBalance(nn.Module):
     over the micro-batches so far of this optimiser step, on all workers (2501.11873). `loss_free`:
     the bias on the selection moves once a step by the sign of the step's imbalance (2408.15664); a
     bias is shared by all workers, so it always counts the whole step. Counts live within a step
-    only, so a checkpoint need not hold them. Under DistributedDataParallel use
-    broadcast_buffers=False: each worker counts its own.
+    only, so a checkpoint need not hold them. Each worker counts its own micro-batches.
     """
 
     def __init__(self, moe: MoEConfig) -> None:

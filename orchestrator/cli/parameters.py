@@ -65,8 +65,15 @@ def complete_study(typed: str) -> list[str]:
     return [name for name in known if name.startswith(typed)]
 
 
-def complete_scale(typed: str) -> list[str]:
-    return [name for name in ("smoke", "cpu", "gpu", "paper") if name.startswith(typed)]
+def complete_scale(context: typer.Context, typed: str) -> list[str]:
+    """Scales of the study that the line names; nothing where it names none that can be loaded."""
+    # A line that ends in an option without its value is parsed as if the rest were left over.
+    words = [context.params.get("study"), *(word for word in context.args if word[:1] != "-")]
+    try:
+        scales = load_study(next(filter(None, words), "")).scales
+    except BadInput:
+        return []
+    return [name for name in scales if name.startswith(typed)]
 
 
 def complete_path(typed: str) -> list[str]:
@@ -89,7 +96,8 @@ ReadableArgument = Annotated[str, _Readable]
 StudyArgument = Annotated[str, _Study]
 AnyStudyArgument = Annotated[str | None, _Study]
 ScaleOption = Annotated[
-    str | None, typer.Option(help="smoke, cpu, gpu or paper.", autocompletion=complete_scale)
+    str | None,
+    typer.Option(help="A scale of the study (its default).", autocompletion=complete_scale),
 ]
 SeedsOption = Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")]
 SetOption = Annotated[

@@ -10,19 +10,15 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from moe.config.checks import require
 from moe.metrics import VAL_LOSS, describe, metric_named
 
 # The measures that `moe-study analyze` gives with a null, and the column of the null's mean.
 NULL_MEAN = {"nmi": "nmi_null_mean", "conditional_information": "conditional_null_mean"}
 
 
-def _require(condition: bool, rule: str, received: object, remedy: str) -> None:
-    if not condition:
-        raise ValueError(f"{rule}; received {received!r}. {remedy}")
-
-
 def _require_cells(claim_id: str, *cells: str) -> None:
-    _require(
+    require(
         all(isinstance(cell, str) and cell for cell in cells) and len(set(cells)) == len(cells),
         f"claim {claim_id} compares different cells, each by its name",
         cells,
@@ -40,7 +36,7 @@ def _require_metric(claim_id: str, metric: str, directed: bool) -> None:
 
 
 def _require_positive(claim_id: str, name: str, value: float) -> None:
-    _require(
+    require(
         isinstance(value, float | int) and math.isfinite(value) and value > 0,
         f"claim {claim_id}: {name} must be a positive number in the metric's unit",
         value,
@@ -61,8 +57,8 @@ class Claim(ABC):
     statement: str
 
     def __post_init__(self) -> None:
-        _require(bool(self.id), "a claim needs an id", self.id, "C1, C2, ... is usual.")
-        _require(bool(self.statement), f"claim {self.id} needs a statement", self.statement, "Add.")
+        require(bool(self.id), "a claim needs an id", self.id, "C1, C2, ... is usual.")
+        require(bool(self.statement), f"claim {self.id} needs a statement", self.statement, "Add.")
 
     @property
     @abstractmethod
@@ -145,7 +141,7 @@ class Ordered(Claim):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
+        require(
             len(self.best_to_worst) >= 2,
             f"claim {self.id} orders at least two cells",
             self.best_to_worst,
@@ -176,7 +172,7 @@ class All(Claim):
     def __post_init__(self) -> None:
         super().__post_init__()
         ids = [part.id for part in self.parts]
-        _require(
+        require(
             len(ids) >= 2 and len(set(ids)) == len(ids),
             f"claim {self.id} joins at least two parts with different ids",
             ids,
@@ -204,8 +200,8 @@ class Effect:
     pairs: tuple[tuple[str, str], ...]
 
     def __post_init__(self) -> None:
-        _require(bool(self.name), "an effect needs a name", self.name, "Name the choice.")
-        _require(
+        require(bool(self.name), "an effect needs a name", self.name, "Name the choice.")
+        require(
             len(self.pairs) >= 1,
             f"effect {self.name} needs at least one pair of cells",
             self.pairs,
@@ -230,7 +226,7 @@ class LargerEffect(Claim):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = [self.effect.name, *(other.name for other in self.than)]
-        _require(
+        require(
             len(names) >= 2 and len(set(names)) == len(names),
             f"claim {self.id} compares one effect with others of different names",
             names,
@@ -269,20 +265,20 @@ class Specialises(Claim):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_cells(self.id, *self.cells)
-        _require(
+        require(
             self.measure in NULL_MEAN,
             f"claim {self.id} needs a measure that has a null",
             self.measure,
             f"Choose one of {', '.join(NULL_MEAN)}.",
         )
-        _require(
+        require(
             isinstance(self.labels, tuple) and len(self.labels) >= 1,
             f"claim {self.id} names its labels in a tuple",
             self.labels,
             'Write ("topic",), for instance.',
         )
         bounds = (self.at_least,) if self.at_most is None else (self.at_least, self.at_most)
-        _require(
+        require(
             all(math.isfinite(bound) for bound in bounds) and list(bounds) == sorted(set(bounds)),
             f"claim {self.id} needs finite thresholds, at_least below at_most",
             bounds,

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sqlite3
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from typer.main import get_command
@@ -92,7 +93,22 @@ def test_completion_knows_studies_scales_and_paths(tmp_path, monkeypatch):
     studies = complete_study("paper_")
     assert {"paper_table1", "paper_balance", "paper_mine.py"} <= set(studies)
     assert all(name.endswith(".py") or name in study_names() for name in complete_study(""))
-    assert complete_scale("s") == ["smoke"]
+
+    def scales(study: str | None, typed: str) -> list[str]:
+        whole = SimpleNamespace(params={"study": study}, args=[])
+        # As the parser leaves it where the line ends in `--scale`.
+        ends = SimpleNamespace(params={}, args=[study] if study else [])
+        assert complete_scale(whole, typed) == complete_scale(ends, typed)
+        return complete_scale(whole, typed)
+
+    assert scales("quickstart", "s") == ["smoke"]
+    (tmp_path / "paper_mine.py").write_text(
+        "import dataclasses\nfrom studies.quickstart import STUDY\n"
+        "STUDY = dataclasses.replace(STUDY, scales={'tiny': STUDY.scales['smoke']}, "
+        "default_scale='tiny', scale_seeds={})\n"
+    )
+    assert scales("paper_mine.py", "") == ["tiny"]
+    assert scales(None, "s") == scales("no_such_study", "s") == []
     assert "moe.num_experts=" in complete_path("moe.num")
 
 
