@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from orchestrator.report.tables import as_json, table_of
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.optuna_trials import OptunaTrials
 
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 _OPEN = ("RUNNING", "SCHEDULED", "WAITING")
@@ -119,8 +119,8 @@ def _written_twice(run: Run, client: MlflowClient) -> list[str]:
 def _rows(storage_url: str, study_name: str) -> list[dict[str, Any]]:
     """The table's rows without what names runs, states and commits."""
     storage = optuna.storages.get_storage(storage_url)
-    info = next(i for i in SearchStore.launches(storage) if i.name == study_name)
-    table = table_of(info.study, study_name, SearchStore(storage, info).records())
+    info = next(i for i in OptunaTrials.launches(storage) if i.name == study_name)
+    table = table_of(info.study, study_name, OptunaTrials(storage, info).records())
     rows = json.loads(json.dumps(as_json(table)["rows"]))
     return [
         {k: v for k, v in row.items() if k not in ("run_ids", "states", "commits")} for row in rows

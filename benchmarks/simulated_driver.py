@@ -18,7 +18,7 @@ from orchestrator.study.launch import Point
 
 
 class Driven(SimpleNamespace):
-    """Median seconds of a suggestion, a report and a trial handed out; the courier's CPU seconds a
+    """Median seconds of a suggestion, a report and a trial handed out; the outbox's CPU seconds a
     simulated one; idle and offered slot-seconds."""
 
 
@@ -36,8 +36,8 @@ class Simulation:
         self.free_s = 0.0  # when the driver is done with what came before
         self._run_s = 0.0
         self.delivering_s = 0.0
-        self._courier = session.tracking._courier
-        deliver = self._courier._deliver
+        self._outbox = session.tracking._outbox
+        deliver = self._outbox._deliver
 
         def timed_deliver(*args):
             before = time.thread_time()
@@ -46,7 +46,7 @@ class Simulation:
             finally:
                 self.delivering_s += time.thread_time() - before
 
-        self._courier._deliver = timed_deliver
+        self._outbox._deliver = timed_deliver
         session.tracking.create_run = self._timed(session.tracking.create_run)
 
     def _timed(self, create_run):
@@ -60,7 +60,7 @@ class Simulation:
         return timed
 
     def _let_deliver(self) -> None:
-        while self._courier.spool.undelivered_bytes:
+        while self._outbox.file.undelivered_bytes:
             time.sleep(0.001)
 
     def _act(self, kind: str, at_s: float, action):
@@ -119,7 +119,7 @@ class Simulation:
             suggestion=statistics.median(self.took["suggestion"]),
             report=statistics.median(self.took["report"]),
             hand_out=statistics.median(self.took["hand_out"]),
-            courier=self.delivering_s / self.free_s,
+            outbox=self.delivering_s / self.free_s,
             slot_s=slot_s,
             idle_s=slot_s - busy_s,
         )

@@ -10,20 +10,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import optuna
-from optuna.storages._rdb.models import (
+from sqlalchemy import insert
+
+from moe.metrics import STEP, TIMESTAMP_MS, TOKENS, TOKENS_PER_S, TRAIN_LOSS, VAL_LOSS
+from orchestrator.base.home import Home
+from orchestrator.stores.optuna_private import (
     TrialIntermediateValueModel,
     TrialModel,
     TrialParamModel,
     TrialUserAttributeModel,
     TrialValueModel,
+    relational,
 )
-from sqlalchemy import insert
-
-from moe.metrics import STEP, TIMESTAMP_MS, TOKENS, TOKENS_PER_S, TRAIN_LOSS, VAL_LOSS
-from orchestrator.base.home import Home
-from orchestrator.stores.optuna_sql import relational
 from orchestrator.stores.optuna_storage import open_storage
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import METRICS, MOE_DIGEST
 from orchestrator.study.launch import Launch, Point, resolve
 from orchestrator.study.study import Study
@@ -91,8 +91,8 @@ def entry_of(point: Point, index: int, reports: int, now_s: float) -> dict[str, 
 def fill(launch: Launch, home: Home, count: int) -> None:
     """`count` complete trials at random points, as the ledger leaves them; without MLflow runs."""
     storage = open_storage(home.optuna_storage, create=False)
-    info = SearchStore.launches(storage)[-1]
-    store = SearchStore(storage, info)
+    info = OptunaTrials.launches(storage)[-1]
+    store = OptunaTrials(storage, info)
     records = store.records()
     pattern = records[0].attributes
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(records)))

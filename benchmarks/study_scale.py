@@ -4,9 +4,9 @@ The trainer and the clock are injected: a trial is `--reports` evaluations sprea
 simulated seconds, and nothing is trained. Ledger, sampler, Optuna's SQLite storage and MLflow's are
 the project's own; Ray is left out. Seconds of suggestions and reports are wall clock, waits for the
 disk included. A suggestion is the point drawn and Optuna's trial with its note; handing it out
-takes MLflow's run besides. MLflow's courier works beside reports, and has delivered before a
+takes MLflow's run besides. MLflow's outbox works beside reports, and has delivered before a
 suggestion is timed: simulated time passes so fast that it would never be idle, while in a run of
-this size it mostly is (`courier busy` is its share of the simulated time). Reading is told in CPU
+this size it mostly is (`outbox busy` is its share of the simulated time). Reading is told in CPU
 time of its thread.
 
 A grid of as many cells has a limit on its tokens and one on its device time; what is told is the
@@ -131,9 +131,9 @@ def study_rows(folder: Path, options: argparse.Namespace) -> list[Row]:
         at_most=(1 - BUSY_GOAL) * at_full.slot_s,
         unit="s",
     )
-    courier = limit(
-        f"courier busy, of a second of {options.concurrent} slots",
-        ours=at_full.courier,
+    outbox = limit(
+        f"outbox busy, of a second of {options.concurrent} slots",
+        ours=at_full.outbox,
         at_most=1.0,
         unit="s",
     )
@@ -141,7 +141,7 @@ def study_rows(folder: Path, options: argparse.Namespace) -> list[Row]:
     return [
         *rows,
         idle,
-        courier,
+        outbox,
         limit(
             f"driver's peak RSS with {how}",
             ours=memory_bytes,
@@ -270,7 +270,7 @@ def drive_all(
                     kind: statistics.median(took[kind][part])
                     for kind in ("suggestion", "report", "hand_out")
                 },
-                courier=whole.courier,
+                outbox=whole.outbox,
                 slot_s=whole.slot_s,
                 idle_s=whole.idle_s,
             )

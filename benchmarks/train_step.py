@@ -38,7 +38,7 @@ from moe.train.evaluate import DeviceBatch
 from moe.train.optim import learning_rate
 from moe.train.routing_stats import RoutingHistory, RoutingSnapshot, RoutingTotals
 from moe.train.trainer import Trainer
-from orchestrator.stores.outbox_files import Spool
+from orchestrator.stores.outbox_files import OutboxFile
 from studies.scales import CPU, GPU
 
 STEP_GOAL = 1.10  # what an MoE layer may cost beyond a dense one
@@ -182,7 +182,7 @@ def metrics_s(trainer: Trainer, folder: Path, options: argparse.Namespace) -> fl
     with torch.no_grad():
         _, decisions = model.hidden(batch.ids_BS)
     layers, experts = len(config.moe_layers), config.moe.total_experts
-    spool = Spool(folder / "spool.jsonl")
+    spool = OutboxFile(folder / "spool.jsonl")
     history = RoutingHistory(layers=config.moe_layers)
     row_C = torch.zeros(4)
 

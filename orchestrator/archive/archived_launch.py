@@ -24,14 +24,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.archive import container
 from orchestrator.base.home import Home
+from orchestrator.base.whole_files import whole
 from orchestrator.report.records import LaunchRecords
 from orchestrator.stores.finished_run import FinishedRun
+from orchestrator.stores.optuna_private import study_id_of
 from orchestrator.stores.optuna_trials import (
     LAUNCH_ATTRIBUTES,
     OWNER,
     STARTED_AT,
     LaunchInfo,
-    SearchStore,
+    OptunaTrials,
 )
 from orchestrator.stores.trial_record import (
     CELL,
@@ -171,7 +173,7 @@ def records_of(launch: ArchivedLaunch) -> Iterator[LaunchRecords]:
         yield LaunchRecords(home=home, info=search.info, trials=search.records(), store=search)
 
 
-def _in_memory(launch: ArchivedLaunch) -> SearchStore:
+def _in_memory(launch: ArchivedLaunch) -> OptunaTrials:
     """Raises ValueError on trials that Optuna would not have."""
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=storage, study_name=launch.name, direction=launch.direction)
@@ -179,10 +181,9 @@ def _in_memory(launch: ArchivedLaunch) -> SearchStore:
         study.set_user_attr(key, value)
     for archived in launch.trials:
         study.add_trial(archived.trial)
-    (summary,) = storage.get_all_studies()
     attributes = dict(launch.attributes)
-    return SearchStore(
-        storage, LaunchInfo(study_id=summary._study_id, name=launch.name, attributes=attributes)
+    return OptunaTrials(
+        storage, LaunchInfo(study_id=study_id_of(study), name=launch.name, attributes=attributes)
     )
 
 
@@ -196,9 +197,8 @@ def unpack_files(launch: ArchivedLaunch, home: Home) -> None:
                 continue
             content = merged_analysis(path, content)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_bytes(content)
 
 
 def _place_of(name: str, home: Home) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.base.errors import BadInput
+from orchestrator.base.whole_files import whole
 
 FORMAT = "moe-study launch"
 VERSION = 1
@@ -43,14 +44,12 @@ def pack(members: Mapping[str, bytes]) -> bytes:
 
 def write(path: Path, members: Mapping[str, bytes]) -> None:
     """The file is whole when it appears. Raises BadInput where it cannot be written."""
-    partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with whole(path) as partial, partial.open("wb") as file:
             file.write(pack(members))
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as error:
         raise BadInput(
             f"-o names a file that can be written; received {path} ({error.strerror}). Name "

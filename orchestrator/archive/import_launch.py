@@ -23,18 +23,19 @@ from orchestrator.archive.archived_launch import (
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.stores.driver_lock import driver_locks
-from orchestrator.stores.mlflow_client import connect, database_of, quiet
+from orchestrator.stores.mlflow_client import connect, quiet
 from orchestrator.stores.mlflow_client import require_usable as require_tracking
-from orchestrator.stores.mlflow_runs import Tracking, away_named
+from orchestrator.stores.mlflow_private import database_of
+from orchestrator.stores.mlflow_runs import MlflowRuns, absence_named
 from orchestrator.stores.moved_home import settle
-from orchestrator.stores.optuna_sql import relational
+from orchestrator.stores.optuna_private import relational
 from orchestrator.stores.optuna_storage import (
     local_store_file,
     open_storage,
     require_usable,
     trouble_named,
 )
-from orchestrator.stores.optuna_trials import LABELS_KEPT, OWNER, LaunchInfo, SearchStore
+from orchestrator.stores.optuna_trials import LABELS_KEPT, OWNER, LaunchInfo, OptunaTrials
 from orchestrator.stores.parent_run import require_not_deleted
 from orchestrator.stores.sqlite_files import with_log
 from orchestrator.stores.trial_record import (
@@ -91,17 +92,19 @@ def import_launch(
         for line in settle(home):
             say(line)
         client = connect(uri)
-        with away_named(client):
+        with absence_named(client):
             require_not_deleted(client, launch)
         storage = open_storage(storage_url, create=True)
         for url, engine in ((storage_url, relational(storage)), (uri, database_of(client))):
             if engine is not None and url.startswith("sqlite:///"):
                 file = Path(url.removeprefix("sqlite:///"))
                 stack.enter_context(with_log(file, let_go=engine.dispose))
-        search = SearchStore.open_imported(
+        search = OptunaTrials.open_imported(
             storage, launch.name, launch.direction, launch.attributes
         )
-        tracking = Tracking.open(client, launch, home, owner=search.info.attributes[OWNER], uri=uri)
+        tracking = MlflowRuns.open(
+            client, launch, home, owner=search.info.attributes[OWNER], uri=uri
+        )
         done = False
         try:
             for line in reconcile(search, tracking, metric=launch.attributes["metric"]):
@@ -119,8 +122,8 @@ def import_launch(
 def _take(
     launch: ArchivedLaunch,
     home: Home,
-    search: SearchStore,
-    tracking: Tracking,
+    search: OptunaTrials,
+    tracking: MlflowRuns,
     say: Callable[[str], None],
 ) -> Imported:
     own = search.info.attributes[OWNER]
@@ -211,7 +214,7 @@ def _require_fits(launch: ArchivedLaunch, storage_url: str) -> None:
             f"one launch has one layout of its tokens; the trials of {launch.name} here and in the "
             "file keep other labels apart. Import it into another --home."
         )
-    SearchStore(storage, info).require_same_space(archived.trial for archived in launch.trials)
+    OptunaTrials(storage, info).require_same_space(archived.trial for archived in launch.trials)
 
 
 def _existing(name: str, storage_url: str) -> tuple[BaseStorage, LaunchInfo] | None:
@@ -223,5 +226,5 @@ def _existing(name: str, storage_url: str) -> tuple[BaseStorage, LaunchInfo] | N
     except BadInput:  # no tables yet: what is wrong with it was said by `require_usable`
         return None
     with trouble_named(storage_url):
-        infos = [info for info in SearchStore.launches(storage) if info.name == name]
+        infos = [info for info in OptunaTrials.launches(storage) if info.name == name]
     return (storage, infos[0]) if infos else None

@@ -126,7 +126,7 @@ def _disk(home: Home) -> Check:
 def _state(home: Home) -> Iterator[Check]:
     """What a home that was used before has to tell: that it was moved, and what it waits with."""
     from orchestrator.stores.moved_home import former_places
-    from orchestrator.stores.outbox_files import Spool
+    from orchestrator.stores.outbox_files import OutboxFile
 
     try:
         places = former_places(home)
@@ -139,9 +139,11 @@ def _state(home: Home) -> Iterator[Check]:
             found=f"its artifacts are still named by {', '.join(map(str, places))}",
             remedy="the next run, analyze, ingest, import, deliver or ui mends it",
         )
-    waiting = [path for path in home.spool.glob("*-????????.jsonl") if Spool.waiting_bytes(path)]
+    waiting = [
+        path for path in home.spool.glob("*-????????.jsonl") if OutboxFile.waiting_bytes(path)
+    ]
     if waiting:
-        bytes_waiting = sum(map(Spool.waiting_bytes, waiting))
+        bytes_waiting = sum(map(OutboxFile.waiting_bytes, waiting))
         yield Check(
             name="undelivered",
             state="note",
@@ -181,13 +183,13 @@ def _store(name: str, look: Callable[[], str]) -> Check:
 
 def _look_at_optuna(home: Home, url: str | None) -> str:
     from orchestrator.stores.optuna_storage import local_store_file, open_storage
-    from orchestrator.stores.optuna_trials import SearchStore
+    from orchestrator.stores.optuna_trials import OptunaTrials
 
     chosen = url or home.optuna_storage
     file = local_store_file(chosen)
     if file is not None and not file.exists():
         return f"{file} is made by the first run"
-    launches = SearchStore.launches(open_storage(chosen, create=False))
+    launches = OptunaTrials.launches(open_storage(chosen, create=False))
     return f"{file or redact(chosen)} holds {_counted(len(launches), 'launch', 'launches')}"
 
 

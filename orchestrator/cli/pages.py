@@ -25,9 +25,10 @@ from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
 from orchestrator.base.urls import answers, redact, without_credentials
 from orchestrator.stores.mlflow_client import connect
+from orchestrator.stores.mlflow_private import TRAINING_VIEW
 from orchestrator.stores.moved_home import settle_unheld
+from orchestrator.stores.optuna_private import DASHBOARD_MODULE
 from orchestrator.stores.optuna_storage import open_storage
-from orchestrator.stores.parent_run import TRAINING_VIEW
 
 HOST = "127.0.0.1"
 MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
@@ -118,7 +119,7 @@ def _mlflow(uri: str, home: Home, port: int | None, ports: ExitStack) -> Page:
 
 def _dashboard(storage: str, home: Home, port: int | None, ports: ExitStack) -> Page:
     port = _port(port, OPTUNA_PORT, "--optuna-port", ports)
-    command = ["optuna_dashboard._cli", "--host", HOST, "--port", str(port), "--quiet"]
+    command = [DASHBOARD_MODULE, "--host", HOST, "--port", str(port), "--quiet"]
     if storage.startswith("journal:"):
         command += ["--storage-class", "JournalFileStorage"]
         storage = storage.removeprefix("journal:")

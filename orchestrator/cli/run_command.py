@@ -178,7 +178,7 @@ def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
     """
     from orchestrator.stores.mlflow_client import connect, quiet, require_usable
     from orchestrator.stores.moved_home import settle_unheld
-    from orchestrator.stores.outbox import deliver_spools
+    from orchestrator.stores.outbox import deliver_outboxes
 
     chosen = Home.at(home)
     chosen.require_exists()
@@ -190,7 +190,7 @@ def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
         errors.print(line, highlight=False, soft_wrap=True)
 
     settle_unheld(chosen, say)
-    delivered, left = deliver_spools(connect(uri), uri, chosen, say=say)
+    delivered, left = deliver_outboxes(connect(uri), uri, chosen, say=say)
     errors.print(f"delivered {delivered} entries; {left} are left", highlight=False)
     raise typer.Exit(1 if left else 0)
 

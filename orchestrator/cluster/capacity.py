@@ -14,11 +14,14 @@ from typing import Any
 
 from orchestrator.base.errors import BadInput
 from orchestrator.cluster.connection import Resources
+from orchestrator.cluster.ray_private import (
+    HEAD_RESOURCE,
+    autoscaler_reports,
+    cluster_config,
+    monitor_config,
+)
 
-HEAD = "node:__internal_head__"
 _ANSWER_S = 60.0
-_CONFIG_OPTION = "--autoscaling-config="
-_MONITOR = "monitor.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ def require_fits(resources: Resources) -> str | None:
             f"no node holds {resources} yet, and the autoscaler does not say what it can start: "
             "the trials wait for it"
         )
-    heads = [(node, 1) for node in live if HEAD in node]
+    heads = [(node, 1) for node in live if HEAD_RESOURCE in node]
     may_come = [(t.resources, t.most) for t in growth.types]
     if fits(resources, heads + may_come, most=len(heads) + growth.most):
         return f"no node holds {resources} yet: the trials wait for the autoscaler"
@@ -136,7 +139,7 @@ def _on_one(bundle: Mapping[str, float], node: Mapping[str, float]) -> float:
 
 
 def _held(resources: Resources, live: list[Mapping[str, float]], growth: Growth) -> int:
-    heads = [(node, 1) for node in live if HEAD in node]
+    heads = [(node, 1) for node in live if HEAD_RESOURCE in node]
     grown = heads + [(t.resources, t.most) for t in growth.types]
     return int(
         max(
@@ -147,10 +150,11 @@ def _held(resources: Resources, live: list[Mapping[str, float]], growth: Growth)
 
 
 def _growth() -> Growth:
-    """From where a maximum is known: what a platform reported, or the autoscaler's own file."""
-    import ray
+    """From where a maximum is known: what a platform reported, or the autoscaler's own file.
 
-    reported = ray._private.state.state.get_cluster_config()
+    An autoscaler that reports, though none runs on the head, is a sidecar of Kubernetes.
+    """
+    reported = cluster_config()
     if reported is not None and reported.node_group_configs:
         types = tuple(
             NodeType(
@@ -164,7 +168,7 @@ def _growth() -> Growth:
     found, config = _read_on_head()
     if config is not None:
         return Growth.of_config(config)
-    return Growth(known=found or not _autoscaler_elsewhere())
+    return Growth(known=found or not autoscaler_reports())
 
 
 def _read_on_head() -> tuple[bool, dict[str, Any] | None]:
@@ -172,39 +176,12 @@ def _read_on_head() -> tuple[bool, dict[str, Any] | None]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    head = next((n for n in ray.nodes() if n["Alive"] and HEAD in n["Resources"]), None)
+    head = next((n for n in ray.nodes() if n["Alive"] and HEAD_RESOURCE in n["Resources"]), None)
     if head is None:
         return False, None
     here = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
-    task = ray.remote(num_cpus=0, scheduling_strategy=here)(read_monitor_config)
+    task = ray.remote(num_cpus=0, scheduling_strategy=here)(monitor_config)
     address = ray.get_runtime_context().gcs_address
     with contextlib.suppress(ray.exceptions.RayError):
         return ray.get(task.remote(address), timeout=_ANSWER_S)
     return False, None
-
-
-def read_monitor_config(gcs_address: str) -> tuple[bool, dict[str, Any] | None]:
-    """Runs on the head: its autoscaler alone holds the file, and names it in its command line."""
-    import psutil
-    import yaml
-
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError, ValueError):
-            command = process.cmdline()
-            is_monitor = any(part.endswith(_MONITOR) for part in command)
-            if not is_monitor or f"--gcs-address={gcs_address}" not in command:
-                continue
-            path = next((p for p in command if p.startswith(_CONFIG_OPTION)), None)
-            if path is None:
-                return True, None
-            with open(path.removeprefix(_CONFIG_OPTION)) as file:
-                return True, yaml.safe_load(file)
-    return False, None
-
-
-def _autoscaler_elsewhere() -> bool:
-    """Whether one reports to the cluster though none runs on the head (Kubernetes: a sidecar)."""
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    return _internal_kv_get(DEBUG_AUTOSCALING_STATUS) is not None

@@ -18,7 +18,6 @@ from orchestrator.cluster.ray_token import require_token
 
 PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 _DEFAULT_PORT = 6379
-_IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
 # Of the driver, and of the workers: a local cluster inherits them, another is told.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -109,6 +108,8 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
     quiet()
     import ray
 
+    from orchestrator.cluster import ray_private
+
     if address and address.startswith("ray://"):
         raise BadInput(
             f"--address names a cluster that this machine is a node of; received {address}. Use "
@@ -136,12 +137,12 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
             "`ray start --head`, or leave --address out."
         ) from None
     except Exception as error:
-        if "AF_UNIX" in str(error):
+        if ray_private.SOCKET_PATH_TOO_LONG in str(error):
             raise BadInput(
                 "Ray keeps its sockets in the temporary folder, and their paths must stay under "
                 f"107 bytes; received {tempfile.gettempdir()}. Set TMPDIR to a shorter path."
             ) from None
-        if "timed out during startup" in str(error):
+        if ray_private.SLOW_START in str(error):
             raise Unreachable(
                 "Ray gives its processes half a minute to start, and this machine was too busy for "
                 "it. Nothing is lost: the same command goes on, best when less else runs here."
@@ -161,7 +162,9 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
 @contextlib.contextmanager
 def _travelling_code() -> Iterator[dict[str, Any] | None]:
     """The runtime environment of workers elsewhere; a submitted job brings its own."""
-    if _IN_JOB in os.environ:
+    from orchestrator.cluster.ray_private import IN_JOB_VARIABLE
+
+    if IN_JOB_VARIABLE in os.environ:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="moe-study-code-") as folder:

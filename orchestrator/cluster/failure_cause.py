@@ -13,6 +13,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.cluster.ray_private import CAUSE, OTHER_CAUSES
+
 LOST = "the trial's process was lost"
 OUT_OF_MEMORY = "out of memory"
 _RAY_SAYS = ("OutOfMemoryError", "NODE_OUT_OF_MEMORY", "running low on memory")
@@ -66,5 +68,5 @@ def reason(error: Exception | None, node: dict[str, Any] | None) -> str:
 
 def _cause_of_death(lines: list[str]) -> str:
     """Ray's own sentence, without its list of what else might have been."""
-    said = next((line for line in lines if "because" in line), lines[0])
-    return said.partition(" Some common causes")[0]
+    said = next((line for line in lines if CAUSE in line), lines[0])
+    return said.partition(OTHER_CAUSES)[0]

@@ -2,8 +2,7 @@
 
 Ray tells of its nodes what is free, and of actors and placement groups what they hold; an id ends
 with its driver's job. What plain tasks hold is nobody's in these tables: their drivers are named
-without a number. Private parts of Ray (its tables of actors and of jobs) are asked here alone, and
-tests/cluster/test_holders.py asks them of a live cluster.
+without a number. tests/cluster/test_holders.py asks a live cluster.
 """
 
 from __future__ import annotations
@@ -37,6 +36,8 @@ def holders() -> list[Holder]:
     """The other live drivers of the connected cluster, those that hold the most first."""
     import ray
 
+    from orchestrator.cluster.ray_private import jobs
+
     own = ray.get_runtime_context().get_job_id()
     found = {
         job["JobID"]: Holder(
@@ -44,7 +45,7 @@ def holders() -> list[Holder]:
             driver=f"process {job['DriverPid']} on {job['DriverIPAddress']}",
             command=_command(job["Entrypoint"]),
         )
-        for job in ray._private.state.jobs()
+        for job in jobs()
         if not job["IsDead"] and job["JobID"] != own and "_ray_internal" not in job["Entrypoint"]
     }
     for held_id, resources in _held():
@@ -56,9 +57,9 @@ def holders() -> list[Holder]:
 
 def _held() -> list[tuple[str, dict[str, float]]]:
     """Ids and resources of placement groups, and of actors outside of them."""
-    import ray
-    from ray.core.generated import gcs_pb2
     from ray.util import placement_group_table
+
+    from orchestrator.cluster.ray_private import live_actors
 
     groups = [
         (key, dict(bundle))
@@ -66,10 +67,8 @@ def _held() -> list[tuple[str, dict[str, float]]]:
         if group["state"] == "CREATED"
         for bundle in group["bundles"].values()
     ]
-    accessor = ray._private.state.state._connect_and_get_accessor()
-    table = map(gcs_pb2.ActorTableData.FromString, accessor.get_actor_table(None, "ALIVE"))
     # In a group an actor asks for the group's own kinds ("CPU_group_..."), which are counted above.
-    actors = [(actor.actor_id.hex(), dict(actor.required_resources)) for actor in table]
+    actors = [(actor.actor_id.hex(), dict(actor.required_resources)) for actor in live_actors()]
     return groups + actors
 
 

@@ -16,15 +16,13 @@ def require_token(address: str) -> None:
     Whatever else is wrong there is left to `ray.init` to say.
     """
     import grpc
-    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
-    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
-    headers = [(key.lower(), value) for key, value in _own_token().items()]
+    from orchestrator.cluster.ray_private import ask_cluster_id, own_token
+
+    headers = [(key.lower(), value) for key, value in own_token().items()]
     with grpc.insecure_channel(address) as channel:
         try:
-            NodeInfoGcsServiceStub(channel).GetClusterId(
-                GetClusterIdRequest(), timeout=_ASK_S, metadata=headers
-            )
+            ask_cluster_id(channel, timeout_s=_ASK_S, headers=headers)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 have = "another token" if headers else "no token"
@@ -32,16 +30,3 @@ def require_token(address: str) -> None:
                     f"the Ray cluster at {address} wants its token; this driver has {have}. Set "
                     "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file."
                 ) from None
-
-
-def _own_token() -> dict[str, str]:
-    """The header that Ray would send; none where its token mode is off or it finds no token."""
-    from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, get_authentication_mode
-    from ray.exceptions import AuthenticationError
-
-    if get_authentication_mode() != AuthenticationMode.TOKEN:
-        return {}
-    try:
-        return AuthenticationTokenLoader.instance().get_token_for_http_header()
-    except AuthenticationError:  # token mode, and no token anywhere
-        return {}

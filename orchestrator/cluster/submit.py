@@ -27,7 +27,6 @@ DEFAULT_PORT = 8265
 # Ray's default of 3 s is shorter than a driver takes to end its trials and to tell its stores.
 STOP_WAIT_S = 60
 AGENT_WAIT_S = 120
-_NO_AGENT = "No available agent"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -44,7 +43,9 @@ def job_client(address: str) -> Iterator[Any]:
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+    from orchestrator.cluster import ray_private
+
+    for name in ray_private.TALKATIVE_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)  # set to INFO at their import
 
     # Ray lets these win over what it is told.
@@ -63,8 +64,10 @@ _RAY_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
 def _refused(address: str, error: Exception) -> Unreachable:
+    from orchestrator.cluster import ray_private
+
     text = redact(str(error))
-    if "401" in text or "403" in text or "auth" in text.lower():
+    if ray_private.says_unauthorised(text):
         return Unreachable(
             f"the job server at {redact(address)} wants a token that was not sent. Set "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file."
@@ -117,12 +120,14 @@ def submit(
 
 def _accepted(client: Any, request: dict[str, Any]) -> str:
     """The submission id. A head that was just started has no agent yet, and is asked again."""
+    from orchestrator.cluster import ray_private
+
     deadline = time.monotonic() + AGENT_WAIT_S
     while True:
         try:
             return client.submit_job(**request)
         except RuntimeError as error:
-            if _NO_AGENT in str(error) and time.monotonic() < deadline:
+            if ray_private.NO_AGENT_YET in str(error) and time.monotonic() < deadline:
                 time.sleep(2)
                 continue
             first = redact(str(error)).strip().splitlines()[0][:300]
@@ -177,10 +182,12 @@ def stop(client: Any, submission_id: str, *, wait_s: float = 2 * STOP_WAIT_S) ->
 
 @contextlib.contextmanager
 def _known(submission_id: str) -> Iterator[None]:
+    from orchestrator.cluster import ray_private
+
     try:
         yield
     except RuntimeError as error:
-        if "404" not in str(error) and "does not exist" not in str(error):
+        if not ray_private.says_unknown_job(str(error)):
             raise
         raise BadInput(
             f"a job is named by the submission id that `submit` printed; received "

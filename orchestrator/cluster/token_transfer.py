@@ -22,6 +22,8 @@ from filelock import FileLock
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from moe.data.layout import META_FILE, verify
+from orchestrator.base.whole_files import whole
+from orchestrator.cluster.ray_private import session_folder
 
 NODE_CACHE_VARIABLE = "MOE_STUDY_NODE_CACHE"
 BLOCK_BYTES = 8 << 20
@@ -67,8 +69,7 @@ def node_cache() -> Path:
     """This node's own folder: as its variable says, else in Ray's session folder there."""
     if chosen := os.environ.get(NODE_CACHE_VARIABLE):
         return Path(chosen)
-    session = ray._private.worker.global_worker.node.get_session_dir_path()
-    return Path(session) / "moe-study" / this_node()[:16]
+    return session_folder() / "moe-study" / this_node()[:16]
 
 
 def tokens_here(prepared: Path, *, driver_node: str | None, source: str | None) -> Path:
@@ -85,25 +86,20 @@ def tokens_here(prepared: Path, *, driver_node: str | None, source: str | None) 
 def bring(digest: str, source: str, root: Path) -> Path:
     """Once in a process: a copy that is there already is verified, and made anew if damaged."""
     root.mkdir(parents=True, exist_ok=True)
-    folder, partial = root / digest, root / f".{digest}.partial"
+    folder = root / digest
     with FileLock(root / f".{digest}.lock"):
         try:
             verify(folder)
             return folder
         except (ValueError, OSError):
             shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
+        with whole(folder) as partial:
+            partial.mkdir()
             actor = ray.get_actor(source)
             _copy(actor, digest, META_FILE, partial)
             for name in _files(partial):
                 _copy(actor, digest, name, partial)
             verify(partial)
-            partial.rename(folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
     return folder
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from moe.code_digest import moe_digest, trains_as
 from moe.metrics import STEP, TIMESTAMP_MS
 from orchestrator.base.errors import BadInput
+from orchestrator.base.whole_files import whole
 from orchestrator.driver.session import Session
 from orchestrator.stores.trial_record import MOE_DIGEST, ORIGIN
 
@@ -112,9 +113,8 @@ def _record(session: Session, number: int, folder: Path, result: dict[str, Any])
     kept = session.options.home.run_folder(result["config_hash"], result["moe_digest"])
     if not kept.exists():
         # Named whole only when it is whole: `analyze` reads the trained weights from here.
-        partial = kept.with_name(kept.name + ".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, partial, dirs_exist_ok=True)
-        partial.rename(kept)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with whole(kept) as partial:
+            shutil.copytree(folder, partial)
     if trains_as(result["moe_digest"]) != trains_as(moe_digest()):
         session.tell(f"{folder.name} was trained by other code: it gets a row of its own")

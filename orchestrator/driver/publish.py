@@ -30,13 +30,13 @@ from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.mlflow_client import connect, require_usable
 from orchestrator.stores.mlflow_refusals import reason
 from orchestrator.stores.moved_home import settle
+from orchestrator.stores.optuna_private import ARTIFACTS_ATTR_PREFIX
 from orchestrator.stores.optuna_storage import trouble_named
-from orchestrator.stores.optuna_trials import OWNER, SearchStore
+from orchestrator.stores.optuna_trials import OWNER, OptunaTrials
 from orchestrator.stores.parent_run import find_parent
 from orchestrator.study.study import Study
 
 FIGURES = "figures"
-_ARTIFACT = "artifacts:"  # optuna.artifacts._upload.ARTIFACTS_ATTR_PREFIX
 PARETO_PLOT = "pareto-front"
 
 
@@ -150,7 +150,7 @@ def _to_dashboard(launch: LaunchRecords, paths: Sequence[Path]) -> None:
         save_plotly_graph_object(launch.store.study, Figure(chart), graph_object_id=PARETO_PLOT)
 
 
-def attach(search: SearchStore, folder: Path, paths: Sequence[Path]) -> None:
+def attach(search: OptunaTrials, folder: Path, paths: Sequence[Path]) -> None:
     """Puts files among the artifacts of the launch's study in Optuna Dashboard.
 
     An artifact's id follows from its name (UUID 5), so that a launch that goes on replaces its own,
@@ -159,7 +159,6 @@ def attach(search: SearchStore, folder: Path, paths: Sequence[Path]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(folder)
-    study = search.study
     fresh: dict[str, str | None] = {}
     for path in paths:
         artifact_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{search.info.name}/{path.name}"))
@@ -172,13 +171,14 @@ def attach(search: SearchStore, folder: Path, paths: Sequence[Path]) -> None:
             mimetype=mimetype or "application/octet-stream",
             encoding=encoding,
         )
-        fresh[_ARTIFACT + artifact_id] = json.dumps(asdict(meta))
-    known = study._storage.get_study_system_attrs(search.info.study_id)
+        fresh[ARTIFACTS_ATTR_PREFIX + artifact_id] = json.dumps(asdict(meta))
+    known = search.study_attributes()
     gone = {key for key in known if _is_ours(key) and key not in fresh}
     for key, value in {**fresh, **dict.fromkeys(gone, json.dumps(None))}.items():
         if known.get(key) != value:
-            study._storage.set_study_system_attr(search.info.study_id, key, value)
+            search.set_study_attribute(key, value)
 
 
 def _is_ours(key: str) -> bool:
-    return key.startswith(_ARTIFACT) and uuid.UUID(key.removeprefix(_ARTIFACT)).version == 5
+    prefix, _, artifact_id = key.partition(ARTIFACTS_ATTR_PREFIX)
+    return not prefix and bool(artifact_id) and uuid.UUID(artifact_id).version == 5

@@ -29,13 +29,14 @@ from orchestrator.report.rungs import rung_line, rungs_of_launch
 from orchestrator.report.table_files import write_environment, write_table
 from orchestrator.report.tables import Table, table_of
 from orchestrator.stores.driver_lock import driver_locks
-from orchestrator.stores.mlflow_client import connect, database_of, quiet
+from orchestrator.stores.mlflow_client import connect, quiet
 from orchestrator.stores.mlflow_client import require_usable as require_tracking
-from orchestrator.stores.mlflow_runs import Tracking, away_named
+from orchestrator.stores.mlflow_private import database_of
+from orchestrator.stores.mlflow_runs import MlflowRuns, absence_named
 from orchestrator.stores.moved_home import settle
-from orchestrator.stores.optuna_sql import relational
+from orchestrator.stores.optuna_private import relational
 from orchestrator.stores.optuna_storage import open_storage, require_usable, trouble_named
-from orchestrator.stores.optuna_trials import OWNER, LaunchInfo, SearchStore
+from orchestrator.stores.optuna_trials import OWNER, LaunchInfo, OptunaTrials
 from orchestrator.stores.parent_run import STOPPED_BY, require_not_deleted
 from orchestrator.stores.reuse import finished_elsewhere, laid_out_as_before
 from orchestrator.stores.sqlite_files import with_log
@@ -54,9 +55,9 @@ class Session:
     launch: Launch
     options: Options
     info: LaunchInfo
-    search: SearchStore
+    search: OptunaTrials
     ledger: Ledger
-    tracking: Tracking
+    tracking: MlflowRuns
     tokens: Tokens
     said: list[str]
     say: Say
@@ -167,16 +168,16 @@ def opened(
         launch = _as_before(launch, storage_url)
         tokens = Tokens(launch, home, preparing)
         client = connect(mlflow_uri)
-        with away_named(client):
+        with absence_named(client):
             require_not_deleted(client, launch)
         storage = open_storage(storage_url, create=True)
         for url, engine in ((storage_url, relational(storage)), (mlflow_uri, database_of(client))):
             if engine is not None and url.startswith("sqlite:///"):
                 file = Path(url.removeprefix("sqlite:///"))
                 stack.enter_context(with_log(file, let_go=engine.dispose))
-        search = SearchStore.open(storage, launch, now=datetime.now(UTC))
+        search = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
         owner = search.info.attributes[OWNER]
-        tracking = Tracking.open(client, launch, home, owner=owner, uri=mlflow_uri)
+        tracking = MlflowRuns.open(client, launch, home, owner=owner, uri=mlflow_uri)
         try:
             mended = reconcile(search, tracking, metric=launch.study.metric)
             session = Session(
@@ -208,8 +209,8 @@ def _ledger(
     launch: Launch,
     options: Options,
     storage: BaseStorage,
-    search: SearchStore,
-    tracking: Tracking,
+    search: OptunaTrials,
+    tracking: MlflowRuns,
     listener: Listener | None,
     tokens: Tokens,
 ) -> Ledger:
@@ -240,7 +241,7 @@ def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
     for record in session.ledger.queue.unknown:
         yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
     info = session.info
-    alike = chain(session.records, SearchStore.alike(storage, info))
+    alike = chain(session.records, OptunaTrials.alike(storage, info))
     found, lengths = rungs_of_launch(info.attributes, alike)
     if found:
         yield rung_line(found, lengths)
@@ -278,7 +279,7 @@ def _leave(session: Session) -> None:
         folder = session.parent_folder
         for path in (*write_table(session.table(), folder), write_environment(folder)):
             tracking.log_artifact(tracking.parent_run_id, path)
-    finally:  # a store or disk that fails here must not keep the spool from being delivered
+    finally:  # a store or disk that fails here must not keep the outbox from being delivered
         try:
             delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
         except KeyboardInterrupt:  # a second one, while MLflow is waited for
@@ -293,7 +294,7 @@ def _leave(session: Session) -> None:
 def _how_to_deliver(session: Session) -> str:
     uri = session.options.mlflow_uri
     return (
-        f"metrics are not yet in MLflow: {session.tracking.spool} keeps them. Once the server is "
+        f"metrics are not yet in MLflow; {session.tracking.outbox_path} keeps them. Once it is "
         f"back: moe-study deliver --home {session.options.home.root}"
         + (f" --mlflow-uri {redact(uri)}" if uri else "")
     )

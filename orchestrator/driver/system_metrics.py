@@ -2,15 +2,16 @@
 
 MLflow's own monitors, sampled in the trial's first worker. What they measure is of the whole node,
 so trials that share one see each other. The values travel with the evaluations, since only the
-driver writes to a run; MLflow's own logging would write from each worker, past the spool.
+driver writes to a run; MLflow's own logging would write from each worker, past the outbox.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
+
+from orchestrator.stores.mlflow_private import system_monitors
 
 INTERVAL_S = 2.0
 PREFIX = "system/"  # what MLflow's page sorts by
@@ -20,7 +21,7 @@ class SystemMonitor:
     """Samples from a thread of its own; `take` gives the means since it was last called."""
 
     def __init__(self, interval_s: float = INTERVAL_S) -> None:
-        self._monitors = _monitors()
+        self._monitors = system_monitors()
         self._interval_s = interval_s
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -67,15 +68,3 @@ def monitored(wanted: bool) -> Iterator[SystemMonitor | None]:
     finally:
         if monitor is not None:
             monitor.close()
-
-
-def _monitors() -> list[Any]:
-    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
-
-    monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-    with suppress(ImportError, RuntimeError):  # no GPU, or nvidia-ml-py is not installed
-        monitors.append(GPUMonitor())
-    return monitors

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ray import cloudpickle
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -24,15 +23,14 @@ from ray.tune.search import Searcher
 from moe.metrics import STEP, TOKENS
 from orchestrator.base.errors import BadInput, StudyError, halted
 from orchestrator.cluster import failure_cause
+from orchestrator.cluster.ray_private import last_failure
 from orchestrator.driver.worker import EVENT, FAILED, FINAL, HALTED, PROGRESS, Job
-from orchestrator.stores.mlflow_runs import Away
+from orchestrator.stores.run_requests import LOOP_PATIENCE_S, StoreUnavailable
 from orchestrator.stores.trial_record import MOE_DIGEST, TrialRecord
 from orchestrator.study.launch import Launch
 from orchestrator.trials.ledger import Assignment, Ledger
 
 log = logging.getLogger(__name__)
-
-_FAILURE = "Failure # "  # how Tune heads each failure in a trial's error file
 
 
 def number_of(trial: Trial) -> int:
@@ -85,8 +83,9 @@ class LedgerSearcher(_NotPickled, Searcher):
             is_over = self._first is None and self._ledger.queue.is_all_started
             return Searcher.FINISHED if is_over else None
         try:
-            assignment, self._first = self._first or self._ledger.next(), None
-        except Away as error:
+            assignment = self._first or self._ledger.next(patience_s=LOOP_PATIENCE_S)
+            self._first = None
+        except StoreUnavailable as error:
             if not self._is_waiting:
                 log.warning("no new trial starts for now: %s", error)
             self._is_waiting = True
@@ -200,25 +199,8 @@ class LedgerCallback(_NotPickled, Callback):
             self._recovering.discard(number)
             self._ledger.requeued(number)
             return
-        reason = failure_cause.reason(_last_error(trial), self._nodes.get(number))
+        reason = failure_cause.reason(last_failure(trial), self._nodes.get(number))
         self._ledger.failed(number, reason, tokens=self._tokens.get(number, 0))
-
-
-def _last_error(trial: Trial) -> Exception | str | None:
-    """What the trial failed with last, from its own folder: storage gets its copies later.
-
-    Tune appends the text of every failure to one file, and keeps beside it the exception itself of
-    the last one that was an actor's or a task's: Ray's out of memory is neither.
-    """
-    file, pickled = trial.error_file, trial.pickled_error_file
-    if file is None or not Path(file).exists():
-        return trial.get_error()
-    text = Path(file).read_text(errors="replace").rpartition(_FAILURE)[2].partition("\n")[2]
-    if pickled is not None and Path(pickled).exists():
-        error = cloudpickle.loads(Path(pickled).read_bytes())
-        if str(error).strip() in text:
-            return error
-    return text
 
 
 class RuleScheduler(_NotPickled, FIFOScheduler):

@@ -16,7 +16,7 @@ from orchestrator.base.checkpoint_place import run_name
 from orchestrator.base.errors import StudyError
 from orchestrator.cluster import capacity, connection
 from orchestrator.driver.session import Session
-from orchestrator.stores.mlflow_runs import LOOP_PATIENCE_S, Away
+from orchestrator.stores.run_requests import StoreUnavailable
 from orchestrator.stores.trial_record import CHECKPOINT_PLACE, TrialRecord
 from orchestrator.trials.ledger import Assignment
 
@@ -28,7 +28,7 @@ def run(session: Session) -> None:
         with _interruptible(session):
             try:
                 first = session.ledger.next()
-            except Away as error:
+            except StoreUnavailable as error:
                 raise StudyError(f"{error}. Once it answers, the same command goes on.") from None
             if first is None:
                 return
@@ -90,7 +90,6 @@ def _tune(session: Session, first: Assignment) -> None:
             return folder / "routing.parquet"
         return place.copy_to_driver(place.run_folder(record.config_hash, moe_digest()), folder)
 
-    session.tracking.patience_s = LOOP_PATIENCE_S
     searcher = LedgerSearcher(
         session.ledger, make_job, first=first, may_start=lambda: session.tracking.reachable
     )

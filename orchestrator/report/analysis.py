@@ -18,6 +18,7 @@ from moe.train.run_folder import Storage
 from orchestrator.base.checkpoint_place import CheckpointPlace
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.base.whole_files import whole
 from orchestrator.report.judge import analysis_folder
 from orchestrator.report.records import LaunchRecords
 from orchestrator.stores.trial_record import CHECKPOINT_PLACE, TrialRecord
@@ -201,8 +202,7 @@ def _keep(result: dict[str, Any], shares: pa.Table, home: Home) -> None:
     folder = analysis_folder(home, result["launch"])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(result['probe'].encode()).hexdigest()[:12]}.json"
-    partial = path.with_suffix(".partial")
-    pq.write_table(shares, partial)
-    partial.replace(path.with_suffix(".shares.parquet"))
-    partial.write_text(json.dumps(result["rows"], indent=1))
-    partial.replace(path)
+    with whole(path.with_suffix(".shares.parquet")) as partial:
+        pq.write_table(shares, partial)
+    with whole(path) as partial:
+        partial.write_text(json.dumps(result["rows"], indent=1))

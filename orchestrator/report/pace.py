@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.base.home import Home
 from orchestrator.stores.optuna_storage import local_store_file, open_storage, trouble_named
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import FLOPS_PER_TOKEN
 
 
@@ -31,9 +31,9 @@ def pace_of(home: Home, *, scale: str) -> Pace | None:
     with trouble_named(home.optuna_storage):
         found = [
             record.device_s / (record.tokens * record.attributes[FLOPS_PER_TOKEN])
-            for info in SearchStore.launches(storage)
+            for info in OptunaTrials.launches(storage)
             if info.attributes["scale"] == scale
-            for record in SearchStore(storage, info).records()
+            for record in OptunaTrials(storage, info).records()
             if record.state == "complete" and record.tokens and record.device_s
         ]
     if not found:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import BadInput
+from orchestrator.base.whole_files import whole
 from orchestrator.report.cost import cost_rows
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
@@ -36,9 +37,8 @@ def write_report(launch: LaunchRecords, study: Study, path: Path) -> Path:
     text = render_report(launch, study)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInput(
             f"-o names a file that can be written; received {path} ({error.strerror}). Name "

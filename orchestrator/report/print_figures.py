@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.base.home import Home
+from orchestrator.base.whole_files import whole
 from orchestrator.report.figure_data import MOST_SAMPLED, Rows, counted
 from orchestrator.report.figure_labels import probe_name, word_form_note
 from orchestrator.report.judge import NO_EVIDENCE, main_digest
@@ -178,12 +179,10 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     paths = []
     for form in FORMATS:
         path = folder / f"{name}.{form}"
-        partial = path.with_name(f"{path.name}.partial")
         metadata = {"CreationDate": None} if form == "pdf" else {}
-        with paper_style():
+        with paper_style(), whole(path) as partial:
             figure.savefig(partial, format=form, dpi=DOTS_PER_INCH, metadata=metadata)
         figure.set_layout_engine("none")  # found once: it takes longer than the drawing
-        partial.replace(path)
         paths.append(path)
     return paths
 

@@ -16,7 +16,7 @@ from orchestrator.base.home import Home
 from orchestrator.report.judge import Judgement, judge_launch, read_analysis
 from orchestrator.report.tables import Table, table_of
 from orchestrator.stores.optuna_storage import open_storage, trouble_named
-from orchestrator.stores.optuna_trials import LaunchInfo, SearchStore
+from orchestrator.stores.optuna_trials import LaunchInfo, OptunaTrials
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.study import Study
 
@@ -26,7 +26,7 @@ class LaunchRecords:
     home: Home
     info: LaunchInfo
     trials: list[TrialRecord]
-    store: SearchStore | None = None
+    store: OptunaTrials | None = None
 
     @property
     def metric(self) -> str:
@@ -88,7 +88,7 @@ def read_launches(
     url = home.optuna_storage if optuna_storage is None else optuna_storage
     storage = open_storage(url, create=False)
     with trouble_named(url):
-        launches = SearchStore.launches(storage)
+        launches = OptunaTrials.launches(storage)
     asked = {"scale": scale, "overrides": dict(overrides) if overrides else None}
     fitting = [
         info
@@ -105,7 +105,7 @@ def read_launches(
             "and --set."
         )
     for info in reversed(fitting):
-        store = SearchStore(storage, info)
+        store = OptunaTrials(storage, info)
         with trouble_named(url):
             trials = store.records()
         yield LaunchRecords(home=home, info=info, trials=trials, store=store)

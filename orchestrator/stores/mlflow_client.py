@@ -12,13 +12,14 @@ from pathlib import Path
 
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
-from sqlalchemy import Engine, inspect
+from sqlalchemy import inspect
 
 from orchestrator.base.errors import BadInput, Unreachable
 from orchestrator.base.home import require_plain
 from orchestrator.base.urls import redact, require_reachable
 from orchestrator.stores import postgresql
 from orchestrator.stores.mlflow_refusals import reason
+from orchestrator.stores.optuna_private import OBJECTIVES_TABLE
 from orchestrator.stores.optuna_storage import sqlite_tables
 
 OPTION = "--mlflow-uri"
@@ -67,7 +68,7 @@ def connect(uri: str) -> MlflowClient:
 
 def _require_no_optuna(tables: list[str], uri: str) -> None:
     """Both keep the version of their tables in one of the same name."""
-    if "study_directions" in tables:
+    if OBJECTIVES_TABLE in tables:
         raise BadInput(
             f"MLflow needs a database of its own; received {redact(uri)}, which holds Optuna's "
             f"tables. Name another with {OPTION}."
@@ -81,11 +82,6 @@ def _client(uri: str) -> MlflowClient:
     except Exception as error:
         raise _unusable(uri, reason(error)) from None
     return client
-
-
-def database_of(client: MlflowClient) -> Engine | None:
-    """The database that a client writes to by itself; None behind a server."""
-    return getattr(client._tracking_client.store, "engine", None)
 
 
 def _unusable(uri: str, why: str) -> Unreachable:

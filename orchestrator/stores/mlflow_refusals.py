@@ -6,13 +6,12 @@ answer where there is one, and by what the transport beneath it says where there
 
 from __future__ import annotations
 
-import functools
 import re
-from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
 from orchestrator.base.urls import redact
+from orchestrator.stores.mlflow_private import known_schemas
 
 _BY_STATUS = {
     401: "it wants a user, and knows none or another (401). Set MLFLOW_TRACKING_USERNAME and "
@@ -84,7 +83,7 @@ def reason(error: Exception) -> str:
 
 
 def _schema(version: str) -> str:
-    if version in _known_schemas():
+    if version in known_schemas():
         return (
             "its tables are those of an older MLflow. Back the database up, then bring them up to "
             "date with `mlflow db upgrade URI`"
@@ -93,13 +92,3 @@ def _schema(version: str) -> str:
         f"its tables ({version}) are not known to the MLflow that is installed here: a newer one "
         "made them. Install that one, or name another store"
     )
-
-
-@functools.cache
-def _known_schemas() -> frozenset[str]:
-    """Versions of MLflow's tables, from its own migrations."""
-    import mlflow.store
-    from alembic.script import ScriptDirectory
-
-    migrations = Path(mlflow.store.__file__).parent / "db_migrations"
-    return frozenset(script.revision for script in ScriptDirectory(migrations).walk_revisions())

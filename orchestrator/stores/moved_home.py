@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlsplit
 from orchestrator.base.errors import LaunchHeld, StudyError
 from orchestrator.base.home import Home
 from orchestrator.stores.driver_lock import DriverLock
-from orchestrator.stores.outbox import fingerprint, own_spool_suffix, spool_suffix
-from orchestrator.stores.outbox_files import Spool, SpoolHeld
+from orchestrator.stores.outbox import fingerprint, outbox_suffix, own_outbox_suffix
+from orchestrator.stores.outbox_files import OutboxFile, OutboxHeld
 
 # Columns of MLflow's tables that begin with an experiment's location.
 _LOCATIONS = (
@@ -51,8 +51,8 @@ def settle(home: Home) -> list[str]:
             f"a home that was moved is mended as it is opened; {home.root / 'mlflow.db'} cannot be "
             f"written ({error}). Make it writable, or copy the home to where it is."
         ) from None
-    for place in [*places, home.root]:  # the last: spools that earlier code named by their place
-        _rename_spools(home, Home(place))
+    for place in [*places, home.root]:  # the last: outboxes that earlier code named by their place
+        _rename_outboxes(home, Home(place))
     return [
         f"this home was at {place}; its artifacts are written and read here now" for place in places
     ]
@@ -117,15 +117,15 @@ def artifact_folder(launch: str) -> str:
     return fingerprint(launch)[:12]
 
 
-def _rename_spools(home: Home, old: Home) -> None:
+def _rename_outboxes(home: Home, old: Home) -> None:
     """What was on its way from the old place goes out from here."""
-    before, now = spool_suffix(old.mlflow_uri), own_spool_suffix()
+    before, now = outbox_suffix(old.mlflow_uri), own_outbox_suffix()
     for path in sorted(home.spool.glob(f"*-{before}.jsonl")):
         new = path.with_name(f"{path.name[:12]}-{now}.jsonl")
-        with suppress(SpoolHeld), ExitStack() as stack:
-            sources = [Spool(path), Spool(new)]
-            for spool in sources:
-                stack.callback(spool.close)
+        with suppress(OutboxHeld), ExitStack() as stack:
+            sources = [OutboxFile(path), OutboxFile(new)]
+            for outbox in sources:
+                stack.callback(outbox.close)
             # The older first; killed in between, they are sent twice, which changes nothing.
             for entry, offset in list(sources[1].pending()):
                 sources[0].append(entry)

@@ -1,7 +1,7 @@
 """All trials of a relational Optuna storage in five plain queries, a new one in three statements.
 
 Through Optuna's own objects 10,000 trials take nine seconds of one core to read, and a new one
-thirty queries. The tables are those of Optuna's `storages/_rdb/models.py`;
+thirty queries. Only for tables that `optuna_private.known_tables` knows;
 tests/stores/test_optuna_sql.py holds both ways equal.
 """
 
@@ -19,24 +19,18 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
-from optuna.storages._rdb.models import (
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Engine, func, insert, select
+
+from orchestrator.stores.optuna_private import (
     StudySystemAttributeModel,
     TrialIntermediateValueModel,
     TrialModel,
     TrialParamModel,
     TrialUserAttributeModel,
     TrialValueModel,
+    give_identity,
 )
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, func, insert, select
-
-
-def relational(storage: BaseStorage) -> Engine | None:
-    """The database behind a storage; None for a journal."""
-    backend = storage._backend if isinstance(storage, _CachedStorage) else storage
-    return backend.engine if isinstance(backend, RDBStorage) else None
 
 
 def read_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
@@ -137,7 +131,7 @@ def insert_waiting(
         ):
             if rows:
                 connection.execute(insert(model.__table__), rows)
-    trial.number, trial._trial_id = number, trial_id
+    give_identity(trial, number=number, trial_id=trial_id)
 
 
 def _of_study(connection: Connection, study_id: int, model: Any, *columns: str) -> Any:

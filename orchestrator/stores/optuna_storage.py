@@ -16,7 +16,6 @@ from pathlib import Path
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.storages.journal._file import get_lock_file
 from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -24,6 +23,12 @@ from orchestrator.base.errors import BadInput, StudyError, Unreachable, halted, 
 from orchestrator.base.home import require_plain
 from orchestrator.base.urls import redact
 from orchestrator.stores import postgresql
+from orchestrator.stores.optuna_private import (
+    JOURNAL_LINE,
+    STUDIES_TABLE,
+    VERSION_TABLE,
+    locked,
+)
 
 OPTION = "--optuna-storage"
 _SQLITE, _JOURNAL = "sqlite:///", "journal:"
@@ -124,7 +129,7 @@ def _server(url: str, *, create: bool) -> Iterator[str]:
                 postgresql.wait_for(connection, "optuna tables")
             tables = inspect(connection).get_table_names()
             _require_ours(tables, redact(url), create=create)
-            if "studies" not in tables and not postgresql.may_create_tables(connection):
+            if STUDIES_TABLE not in tables and not postgresql.may_create_tables(connection):
                 raise BadInput(
                     f"the first driver makes Optuna's tables; the user of {redact(url)} may not "
                     "create any there. Grant it CREATE on the schema, or name another."
@@ -140,9 +145,9 @@ def _server(url: str, *, create: bool) -> Iterator[str]:
 def _require_ours(tables: list[str], shown: str, *, create: bool) -> None:
     """Optuna and MLflow keep the version of their tables in one of the same name: a database holds
     one of them, and the second is refused before it makes its tables."""
-    if "studies" in tables:
+    if STUDIES_TABLE in tables:
         return
-    if "alembic_version" in tables:
+    if VERSION_TABLE in tables:
         raise BadInput(
             f"Optuna needs a database of its own; received {shown}, which holds another program's "
             f"tables (MLflow's, perhaps). Name another with {OPTION}."
@@ -159,7 +164,7 @@ def _is_half_made(url: str, file: Path) -> bool:
     if url.startswith(_JOURNAL):
         return False
     try:
-        return "alembic_version" not in sqlite_tables(file)
+        return VERSION_TABLE not in sqlite_tables(file)
     except sqlite3.Error:
         return False  # `open_storage` says what it is
 
@@ -191,11 +196,11 @@ def _require_log(file: Path, lock: JournalFileSymlinkLock, *, mend: bool) -> Non
     """
     whole, newline, torn = file.read_bytes().rpartition(b"\n")
     last = whole.rpartition(b"\n")[2]
-    begin = b'{"op_code":'
+    begin = JOURNAL_LINE
     if (newline and not last.startswith(begin)) or not torn.startswith(begin[: len(torn)]):
         raise RuntimeError("not the log that Optuna writes")
     if torn and mend:
-        with get_lock_file(lock), file.open("r+b") as stream:
+        with locked(lock), file.open("r+b") as stream:
             stream.truncate(stream.read().rfind(b"\n") + 1)
 
 

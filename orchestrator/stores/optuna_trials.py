@@ -25,7 +25,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.base.errors import BadInput
 from orchestrator.base.provenance import provenance
-from orchestrator.stores.optuna_sql import insert_waiting, read_trials, relational
+from orchestrator.stores.optuna_private import (
+    give_identity,
+    known_tables,
+    note_attributes,
+    study_id_of,
+)
+from orchestrator.stores.optuna_sql import insert_waiting, read_trials
 from orchestrator.stores.trial_record import (
     BATCH_TOKENS,
     CELL,
@@ -76,7 +82,7 @@ class LaunchInfo:
         return self.attributes.get("corpora") or one
 
 
-class SearchStore:
+class OptunaTrials:
     """One launch's Optuna study."""
 
     def __init__(self, storage: BaseStorage, info: LaunchInfo) -> None:
@@ -88,7 +94,7 @@ class SearchStore:
     def launches(storage: BaseStorage) -> list[LaunchInfo]:
         """Launches in a storage, the most recently started last; other studies are left alone."""
         found = [
-            LaunchInfo(study_id=s._study_id, name=s.study_name, attributes=s.user_attrs)
+            LaunchInfo(study_id=study_id_of(s), name=s.study_name, attributes=s.user_attrs)
             for s in storage.get_all_studies()
             if {*LAUNCH_ATTRIBUTES, STARTED_AT} <= set(s.user_attrs)
         ]
@@ -109,7 +115,7 @@ class SearchStore:
                 yield from cls(storage, other).records()
 
     @classmethod
-    def open(cls, storage: BaseStorage, launch: Launch, *, now: datetime) -> SearchStore:
+    def open(cls, storage: BaseStorage, launch: Launch, *, now: datetime) -> OptunaTrials:
         """Creates the launch's study, or loads it; study attributes are brought up to date."""
         launches = cls.launches(storage)
         existing = next((info.attributes for info in launches if info.name == launch.name), {})
@@ -143,7 +149,7 @@ class SearchStore:
     @classmethod
     def open_imported(
         cls, storage: BaseStorage, name: str, direction: str, attributes: Mapping[str, Any]
-    ) -> SearchStore:
+    ) -> OptunaTrials:
         """The study of a launch that comes from another home: made, or, where this home has one,
         told which code worked on it elsewhere. It stays as new as it is."""
         launches = cls.launches(storage)
@@ -159,7 +165,7 @@ class SearchStore:
     @classmethod
     def _open(
         cls, storage: BaseStorage, name: str, direction: str, attributes: Mapping[str, Any]
-    ) -> SearchStore:
+    ) -> OptunaTrials:
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -176,7 +182,7 @@ class SearchStore:
         for key, value in attributes.items():
             if study.user_attrs.get(key) != value:
                 study.set_user_attr(key, value)
-        info = LaunchInfo(study_id=study._study_id, name=name, attributes=attributes)
+        info = LaunchInfo(study_id=study_id_of(study), name=name, attributes=attributes)
         store = cls(storage, info)
         store._write_note()
         return store
@@ -216,7 +222,7 @@ class SearchStore:
         return len(self._all())
 
     def _all(self) -> list[FrozenTrial]:
-        engine = relational(self._storage)
+        engine = known_tables(self._storage)
         if engine is not None:
             return read_trials(engine, self.info.study_id)
         return self._storage.get_all_trials(self.info.study_id, deepcopy=False)
@@ -305,13 +311,14 @@ class SearchStore:
 
     def _create(self, trial: FrozenTrial, note: str) -> None:
         """Writes a trial, which thereby gets its number and id."""
-        engine = relational(self._storage)
+        engine = known_tables(self._storage)
         if engine is not None:
-            insert_waiting(engine, self.info.study_id, trial, lambda i: _note_attributes(i, note))
+            insert_waiting(engine, self.info.study_id, trial, lambda i: note_attributes(i, note))
             return
-        trial._trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=trial)
-        trial.number = self._storage.get_trial_number_from_id(trial._trial_id)
-        for key, value in _note_attributes(trial._trial_id, note).items():
+        trial_id = self._storage.create_new_trial(self.info.study_id, template_trial=trial)
+        number = self._storage.get_trial_number_from_id(trial_id)
+        give_identity(trial, number=number, trial_id=trial_id)
+        for key, value in note_attributes(trial_id, note).items():
             self._storage.set_study_system_attr(self.info.study_id, key, value)
 
     def _require_same_choices(
@@ -346,20 +353,25 @@ class SearchStore:
         for key, value in attributes.items():
             self._storage.set_trial_user_attr(trial_id, key, value)
 
+    def set_attributes_of_waiting(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Through RUNNING: a WAITING trial changes nothing but its state."""
+        self.set_state(trial_id, TrialState.RUNNING)
+        self.set_attributes(trial_id, attributes)
+        self.set_state(trial_id, TrialState.WAITING)
+
+    def study_attributes(self) -> dict[str, Any]:
+        """System attributes of the study: what the dashboard keeps there."""
+        return self._storage.get_study_system_attrs(self.info.study_id)
+
+    def set_study_attribute(self, key: str, value: Any) -> None:
+        self._storage.set_study_system_attr(self.info.study_id, key, value)
+
     def report(self, trial_id: int, step: int, value: float) -> None:
         self._storage.set_trial_intermediate_value(trial_id, step, value)
 
     def set_state(self, trial_id: int, state: TrialState, value: float | None = None) -> None:
         values = None if value is None else [value]
         self._storage.set_trial_state_values(trial_id, state, values)
-
-
-def _note_attributes(trial_id: int, text: str) -> dict[str, Any]:
-    """Of the study, as the dashboard's `save_note` writes them, which reads the notes of all trials
-    before each: quadratic."""
-    from optuna_dashboard._note import note_ver_key, split_body  # slow to import
-
-    return {note_ver_key(trial_id): 1, **split_body(text, trial_id)} if text else {}
 
 
 def _with_this(drivers: list[dict[str, Any]]) -> list[dict[str, Any]]:

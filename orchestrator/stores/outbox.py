@@ -1,4 +1,4 @@
-"""Delivers a spool to MLflow from a thread of its own, so that a slow server slows no trial."""
+"""Delivers an outbox to MLflow from a thread of its own, so that a slow server slows no trial."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from requests import RequestException
 
 from orchestrator.base.home import Home
 from orchestrator.base.urls import redact
+from orchestrator.stores.mlflow_private import DATASET_CONTEXT_TAG
 from orchestrator.stores.mlflow_refusals import reason
-from orchestrator.stores.outbox_files import Spool, SpoolHeld
+from orchestrator.stores.outbox_files import OutboxFile, OutboxHeld
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ def is_permanent(error: MlflowException) -> bool:
     return error.error_code in _PERMANENT
 
 
-class Courier:
-    def __init__(self, client: MlflowClient, spool: Spool) -> None:
+class Outbox:
+    def __init__(self, client: MlflowClient, outbox: OutboxFile) -> None:
         self._client = client
-        self.spool = spool
+        self.file = outbox
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -45,49 +46,49 @@ class Courier:
         self.rejected: list[str] = []
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="mlflow-courier", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mlflow-outbox", daemon=True)
         self._thread.start()
 
     def send(self, entry: dict[str, Any]) -> None:
-        self.spool.append(entry)
+        self.file.append(entry)
         self._wake.set()
 
     def close(self, timeout_s: float) -> bool:
         """Stops after what is pending was delivered, or at the timeout. True if all was."""
         deadline = time.monotonic() + timeout_s
-        while self.spool.undelivered_bytes and time.monotonic() < deadline:
+        while self.file.undelivered_bytes and time.monotonic() < deadline:
             self._wake.set()
             time.sleep(0.01)
         self._stop.set()
         self._wake.set()
         if self._thread:
             self._thread.join(timeout=timeout_s)
-        delivered = self.spool.undelivered_bytes == 0
-        self.spool.close()
+        delivered = self.file.undelivered_bytes == 0
+        self.file.close()
         return delivered
 
     def deliver_pending(self) -> None:
         """Sends all that is pending. Raises what the store raises when it is away."""
-        entries = self.spool.pending()
+        entries = self.file.pending()
         for (op, run_id), group in itertools.groupby(
             entries, lambda e: (e[0]["op"], e[0]["run_id"])
         ):
             while batch := list(itertools.islice(group, _BATCH_ENTRIES)):
                 self._deliver(op, run_id, [entry for entry, _ in batch])
-                self.spool.mark_delivered(batch[-1][1])
+                self.file.mark_delivered(batch[-1][1])
 
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wake.wait(timeout=_RETRY_S)
             self._wake.clear()
             try:
-                if not self.spool.undelivered_bytes:
+                if not self.file.undelivered_bytes:
                     continue
                 self.deliver_pending()
                 self.reachable = True
             except Exception as error:
                 if self.reachable:
-                    log.warning("MLflow is away: %s; metrics are spooled", reason(error))
+                    log.warning("MLflow is away: %s; metrics wait in the outbox", reason(error))
                 self.reachable = False
                 self._stop.wait(_RETRY_S)
 
@@ -106,7 +107,7 @@ class Courier:
             self._set_aside(op, run_id, entries, type(error).__name__)
 
     def _set_aside(self, op: str, run_id: str, entries: list[dict[str, Any]], reason: str) -> None:
-        self.spool.set_aside(entries, reason)
+        self.file.set_aside(entries, reason)
         self.rejected.append(f"{op} of run {run_id}: {reason}")
 
     def _deliver_metrics(self, run_id: str, entries: list[dict[str, Any]]) -> None:
@@ -133,7 +134,7 @@ class Courier:
         for entry in entries:
             params = [Param(key, value) for key, value in entry["params"].items()]
             self._client.log_batch(run_id, params=params, synchronous=True)
-            context = InputTag("mlflow.data.context", "training")
+            context = InputTag(DATASET_CONTEXT_TAG, "training")
             if entry["dataset"] is not None:
                 inputs = [DatasetInput(Dataset(**entry["dataset"]), [context])]
                 self._client.log_inputs(run_id, datasets=inputs)
@@ -144,26 +145,26 @@ class Courier:
 
     def _deliver_artifact(self, run_id: str, entries: list[dict[str, Any]]) -> None:
         for entry in entries:
-            path = self.spool.path.parent.parent / entry["path"]  # within the home: from there
+            path = self.file.path.parent.parent / entry["path"]  # within the home: from there
             if path.exists():
                 self._client.log_artifact(run_id, str(path), entry["folder"])
 
 
-def spool_path(home: Home, launch: str, uri: str) -> Path:
-    """A spool belongs to one launch and one store: its run ids mean nothing to another."""
+def outbox_path(home: Home, launch: str, uri: str) -> Path:
+    """An outbox belongs to one launch and one store: its run ids mean nothing to another."""
     return home.spool / f"{fingerprint(launch)[:12]}-{suffix_of(home, uri)}.jsonl"
 
 
 def suffix_of(home: Home, uri: str) -> str:
-    """What a store's spools end in: the home's own store has one name wherever the home is."""
-    return own_spool_suffix() if uri == home.mlflow_uri else spool_suffix(uri)
+    """What a store's outboxes end in: the home's own store has one name wherever the home is."""
+    return own_outbox_suffix() if uri == home.mlflow_uri else outbox_suffix(uri)
 
 
-def own_spool_suffix() -> str:
+def own_outbox_suffix() -> str:
     return fingerprint("mlflow.db")[:8]
 
 
-def spool_suffix(uri: str) -> str:
+def outbox_suffix(uri: str) -> str:
     return fingerprint(redact(uri))[:8]
 
 
@@ -171,10 +172,10 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def deliver_spools(
+def deliver_outboxes(
     client: MlflowClient, uri: str, home: Home, say: Callable[[str], None]
 ) -> tuple[int, int]:
-    """Delivers a home's spools for one store; how many entries went, and how many are left.
+    """Delivers a home's outboxes for one store; how many entries went, and how many are left.
 
     Entries that the store refuses for good stay in a file of their own, and count as left.
     """
@@ -184,19 +185,19 @@ def deliver_spools(
             say(f"{path.name} is for another store than {redact(uri)}: name it with --mlflow-uri")
             continue
         try:
-            spool = Spool(path)
-        except SpoolHeld as error:
+            outbox = OutboxFile(path)
+        except OutboxHeld as error:
             say(str(error))
             continue
-        pending = sum(1 for _ in spool.pending())
+        pending = sum(1 for _ in outbox.pending())
         try:
-            Courier(client, spool).deliver_pending()
+            Outbox(client, outbox).deliver_pending()
         except (MlflowException, OSError) as error:
             say(f"{path.name}: the store is away: {reason(error)}")
-        remaining = sum(1 for _ in spool.pending())
-        delivered += pending - remaining - spool.rejected
-        left += remaining + spool.rejected
-        if spool.rejected:
-            say(f"refused for good, and kept: {spool.rejected_path}")
-        spool.close()
+        remaining = sum(1 for _ in outbox.pending())
+        delivered += pending - remaining - outbox.rejected
+        left += remaining + outbox.rejected
+        if outbox.rejected:
+            say(f"refused for good, and kept: {outbox.rejected_path}")
+        outbox.close()
     return max(0, delivered), left

@@ -1,8 +1,8 @@
 """What is on its way to MLflow: written down first, delivered in order, at least once.
 
-A spool is a file of JSON lines beside a file with the offset of what was delivered. An entry is on
-disk before the driver acts on it, so a killed driver loses nothing, and a server that is away only
-makes the file grow. An entry may be sent twice (killed between sending and moving the offset):
+An outbox is a file of JSON lines beside a file with the offset of what was delivered. An entry is
+on disk before the driver acts on it, so a killed driver loses nothing, and a server that is away
+only makes the file grow. An entry may be sent twice (killed between sending and moving the offset):
 metrics carry the timestamp of their first writing, and MLflow drops an identical point.
 """
 
@@ -17,13 +17,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-
-class SpoolHeld(Exception):
-    """Another process delivers this spool."""
+from orchestrator.base.whole_files import whole
 
 
-class Spool:
-    """Held by one process at a time, until `close`. Raises SpoolHeld where another has it."""
+class OutboxHeld(Exception):
+    """Another process delivers this outbox."""
+
+
+class OutboxFile:
+    """Held by one process at a time, until `close`. Raises OutboxHeld where another has it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,7 +34,7 @@ class Spool:
         try:
             self._held.acquire(timeout=0)
         except Timeout:
-            raise SpoolHeld(f"another process delivers {path.name}") from None
+            raise OutboxHeld(f"another process delivers {path.name}") from None
         self._offset_path = path.with_suffix(".offset")
         self._lock = threading.Lock()
         path.touch()
@@ -73,7 +75,7 @@ class Spool:
         return self.path.stat().st_size - self._delivered
 
     def mark_delivered(self, offset: int) -> None:
-        """Entries before `offset` need not be sent again. A wholly delivered spool is emptied."""
+        """Entries before `offset` need not be sent again. A wholly delivered outbox is emptied."""
         with self._lock:
             if offset == self.path.stat().st_size:
                 # The offset goes first: were the driver killed between the two, the entries would
@@ -108,7 +110,7 @@ class Spool:
 
     @staticmethod
     def waiting_bytes(path: Path) -> int:
-        """What a spool has still to deliver, for who looks and changes nothing."""
+        """What an outbox has still to deliver, for who looks and changes nothing."""
         try:
             offset = int(path.with_suffix(".offset").read_text())
         except (FileNotFoundError, ValueError):
@@ -124,7 +126,6 @@ class Spool:
         return offset if offset <= self.path.stat().st_size else 0
 
     def _write_offset(self, offset: int) -> None:
-        temporary = self._offset_path.with_suffix(".tmp")
-        temporary.write_text(str(offset))
-        os.replace(temporary, self._offset_path)
+        with whole(self._offset_path) as partial:
+            partial.write_text(str(offset))
         self._delivered = offset

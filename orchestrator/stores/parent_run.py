@@ -10,15 +10,12 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.base.errors import BadInput
 from orchestrator.stores.mlflow_client import search_runs
+from orchestrator.stores.mlflow_private import NOTE_TAG, TRAINING_KIND
 
 PARENT = "moe_study.parent"
 OWNER = "moe_study.owner"
 _TAG_LIMIT = 5000
 STOPPED_BY = "stopped_by"
-_NOTE = "mlflow.note.content"
-# Without the two MLflow 3 opens on its pages for traces of language models, which are empty here.
-_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-TRAINING_VIEW = "workflowType=machine_learning"
 
 
 class Asked(Protocol):
@@ -73,12 +70,12 @@ def open_experiment(client: MlflowClient, launch: NamedLaunch, artifacts: Path) 
                 "scale": launch.scale,
                 "corpus": launch.corpus_text[:_TAG_LIMIT],
                 "corpus_digest": str(launch.corpus_digest),
-                _NOTE: _description(launch),
-                **_TRAINING,
+                NOTE_TAG: _description(launch),
+                **TRAINING_KIND,
             },
         )
-    if not _TRAINING.items() <= experiment.tags.items():
-        for key, value in _TRAINING.items():
+    if not TRAINING_KIND.items() <= experiment.tags.items():
+        for key, value in TRAINING_KIND.items():
             client.set_experiment_tag(experiment.experiment_id, key, value)
     return experiment.experiment_id
 
@@ -92,7 +89,7 @@ def open_parent(client: MlflowClient, experiment_id: str, launch: NamedLaunch, o
             PARENT: "true",
             OWNER: owner,
             "study": launch.study.name,
-            _NOTE: _description(launch),
+            NOTE_TAG: _description(launch),
         },
     )
 

@@ -9,7 +9,7 @@ from datetime import UTC
 from optuna.storages import BaseStorage
 
 from moe.code_digest import moe_digest, trains_as
-from orchestrator.stores.optuna_trials import LABELS_KEPT, SearchStore
+from orchestrator.stores.optuna_trials import LABELS_KEPT, OptunaTrials
 from orchestrator.stores.trial_record import CHECKPOINT_PLACE, COMMIT, MOE_DIGEST, REUSED_FROM
 from orchestrator.study.launch import Launch
 
@@ -23,7 +23,7 @@ def laid_out_as_before(launch: Launch, storage: BaseStorage) -> Launch:
     """
     same = {
         info.name: info.attributes
-        for info in SearchStore.launches(storage)
+        for info in OptunaTrials.launches(storage)
         if info.attributes["corpus_digest"] == launch.corpus_digest
     }
     known = [same[launch.name]] if launch.name in same else same.values()
@@ -54,10 +54,10 @@ def finished_elsewhere(storage: BaseStorage, own_launch: str) -> dict[str, Finis
     """By config hash. Results of code that trains otherwise are left out: they are not the same."""
     found: dict[str, Finished] = {}
     code = trains_as(moe_digest())
-    for info in SearchStore.launches(storage):
+    for info in OptunaTrials.launches(storage):
         if info.name == own_launch:
             continue
-        for record in SearchStore(storage, info).records():
+        for record in OptunaTrials(storage, info).records():
             paid_here = record.state == "complete" and not record.attributes.get(REUSED_FROM)
             if paid_here and record.code == code:
                 found[record.config_hash] = Finished(

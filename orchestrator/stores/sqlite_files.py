@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 # The log is shared memory between processes, which no network file system has.
 _LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay", "apfs", "hfs"}
 
@@ -43,11 +45,10 @@ def _switch(file: Path, mode: str) -> None:
 def _file_system(file: Path) -> str:
     """Its type by the longest mount point above it; empty where the system does not tell."""
     path = os.path.realpath(file)
-    best, kind = "", ""
-    with suppress(OSError), open("/proc/self/mounts") as mounts:
-        for line in mounts:
-            _, point, found, *_ = line.split()
-            inside = path == point or path.startswith(point.rstrip("/") + "/")
-            if inside and len(point) >= len(best):
-                best, kind = point, found
-    return kind
+    above = [
+        mount
+        for mount in psutil.disk_partitions(all=True)
+        if path == mount.mountpoint or path.startswith(mount.mountpoint.rstrip("/") + "/")
+    ]
+    # Of two on one point the later hides the earlier: `sorted` keeps their order.
+    return sorted(above, key=lambda mount: len(mount.mountpoint))[-1].fstype if above else ""

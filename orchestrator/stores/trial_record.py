@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from moe.code_digest import trains_as
 from moe.metrics import DEVICE_S as COST
+from orchestrator.stores.optuna_private import trial_id_of
 
 # User attributes of an Optuna trial.
 CELL = "cell"
@@ -154,7 +155,7 @@ class TrialRecord:
         attributes = dict(trial.user_attrs)  # a journal's own dicts change as it is written
         return cls(
             number=trial.number,
-            trial_id=trial._trial_id,
+            trial_id=trial_id_of(trial),
             state=STATE_OF[trial.state],
             cell=attributes[CELL],
             seed=attributes[SEED],

@@ -1,7 +1,7 @@
 """A trial that came to its end in another home, written whole into both stores of this one.
 
 The second writer beside the ledger, for what needs no point of a study's file. The order of writes
-is the ledger's: what MLflow is to have is in the spool before Optuna is told of an end. The trial
+is the ledger's: what MLflow is to have is in the outbox before Optuna is told of an end. The trial
 itself appears in Optuna in one write, so that a kill before it leaves a run that no trial knows:
 `reconcile` removes it, and the same import goes on.
 """
@@ -14,14 +14,14 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.stores.finished_run import FinishedRun
-from orchestrator.stores.mlflow_runs import Tracking
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.mlflow_runs import MlflowRuns
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import ORIGIN_TRIAL, RUN_ID, RUN_LINK, TrialRecord
 
 
 def adopt(
-    search: SearchStore,
-    tracking: Tracking,
+    search: OptunaTrials,
+    tracking: MlflowRuns,
     trial: FrozenTrial,
     run: FinishedRun,
     *,

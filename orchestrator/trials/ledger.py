@@ -21,13 +21,14 @@ The life of a trial. Arrows are methods of `Ledger`; [in brackets] who calls the
       pruned   <-- pruned    [callback]: the stopping rule <----------+
       failed   <-- failed    [callback]: diverged, lost too often <---+
 
-| here     | Optuna   | MLflow    | how it gets there after a kill -9 (`reconcile`)              |
-|----------|----------|-----------|--------------------------------------------------------------|
-| waiting  | WAITING  | SCHEDULED | running becomes waiting: it goes on from its checkpoint      |
-| running  | RUNNING  | RUNNING   | only while its driver lives                                  |
-| complete | COMPLETE | FINISHED  | MLflow is given the end, and the final metrics if it lacks   |
-| pruned   | PRUNED   | KILLED    | them: Optuna is the one that is believed                     |
-| failed   | FAIL     | FAILED    | stays; `--retry-failed` plans the configuration anew         |
+| here     | Optuna   | MLflow    | after a kill -9, by `reconcile`                          |
+|----------|----------|-----------|----------------------------------------------------------|
+| waiting  | WAITING  | SCHEDULED | stays; a run that its trial does not name yet is removed |
+| running  | RUNNING  | RUNNING   | waits: it goes on from its checkpoint                    |
+| complete | COMPLETE | FINISHED  | MLflow gets its end, and the final metrics if it lacks   |
+|          |          |           | them; where the two values differ, both stay and are told|
+| pruned   | PRUNED   | KILLED    | MLflow gets its end                                      |
+| failed   | FAIL     | FAILED    | MLflow gets its end; `--retry-failed` plans it anew      |
 
 The order of writes is chosen so that a kill between any two leaves something that `reconcile` can
 mend: what MLflow is to have is in the outbox before Optuna is told that a trial ended, and a run
@@ -48,8 +49,8 @@ from optuna.trial import TrialState
 
 from moe.code_digest import moe_digest
 from moe.metrics import DEVICE_S, STEP, TIMESTAMP_MS, TOKENS, Metric
-from orchestrator.stores.mlflow_runs import Tracking
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.mlflow_runs import MlflowRuns
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.reuse import Finished
 from orchestrator.stores.trial_record import (
     ATTEMPT,
@@ -97,8 +98,8 @@ class Ledger:
     def __init__(
         self,
         launch: Launch,
-        search: SearchStore,
-        tracking: Tracking,
+        search: OptunaTrials,
+        tracking: MlflowRuns,
         *,
         finished_elsewhere: Mapping[str, Finished],
         run_tags: Mapping[str, str],
@@ -121,6 +122,8 @@ class Ledger:
         self.trials = TrialTable(launch, search.records())
         self.spending = Spending(limits or Limits(), self.trials, workers=workers, now=now)
         self._now = now
+        # Of trials that wait: Optuna changes nothing of one but its state.
+        self._unwritten: dict[int, dict[str, Any]] = {}
         self._device_s: dict[int, float] = {}
         self._device_s_written: dict[int, float] = {}
         self._groups = SeedGroups(launch, self.trials, retry_failed=retry_failed)
@@ -151,15 +154,16 @@ class Ledger:
 
     # What is handed out --------------------------------------------------------------------------
 
-    def next(self) -> Assignment | None:
+    def next(self, *, patience_s: float | None = None) -> Assignment | None:
         """The next trial to run, its MLflow run made; None if there is none.
 
         A trial whose configuration was trained before, in this home, is completed from that result.
-        Raises tracking.Away while MLflow does not answer: no trial starts then.
+        Raises StoreUnavailable while MLflow does not answer within `patience_s` (None: its own
+        timeout): no trial starts then.
         """
         self._end_seeds_of_stopped_points()
         while (number := self.queue.next()) is not None:
-            assignment = self._hand_out(number)
+            assignment = self._hand_out(number, patience_s)
             source = self._elsewhere.get(assignment.record.config_hash)
             if source is None:
                 return assignment
@@ -171,26 +175,29 @@ class Ledger:
         number = self.queue.waiting_with(config_hash)
         return None if number is None else self._hand_out(number)
 
-    def _hand_out(self, number: int) -> Assignment:
+    def _hand_out(self, number: int, patience_s: float | None = None) -> Assignment:
         record = self.trials[number]
         point = self.queue.point_of(record)
-        record = self._ensure_run(record, point)
+        record = self._ensure_run(record, point, patience_s)
         self.queue.hand_out(number)
         self.trials.begin(number, point.tokens)
         return Assignment(record=record, point=point)
 
     def annotate(self, number: int, attributes: Mapping[str, Any]) -> None:
-        """Attributes of a running trial, in both stores."""
+        """Attributes of a trial that has its run, in both stores."""
         record = self.trials[number]
         self._tracking.set_tags(record.run_id, attributes)
         self._update(record, attributes=attributes)
 
-    def _ensure_run(self, record: TrialRecord, point: Point) -> TrialRecord:
+    def _ensure_run(
+        self, record: TrialRecord, point: Point, patience_s: float | None
+    ) -> TrialRecord:
         if record.run_id is not None:
             return record
         run_id = self._tracking.create_run(
             point,
             number=record.number,
+            patience_s=patience_s,
             tags={
                 "study": self._launch.study.name,
                 "scale": self._launch.scale,
@@ -400,8 +407,9 @@ class Ledger:
             spent = {DEVICE_S_ATTRIBUTE: self.spending.device_s_of(record)}
         self.spending.ended(number)
         self._tracking.set_status(record.run_id, MLFLOW_STATUS_OF["waiting"])
+        record = self._update(record, attributes=spent)
         self._search.set_state(record.trial_id, TrialState.WAITING)
-        return self._update(record, state="waiting", attributes=spent)
+        return self._update(record, state="waiting")
 
     def requeued(self, number: int) -> None:
         """A lost trial that is to be handed out again before all others, as a new attempt."""
@@ -433,6 +441,9 @@ class Ledger:
         value: float | None = None,
         attributes: Mapping[str, Any],
     ) -> TrialRecord:
+        if record.state == "waiting":  # it ended before it began
+            self._search.set_state(record.trial_id, TrialState.RUNNING)
+        attributes = {**self._unwritten.pop(record.number, {}), **attributes}
         self._search.set_attributes(record.trial_id, attributes)
         self._tracking.end(record.run_id, MLFLOW_STATUS_OF[state])
         self._search.set_state(record.trial_id, optuna_state, value)
@@ -457,8 +468,11 @@ class Ledger:
         written: bool = False,
         **changes: Any,
     ) -> TrialRecord:
-        attributes = attributes or {}
-        if not written:
+        attributes = dict(attributes or {})
+        if changes.get("state", record.state) == "waiting":
+            self._unwritten.setdefault(record.number, {}).update(attributes)
+        elif not written:
+            attributes = {**self._unwritten.pop(record.number, {}), **attributes}
             self._search.set_attributes(record.trial_id, attributes)
         merged = {**record.attributes, **attributes}
         record = replace(

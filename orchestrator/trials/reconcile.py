@@ -8,8 +8,8 @@ from __future__ import annotations
 from optuna.trial import TrialState
 
 from moe.metrics import STEP, TIMESTAMP_MS
-from orchestrator.stores.mlflow_runs import RunInfo, Tracking
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.mlflow_runs import MlflowRuns, RunInfo
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import (
     CONFIG_HASH,
     FINISHED_STATES,
@@ -20,7 +20,7 @@ from orchestrator.stores.trial_record import (
 )
 
 
-def reconcile(search: SearchStore, tracking: Tracking, *, metric: str) -> list[str]:
+def reconcile(search: OptunaTrials, tracking: MlflowRuns, *, metric: str) -> list[str]:
     """What was mended or could not be, one line each."""
     said: list[str] = []
     interrupted = 0
@@ -50,7 +50,7 @@ def reconcile(search: SearchStore, tracking: Tracking, *, metric: str) -> list[s
             )
     for record in records.values():
         if record.run_id and record.run_id not in runs and record.state == "waiting":
-            search.set_attributes(record.trial_id, {RUN_ID: None})
+            search.set_attributes_of_waiting(record.trial_id, {RUN_ID: None})
             said.append(f"the MLflow run of trial {record.number} is gone; it gets a new one")
         elif record.run_id:
             said += _agree(record, runs.get(record.run_id), tracking, metric)
@@ -64,7 +64,9 @@ def _never_started(run: RunInfo, records: dict[int, TrialRecord]) -> bool:
     return same and run.status in ("RUNNING", "SCHEDULED", "KILLED") and not run.metrics
 
 
-def _agree(record: TrialRecord, run: RunInfo | None, tracking: Tracking, metric: str) -> list[str]:
+def _agree(
+    record: TrialRecord, run: RunInfo | None, tracking: MlflowRuns, metric: str
+) -> list[str]:
     name = f"trial {record.number} ({record.cell}, seed {record.seed})"
     if run is None:
         return [f"the MLflow run {record.run_id} of {name} is gone; its result stands in Optuna"]

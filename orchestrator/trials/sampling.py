@@ -27,6 +27,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from moe.metrics import VAL_LOSS, describe
+from orchestrator.stores.optuna_private import study_id_of
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.corpora import CORPUS_PATH
 from orchestrator.study.launch import Launch, Point
@@ -135,7 +136,7 @@ def study_of(
     direction = "maximize" if describe(metric).better == "higher" else "minimize"
     study = optuna.create_study(storage=storage, sampler=sampler, direction=direction)
     for record in history:
-        storage.create_new_trial(study._study_id, template_trial=_as_shadow(record))
+        storage.create_new_trial(study_id_of(study), template_trial=_as_shadow(record))
     return study
 
 

@@ -32,8 +32,8 @@ from orchestrator.report.judge import analysis_folder
 from orchestrator.report.page import render_report
 from orchestrator.report.records import read_launch
 from orchestrator.report.tables import as_json
-from orchestrator.stores.mlflow_runs import Tracking
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.mlflow_runs import MlflowRuns
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import ORIGIN_LAUNCH, ORIGIN_TRIAL
 from orchestrator.study.launch import resolve
 
@@ -304,9 +304,9 @@ def import_until_killed(path, home, writes):
 
         setattr(owner, name, write)
 
-    counted(Tracking, "adopt_run")
+    counted(MlflowRuns, "adopt_run")
     for name in ("add_finished", "set_state", "set_attributes", "report"):
-        counted(SearchStore, name)
+        counted(OptunaTrials, name)
     counted(MlflowClient, "log_batch")
     import_launch(read(path), home, say=print)
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from orchestrator.base.home import Home
 from orchestrator.stores.optuna_storage import open_storage
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import METRICS, MOE_DIGEST
 from orchestrator.study.launch import resolve
 from orchestrator.study.library import load_study
@@ -246,7 +246,7 @@ def recorded(tmp_path_factory, corpus, mlflow_template):
     (home.root / "mlflow.db").write_bytes(mlflow_template.read_bytes())
     launch = resolve(load_study("quickstart"), corpus_spec=corpus)
     storage = open_storage(home.optuna_storage, create=True)
-    store = SearchStore.open(storage, launch, now=datetime.now(UTC))
+    store = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
     points = launch.points()
     distributions = grid_distributions(points)
     made = store.add_waiting(points[0], distributions=distributions_of(points[0], distributions))

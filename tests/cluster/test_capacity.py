@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.base.errors import BadInput
-from orchestrator.cluster.capacity import Growth, capacity, fits, read_monitor_config
+from orchestrator.cluster.capacity import Growth, capacity, fits
 from orchestrator.cluster.connection import Resources
+from orchestrator.cluster.ray_private import monitor_config
 
 CONFIG = {
     "max_workers": 5,
@@ -71,7 +72,7 @@ def test_a_live_cluster_without_autoscaler_refuses_with_what_it_has():
 
 
 def test_no_monitor_of_another_cluster_is_read():
-    assert read_monitor_config("192.0.2.1:6379") == (False, None)
+    assert monitor_config("192.0.2.1:6379") == (False, None)
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ from moe.metrics import VAL_LOSS
 from orchestrator.base.home import Home
 from orchestrator.stores import mlflow_client
 from orchestrator.stores.mlflow_client import connect
-from orchestrator.stores.mlflow_runs import TRIAL_NUMBER, Tracking
-from orchestrator.stores.optuna_trials import OWNER, SearchStore
-from orchestrator.stores.outbox_files import Spool
+from orchestrator.stores.mlflow_runs import TRIAL_NUMBER, MlflowRuns
+from orchestrator.stores.optuna_trials import OWNER, OptunaTrials
+from orchestrator.stores.outbox_files import OutboxFile
 from orchestrator.stores.parent_run import PARENT
 from orchestrator.stores.reuse import finished_elsewhere
 from orchestrator.stores.trial_record import MLFLOW_STATUS_OF, RUN_ID, STATE_OF
@@ -79,10 +79,10 @@ def entry(cell: str, step: int) -> dict[str, float]:
 def drive(home: Home, launch: Launch) -> None:
     """What a driver does, Ray left out."""
     storage = optuna.storages.get_storage(home.optuna_storage)
-    search = SearchStore.open(storage, launch, now=datetime.now(UTC))
+    search = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
     owner = search.info.attributes[OWNER]
     uri = home.mlflow_uri
-    tracking = Tracking.open(connect(uri), launch, home, owner=owner, uri=uri)
+    tracking = MlflowRuns.open(connect(uri), launch, home, owner=owner, uri=uri)
     reconcile(search, tracking, metric=VAL_LOSS)
     ledger = Ledger(
         launch,
@@ -128,7 +128,7 @@ def die_after(writes: int) -> None:
 
         return call
 
-    def append(spool: Spool, line: dict[str, Any]) -> None:
+    def append(spool: OutboxFile, line: dict[str, Any]) -> None:
         if left == 1:
             with spool.path.open("ab") as file:
                 file.write(json.dumps(line).encode()[:9])
@@ -139,12 +139,12 @@ def die_after(writes: int) -> None:
     for owner, names in (
         (_CachedStorage, [n for n in dir(_CachedStorage) if n.startswith(("set_", "create_"))]),
         (MlflowClient, [*writing, "create_experiment", "set_terminated", "delete_run"]),
-        (Spool, ["_write_offset", "append"]),
+        (OutboxFile, ["_write_offset", "append"]),
         (os, ["truncate"]),
     ):
         for name in names:
             setattr(owner, name, counted(getattr(owner, name)))
-    whole, Spool.append = Spool.append, append
+    whole, OutboxFile.append = OutboxFile.append, append
 
 
 def wrong(home: Home, launch: Launch) -> list[str]:

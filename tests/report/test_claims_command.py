@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from orchestrator.base.home import Home
 from orchestrator.stores.optuna_storage import open_storage
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import METRICS, MOE_DIGEST
 from orchestrator.study.launch import resolve
 from orchestrator.study.library import load_study
@@ -27,7 +27,7 @@ def home(tmp_path_factory, corpus):
     storage = open_storage(home.optuna_storage, create=True)
     for scale, seeds in (("smoke", (0,)), ("cpu", (0, 1, 2))):
         launch = resolve(load_study("paper_table1"), scale=scale, seeds=seeds, corpus_spec=corpus)
-        store = SearchStore.open(storage, launch, now=datetime.now(UTC))
+        store = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
         points = launch.points()
         distributions = grid_distributions(points)
         for number, point in enumerate(points):

@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from moe.metrics import VAL_LOSS
 from orchestrator.base.errors import Unreachable
 from orchestrator.stores.mlflow_client import connect
-from orchestrator.stores.mlflow_runs import Away
+from orchestrator.stores.run_requests import StoreUnavailable
 
 
 def entry(step, loss):
@@ -135,8 +135,8 @@ def next_one(ledger, timeout_s=120):
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            return ledger.next().record.number
-        except Away:
+            return ledger.next(patience_s=0.3).record.number
+        except StoreUnavailable:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
@@ -154,7 +154,6 @@ def test_503_for_a_while_loses_nothing_and_doubles_nothing(drive, proxy, tmp_pat
     artifact.write_bytes(b"bytes")
     with away.held() as session:
         ledger = session.ledger
-        session.tracking.patience_s = 0.5
         number = next_one(ledger)
         ledger.started(number)
         ledger.progressed(number, entry(2, 3.0))
@@ -162,8 +161,8 @@ def test_503_for_a_while_loses_nothing_and_doubles_nothing(drive, proxy, tmp_pat
         for step, loss in ((4, 2.75), (6, 2.5)):
             ledger.progressed(number, entry(step, loss))
         ledger.completed(number, entry(8, 2.25), tokens=1, artifacts=[(str(artifact), "routing")])
-        with pytest.raises(Away):
-            ledger.next()
+        with pytest.raises(StoreUnavailable):
+            ledger.next(patience_s=0.3)
         deadline = time.monotonic() + 60
         while session.tracking.reachable and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -189,18 +188,17 @@ def test_a_server_that_never_answers_does_not_hold_up_the_loop(drive, proxy, mon
     away = drive("away-hang")
     with away.held() as session:
         ledger = session.ledger
-        session.tracking.patience_s = 0.2
         number = next_one(ledger)
         ledger.started(number)
         proxy.turn("hang")
         # Each of these returns while the server holds the request: only the test lets it go.
-        with pytest.raises(Away):
-            ledger.next()
+        with pytest.raises(StoreUnavailable):
+            ledger.next(patience_s=0.3)
         assert proxy.held.wait(60)
         for step in (2, 4, 6):
             ledger.progressed(number, entry(step, 3.0))
-            with pytest.raises(Away):
-                ledger.next()
+            with pytest.raises(StoreUnavailable):
+                ledger.next(patience_s=0.3)
         ledger.completed(number, entry(8, 2.0), tokens=1)
         assert proxy.mode == "hang"
         proxy.turn("pass")
@@ -215,13 +213,12 @@ def test_an_answer_that_is_lost_makes_no_second_run_and_no_second_point(drive, p
     away = drive("away-lose")
     with away.held() as session:
         ledger = session.ledger
-        session.tracking.patience_s = 0.5
         number = next_one(ledger)
         ledger.started(number)
         proxy.turn("lose")
         ledger.progressed(number, entry(2, 3.0))
-        with pytest.raises(Away):
-            ledger.next()
+        with pytest.raises(StoreUnavailable):
+            ledger.next(patience_s=0.3)
         deadline = time.monotonic() + 60
         while session.tracking.reachable and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -6,8 +6,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
-from orchestrator.stores.mlflow_runs import Away
-from orchestrator.stores.outbox import deliver_spools
+from orchestrator.stores.outbox import deliver_outboxes
+from orchestrator.stores.run_requests import StoreUnavailable
 
 
 def entry(step, loss):
@@ -31,20 +31,20 @@ def test_metrics_outlive_a_server_that_is_away_and_nothing_is_shown(
         server.stop()
         ledger.progressed(numbers[1], entry(6, 2.0))
         ledger.completed(numbers[1], entry(8, 1.75), tokens=1)
-        with pytest.raises(Away):
+        with pytest.raises(StoreUnavailable):
             ledger.next()
     assert session.undelivered
     assert session.exit_code == 1
     assert [session.ledger.trials[n].state for n in numbers] == ["complete", "complete"]
 
     server.start()
-    delivered, left = deliver_spools(
+    delivered, left = deliver_outboxes(
         MlflowClient(home.mlflow_uri), home.mlflow_uri, home, say=said.append
     )
     assert (delivered, left) == (0, 0)
     assert any("another store" in line for line in said)
     client = MlflowClient(server.uri)
-    delivered, left = deliver_spools(client, server.uri, home, say=said.append)
+    delivered, left = deliver_outboxes(client, server.uri, home, say=said.append)
     assert delivered > 0
     assert left == 0
     for number, value in zip(numbers, (2.25, 1.75), strict=True):

@@ -24,8 +24,8 @@ from orchestrator.driver.publish import publish_analysis
 from orchestrator.driver.session import opened
 from orchestrator.report.records import read_launch
 from orchestrator.stores.moved_home import former_places, settle
-from orchestrator.stores.outbox import deliver_spools, own_spool_suffix, spool_suffix
-from orchestrator.stores.outbox_files import Spool
+from orchestrator.stores.outbox import deliver_outboxes, outbox_suffix, own_outbox_suffix
+from orchestrator.stores.outbox_files import OutboxFile
 from orchestrator.study.launch import resolve
 
 
@@ -136,12 +136,12 @@ def test_what_waited_for_the_store_goes_out_from_the_new_place(copied, tmp_path)
     """Also from a spool that earlier code named by the home's path."""
     home, copy = copied
     run_id = read_launch("tiny-grid", home=home).trials[0].run_id
-    (path,) = copy.spool.glob(f"*-{own_spool_suffix()}.jsonl")
-    old = path.with_name(f"{path.name[:12]}-{spool_suffix(home.mlflow_uri)}.jsonl")
+    (path,) = copy.spool.glob(f"*-{own_outbox_suffix()}.jsonl")
+    old = path.with_name(f"{path.name[:12]}-{outbox_suffix(home.mlflow_uri)}.jsonl")
     waiting = home.spool / "late.txt"  # the copy has it too
     (copy.spool / "late.txt").write_text("late")
     path.unlink()
-    spool = Spool(old)
+    spool = OutboxFile(old)
     spool.append({"op": "tags", "run_id": run_id, "tags": {"sent": "already"}})
     spool.mark_delivered(next(spool.pending())[1])
     spool.append({"op": "tags", "run_id": run_id, "tags": {"late": "yes"}})
@@ -150,11 +150,11 @@ def test_what_waited_for_the_store_goes_out_from_the_new_place(copied, tmp_path)
     spool.close()
     client = MlflowClient(copy.mlflow_uri)
     said = []
-    assert deliver_spools(client, copy.mlflow_uri, copy, say=said.append) == (0, 0)
+    assert deliver_outboxes(client, copy.mlflow_uri, copy, say=said.append) == (0, 0)
     assert "another store" in said[0]
     settle(copy)
-    assert list(copy.spool.glob(f"*-{spool_suffix(home.mlflow_uri)}*")) == []
-    delivered, left = deliver_spools(client, copy.mlflow_uri, copy, say=said.append)
+    assert list(copy.spool.glob(f"*-{outbox_suffix(home.mlflow_uri)}*")) == []
+    delivered, left = deliver_outboxes(client, copy.mlflow_uri, copy, say=said.append)
     assert (delivered, left) == (1, 1), "the refused entry is kept, and counted as left"
     assert client.get_run(run_id).data.tags["late"] == "yes"
     assert artifact(copy, run_id, "late.txt", tmp_path / "to") == "late"

@@ -10,7 +10,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import get_storage
 from optuna.trial import TrialState, create_trial
 
-from orchestrator.stores.optuna_sql import insert_waiting, read_trials, relational
+from orchestrator.stores.optuna_private import relational
+from orchestrator.stores.optuna_sql import insert_waiting, read_trials
 
 DISTRIBUTIONS = {
     "router": CategoricalDistribution(("learned", "frozen")),

@@ -1,4 +1,4 @@
-"""One contract, three storages: what a SearchStore promises holds on SQLite, a journal file and a
+"""One contract, three storages: what a OptunaTrials promises holds on SQLite, a journal file and a
 real PostgreSQL server."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from moe.metrics import VAL_LOSS
 from orchestrator.base.errors import BadInput, LaunchHeld
 from orchestrator.driver.tune_loop import run
 from orchestrator.stores.optuna_storage import local_store_file, open_storage, require_usable
-from orchestrator.stores.optuna_trials import SearchStore
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import CELL, ERROR, METRICS, RUN_ID, count_states
 from orchestrator.study.launch import resolve
 from orchestrator.trials.grid import distributions_of, grid_distributions
@@ -41,7 +41,7 @@ def launch(grid_study, corpus):
 
 @pytest.fixture
 def store(storage_url, launch):
-    return SearchStore.open(open_storage(storage_url, create=True), launch, now=NOW)
+    return OptunaTrials.open(open_storage(storage_url, create=True), launch, now=NOW)
 
 
 def add(store, launch, index=0, note=""):
@@ -55,8 +55,8 @@ def add(store, launch, index=0, note=""):
 def seen_by_a_reader(url, name):
     """The launch's records through a handle of their own, as `status` reads them."""
     storage = open_storage(url, create=False)
-    info = next(info for info in SearchStore.launches(storage) if info.name == name)
-    return {record.number: record for record in SearchStore(storage, info).records()}
+    info = next(info for info in OptunaTrials.launches(storage) if info.name == name)
+    return {record.number: record for record in OptunaTrials(storage, info).records()}
 
 
 def test_a_trial_keeps_all_it_was_told_through_every_state(storage_url, store, launch):
@@ -106,7 +106,7 @@ def test_a_launch_is_opened_again_with_its_trials_and_its_owner(storage_url, sto
     add(store, launch, 0)
     add(store, launch, 1)
     later = NOW + timedelta(hours=1)
-    again = SearchStore.open(open_storage(storage_url, create=True), launch, now=later)
+    again = OptunaTrials.open(open_storage(storage_url, create=True), launch, now=later)
     assert again.info.study_id == store.info.study_id
     assert again.info.attributes["owner"] == store.info.attributes["owner"]
     assert again.info.attributes["started_at"] == later.isoformat()
@@ -121,9 +121,9 @@ def test_launches_are_apart_in_the_order_of_their_start_and_others_are_left_alon
     optuna.create_study(storage=storage, study_name="another program's").ask()
     changed = dataclasses.replace(launch, overrides={"train.num_steps": 9})
     set_back = NOW - timedelta(hours=1)
-    second = SearchStore.open(storage, changed, now=set_back)
+    second = OptunaTrials.open(storage, changed, now=set_back)
     add(second, launch)
-    assert [info.name for info in SearchStore.launches(storage)] == [launch.name, changed.name]
+    assert [info.name for info in OptunaTrials.launches(storage)] == [launch.name, changed.name]
     assert store.records() == []
     assert [record.number for record in second.records()] == [0]
 
@@ -134,12 +134,12 @@ def test_names_are_text_and_never_sql_or_paths(storage_url, launch):
     long = dataclasses.replace(launch, overrides=many)
     storage = open_storage(storage_url, create=True)
     for named in (odd, long):
-        store = SearchStore.open(storage, named, now=NOW)
+        store = OptunaTrials.open(storage, named, now=NOW)
         made = add(store, launch, note=ODD * 200)
         notes = storage.get_study_system_attrs(store.info.study_id)
         assert get_note_from_system_attrs(notes, made.trial_id)["body"] == ODD * 200
         assert list(seen_by_a_reader(storage_url, named.name)) == [0]
-    names = {info.name: info.attributes["overrides"] for info in SearchStore.launches(storage)}
+    names = {info.name: info.attributes["overrides"] for info in OptunaTrials.launches(storage)}
     assert names == {odd.name: odd.overrides, long.name: long.overrides}
 
 
@@ -164,7 +164,7 @@ def test_a_reader_beside_the_writer_always_sees_whole_trials(storage_url, store,
 
     def read():
         storage = open_storage(storage_url, create=False)
-        reader = SearchStore(storage, store.info)
+        reader = OptunaTrials(storage, store.info)
         while not stop.is_set():
             try:
                 records = reader.records()
@@ -219,7 +219,7 @@ def test_what_a_killed_writer_was_told_is_kept_stands(storage_url, store, launch
             break
     os.kill(writer.pid, signal.SIGKILL)
     acknowledged = int((writer.communicate()[0] or line).split()[-1])
-    again = SearchStore.open(open_storage(storage_url, create=True), launch, now=NOW)
+    again = OptunaTrials.open(open_storage(storage_url, create=True), launch, now=NOW)
     record = again.records()[0]
     assert record.state == "running"
     assert set(range(1, acknowledged + 1)) <= set(record.curve)
@@ -240,13 +240,13 @@ def test_a_driver_killed_while_it_made_the_tables_is_gone_on_from(tmp_path):
 
 def test_a_journal_cut_in_the_middle_of_a_line_goes_on(tmp_path, launch):
     url = f"journal:{tmp_path / 'log'}"
-    store = SearchStore.open(open_storage(url, create=True), launch, now=NOW)
+    store = OptunaTrials.open(open_storage(url, create=True), launch, now=NOW)
     add(store, launch)
     file = local_store_file(url)
     with file.open("ab") as stream:
         stream.write(b'{"op_code":8,"worker_id":"half')
     assert list(seen_by_a_reader(url, launch.name)) == [0]
-    again = SearchStore.open(open_storage(url, create=True), launch, now=NOW)
+    again = OptunaTrials.open(open_storage(url, create=True), launch, now=NOW)
     add(again, launch, 1)
     assert list(seen_by_a_reader(url, launch.name)) == [0, 1]
 

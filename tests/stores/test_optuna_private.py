@@ -1,0 +1,162 @@
+"""The contract of stores/optuna_private.py: each private name is there, and means what we take it
+for; without the tables that we know, Optuna's own objects do the same work."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import BaseStorage
+from optuna.storages.journal import JournalFileSymlinkLock
+from optuna.trial import TrialState, create_trial
+
+import orchestrator
+from orchestrator.stores import optuna_private as private
+from orchestrator.stores.optuna_storage import open_storage
+from orchestrator.stores.optuna_trials import OptunaTrials
+from orchestrator.study.launch import resolve
+from orchestrator.trials.grid import distributions_of, grid_distributions
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ROOT = Path(orchestrator.__file__).parent
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return open_storage(f"sqlite:///{tmp_path}/o.db", create=True)
+
+
+def test_the_tables_are_those_that_this_project_knows(storage):
+    engine = private.relational(storage)
+    assert private.schema_of(engine) in private.SCHEMAS
+    assert private.known_tables(storage) is engine
+    names = set(private.inspect(engine).get_table_names())
+    assert {private.STUDIES_TABLE, private.VERSION_TABLE, private.OBJECTIVES_TABLE} <= names
+    models = {
+        private.TrialModel: ("trial_id", "number", "study_id", "state", "datetime_start"),
+        private.TrialParamModel: ("trial_id", "param_name", "param_value", "distribution_json"),
+        private.TrialUserAttributeModel: ("trial_id", "key", "value_json"),
+        private.TrialValueModel: ("trial_id", "value", "value_type"),
+        private.TrialIntermediateValueModel: ("trial_id", "step", "intermediate_value_type"),
+        private.StudySystemAttributeModel: ("study_id", "key", "value_json"),
+    }
+    for model, columns in models.items():
+        assert set(columns) <= set(model.__table__.columns.keys())
+
+
+def test_a_journal_is_no_database_and_its_lines_begin_alike(tmp_path):
+    file = tmp_path / "log"
+    storage = open_storage(f"journal:{file}", create=True)
+    optuna.create_study(storage=storage)
+    assert private.relational(storage) is private.known_tables(storage) is None
+    assert all(line.startswith(private.JOURNAL_LINE) for line in file.read_bytes().splitlines())
+    with private.locked(JournalFileSymlinkLock(str(file))):
+        assert Path(f"{file}.lock").is_symlink()
+    assert not Path(f"{file}.lock").is_symlink()
+
+
+def test_identities_are_those_of_the_storage(storage):
+    study = optuna.create_study(storage=storage)
+    study.add_trial(create_trial(value=1.0))
+    (trial,) = study.trials
+    assert storage.get_trial(private.trial_id_of(trial)).number == 0
+    assert storage.get_study_name_from_id(private.study_id_of(study)) == study.study_name
+    private.give_identity(trial, number=3, trial_id=5)
+    assert (trial.number, private.trial_id_of(trial)) == (3, 5)
+
+
+def test_notes_and_artifacts_are_where_the_dashboard_looks(storage, tmp_path):
+    from optuna_dashboard._note import get_note_from_system_attrs
+
+    assert importlib.util.find_spec(private.DASHBOARD_MODULE)
+    study = optuna.create_study(storage=storage)
+    study.add_trial(create_trial(value=1.0))
+    for key, value in private.note_attributes(1, "x" * 5000).items():
+        storage.set_study_system_attr(private.study_id_of(study), key, value)
+    attributes = storage.get_study_system_attrs(private.study_id_of(study))
+    assert get_note_from_system_attrs(attributes, 1)["body"] == "x" * 5000
+    (tmp_path / "file").write_text("text")
+    store = optuna.artifacts.FileSystemArtifactStore(tmp_path)
+    uploaded = optuna.artifacts.upload_artifact(
+        artifact_store=store, file_path=str(tmp_path / "file"), study_or_trial=study
+    )
+    attributes = storage.get_study_system_attrs(private.study_id_of(study))
+    assert json.loads(attributes[private.ARTIFACTS_ATTR_PREFIX + uploaded])["filename"] == "file"
+
+
+def test_with_unknown_tables_optunas_own_objects_do_the_same(
+    tmp_path, monkeypatch, grid_study, corpus
+):
+    launch = resolve(grid_study, corpus_spec=corpus)
+    points = launch.points()
+    distributions = grid_distributions(points)
+
+    def made(name):
+        storage = open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        store = OptunaTrials.open(storage, launch, now=NOW)
+        for point in points:
+            own = distributions_of(point, distributions)
+            added = store.add_waiting(point, distributions=own, note=f"of {point.cell}")
+            assert added == store.records()[-1]
+        return store.records(), store.study_attributes()
+
+    by_rows = made("rows")
+    monkeypatch.setattr(private, "SCHEMAS", ("v9.0.0.a",))
+    assert made("objects") == by_rows
+
+
+def test_a_waiting_trial_changes_nothing_but_its_state(monkeypatch, hold, grid_study):
+    """Optuna's own rule (storages/_base.py), through every way that a trial goes."""
+    changed = []
+
+    def watched(storage, trial_id, key, value):
+        changed.append((storage.get_trial(trial_id).state, key))
+        return own(storage, trial_id, key, value)
+
+    assert "WAITING state are not allowed to be modified" in BaseStorage.__doc__
+    with hold(grid_study, seeds=(0,)) as session:
+        kind, ledger = type(session.search._storage), session.ledger
+        own = kind.set_trial_user_attr
+        monkeypatch.setattr(kind, "set_trial_user_attr", watched)
+        first, second, third = (ledger.next().record.number for _ in range(3))
+        ledger.annotate(first, {"checkpoint_place": "elsewhere"})
+        ledger.started(first)
+        ledger.requeued(first)
+        ledger.next()
+        ledger.started(first)
+        ledger.started(second)
+        ledger.pruned(second, tokens=1)
+        ledger.failed(third, "it never began")
+        run_id = ledger.trials[first].run_id
+    assert {state for state, _ in changed} == {TrialState.RUNNING}
+    with hold(grid_study, seeds=(0,)) as session:
+        kept = session.ledger.trials[first].attributes
+        assert (kept["checkpoint_place"], kept["mlflow.run_id"]) == ("elsewhere", run_id)
+        session.tracking._client.delete_run(run_id)
+    with hold(grid_study, seeds=(0,)) as session:
+        assert session.ledger.trials[first].run_id is None
+    assert {state for state, _ in changed} == {TrialState.RUNNING}
+
+
+PRIVATE = re.compile(
+    r"\b(?:optuna|optuna_dashboard|ray|mlflow)(?:\.\w+)*\._[a-zA-Z]"  # a private module or name
+    r"|\._(?:study_id|trial_id|backend|tracking_client)\b"
+    r"|\bstudy\._storage\b|\bcore\.generated\b|\binternal_kv\b"
+)
+
+
+def test_only_the_private_files_name_private_parts():
+    """One file a library, each with a contract test."""
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in ROOT.rglob("*.py")
+        if not path.name.endswith("_private.py")
+        for line in path.read_text().splitlines()
+        if PRIVATE.search(line)
+    ]
+    assert found == []
