@@ -2,15 +2,18 @@
 
 Measured is what comes after the router: experts that are given indices and gates, with gradients
 for the input, the gates and all weights. Baselines:
-`dense`       plain `nn.Linear`, GELU, `nn.Linear` of width K * d_expert under autograd: the limit.
+`dense`       a dense FFN, plain torch under autograd, of width K * d_expert: the limit.
 `hf_grouped`  transformers' grouped_mm, `hf_eager` its loop over experts, `hf_batched` its
-              batched_mm where that fits in memory (it copies the weights for each assignment). The
-              experts are Nemotron-H's: two matrices and, which spares them work, no biases.
+              batched_mm where that fits in memory (it copies the weights for each assignment).
+Under GELU the experts of transformers are Nemotron-H's: two matrices and, which spares them work,
+no biases. Under SwiGLU they are Mixtral's, nobody has biases, and a shape's width is two thirds, as
+`model.activation` makes it: three matrices of as many parameters.
 Seconds are CPU time of the one thread that computes, medians of interleaved repeats. Rows in bytes
 are what autograd keeps from forward to backward, weights apart, each storage counted once.
 On a GPU the same rows in bfloat16 are timed by CUDA events.
 
     python benchmarks/layer_speed.py [--repeats 7] [--shapes 0,1,2,3,4] [--units token,sequence]
+                                     [--activations gelu,swiglu]
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import NamedTuple
 import torch
 from common import MIN_REPEATS, Row, medians, print_result, row, tell, thread_s
 from torch import Tensor, nn
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
 from moe.config import ModelConfig
@@ -58,6 +62,7 @@ SHAPES = (
 )
 UNITS = ("token", "sequence")
 LOADS = ("balanced", "collapsed")
+ACTIVATIONS = ("gelu", "swiglu")
 
 
 def choose(shape: Shape, load: str, units: int) -> Tensor:
@@ -72,9 +77,24 @@ class Case:
     """One shape, unit and load: the same input, choice and output gradient for every kind."""
 
     def __init__(
-        self, shape: Shape, unit: str, load: str, context: int, device: str, dtype: torch.dtype
+        self,
+        shape: Shape,
+        unit: str,
+        load: str,
+        activation: str,
+        context: int,
+        device: str,
+        dtype: torch.dtype,
     ) -> None:
         torch.manual_seed(0)
+        self.model = ModelConfig(
+            d_model=shape.d_model,
+            num_heads=1,
+            d_ff=shape.d_expert,
+            activation=activation,
+            bias=activation == "gelu",
+        )
+        shape = shape._replace(d_expert=self.model.d_ff_of_activation)
         self.shape, self.unit, self.load = shape, unit, load
         self.device, self.dtype = device, dtype
         rows = 1 if unit == "token" else context
@@ -94,22 +114,27 @@ class Case:
 
     def __str__(self) -> str:
         kind = "" if self.dtype == torch.float32 else " bf16"
+        kind += "" if self.model.activation == "gelu" else f" {self.model.activation}"
         return f"{self.shape} {self.unit} {self.load}{kind}"
 
     def layers(self, batched_limit: float) -> dict[str, Callable[[], Tensor]]:
         """The forward pass of each kind, and its weights in `self.weights`."""
         d, f, n, k, tokens = self.shape
-        ours = Experts(num_experts=n, d_model=d, d_expert=f)
-        dense = FeedForward(ModelConfig(d_model=d, num_heads=1), k * f)
+        activation, bias = self.model.activation, self.model.bias
+        ours = Experts(num_experts=n, d_model=d, d_expert=f, activation=activation, bias=bias)
+        dense = FeedForward(self.model, k * f)
         config = SimpleNamespace(
             n_routed_experts=n,
+            num_local_experts=n,
             hidden_size=d,
             moe_intermediate_size=f,
+            intermediate_size=f,
             moe_latent_size=None,
             mlp_hidden_act="gelu",
+            hidden_act="silu",
             _experts_implementation="eager",
         )
-        hf = NemotronHExperts(config)
+        hf = (NemotronHExperts if activation == "gelu" else MixtralExperts)(config)
         for module in (ours, dense, hf):
             module.to(self.device, self.dtype)
             for parameter in module.parameters():
@@ -126,8 +151,9 @@ class Case:
             "hf_grouped": lambda: of_hf("grouped_mm"),
             "hf_eager": lambda: of_hf("eager"),
         }
-        # Both matrices of each assignment, and their gradients.
-        if 4 * tokens * k * d * f * self.x_BSD.element_size() <= batched_limit:
+        # The matrices of each assignment, and their gradients.
+        matrices = 2 if activation == "gelu" else 3
+        if 2 * matrices * tokens * k * d * f * self.x_BSD.element_size() <= batched_limit:
             kinds["hf_batched"] = lambda: of_hf("batched_mm")
         return kinds
 
@@ -205,6 +231,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=256, help="tokens of a sequence")
     parser.add_argument("--shapes", default="0,1,2,3,4", help="indices into the issue's five")
     parser.add_argument("--units", default=",".join(UNITS))
+    parser.add_argument("--activations", default=",".join(ACTIVATIONS))
     parser.add_argument("--loads", default=",".join(LOADS))
     parser.add_argument("--batched-bytes", type=float, default=BATCHED_LIMIT_BYTES)
     parser.add_argument("--tiny", action="store_true", help="one shape of no weight, for a test")
@@ -217,10 +244,15 @@ def main() -> None:
     if torch.cuda.is_available():
         backends.append(("cuda", torch.bfloat16))
     rows = []
-    for (device, dtype), shape, unit, load in itertools.product(
-        backends, shapes, options.units.split(","), options.loads.split(",")
+    for activation, (device, dtype), shape, unit, load in itertools.product(
+        options.activations.split(","),
+        backends,
+        shapes,
+        options.units.split(","),
+        options.loads.split(","),
     ):
-        rows += rows_of(Case(shape, unit, load, options.context, device, dtype), options)
+        case = Case(shape, unit, load, activation, options.context, device, dtype)
+        rows += rows_of(case, options)
     print_result("moe_layer", rows, packages=("torch", "transformers"))
 
 

@@ -48,8 +48,6 @@ def words(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_last_line_is_the_result(name, words):
-    if name == "moe_layer":
-        pytest.importorskip("transformers", reason="an extra: pip install -e '.[bench]'")
     arguments = SCRIPTS[name] + ([words] if name == "data" else [])
     command = [sys.executable, str(BENCHMARKS / renderer().SCRIPTS[name][0]), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
