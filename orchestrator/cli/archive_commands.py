@@ -9,15 +9,14 @@ import typer
 
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
-    CorpusOption,
     HomeOption,
     JsonOption,
     MlflowOption,
-    ScaleOption,
-    SetOption,
     StorageOption,
     StudyArgument,
+    WhichLaunch,
     app,
     errors,
     load_study_here,
@@ -27,17 +26,15 @@ from orchestrator.cli.parameters import (
 
 
 @app.command("export")
+@grouped
 def export_command(
     study: StudyArgument,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="Where to (STUDY-SCALE.moe-study, here)."),
     ] = None,
-    scale: ScaleOption = None,
-    overrides: SetOption = None,
-    corpus: CorpusOption = None,
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
+    *,
+    which: WhichLaunch,
     mlflow_uri: MlflowOption = None,
 ) -> None:
     """The newest launch as one small file, without checkpoints and tokens; `import` reads it.
@@ -49,7 +46,7 @@ def export_command(
     from orchestrator.archive.export_launch import export_launch
     from orchestrator.stores.mlflow_client import connect, quiet, require_usable
 
-    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    loaded, launch = read_newest(study, which)
     quiet()
     uri = launch.home.mlflow_uri if mlflow_uri is None else mlflow_uri
     require_usable(uri, must_exist=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,6 +127,30 @@ CheckpointOption = Annotated[
     str | None,
     typer.Option(help="Checkpoints where all nodes see them, not in the home: a folder, s3://..."),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhichLaunch:
+    """The newest launch that answers to all that is given, and where it is looked for."""
+
+    scale: ScaleOption = None
+    overrides: SetOption = None
+    corpus: CorpusOption = None
+    home: HomeOption = None
+    optuna_storage: StorageOption = None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """As `report.records.read_launch` takes it."""
+        return {
+            "home": Home.at(self.home),
+            "optuna_storage": self.optuna_storage,
+            "scale": self.scale,
+            "corpus": self.corpus,
+            "overrides": parse_overrides(self.overrides),
+        }
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -202,31 +228,17 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], *, fold: 
     output.print(shown)
 
 
-def read_newest(
-    study: str,
-    scale: str | None,
-    overrides: list[str] | None,
-    corpus: str | None,
-    home: str | None,
-    optuna_storage: str | None,
-) -> tuple[Study, LaunchRecords]:
+def read_newest(study: str, which: WhichLaunch) -> tuple[Study, LaunchRecords]:
     """A study, and the newest of its launches that answers to what was asked; or, where STUDY is
     what `export` wrote, the study and the launch of that file."""
     from orchestrator.report.records import read_launch  # brings Optuna with it
 
     if study.endswith(EXPORT_SUFFIX):
-        given = {"--scale": scale, "--set": overrides, "--corpus": corpus, "--home": home}
-        return _read_export(Path(study), {**given, "--optuna-storage": optuna_storage})
+        options = ("--scale", "--set", "--corpus", "--home", "--optuna-storage")
+        given = dict(zip(options, dataclasses.astuple(which), strict=True))
+        return _read_export(Path(study), given)
     loaded = load_study(study)
-    launch = read_launch(
-        loaded.name,
-        home=Home.at(home),
-        optuna_storage=optuna_storage,
-        scale=scale,
-        corpus=corpus,
-        overrides=parse_overrides(overrides),
-    )
-    return loaded, launch
+    return loaded, read_launch(loaded.name, **which.asked)
 
 
 def _read_export(path: Path, options: dict[str, Any]) -> tuple[Study, LaunchRecords]:

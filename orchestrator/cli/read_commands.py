@@ -9,23 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.base.errors import BadInput
-from orchestrator.base.home import Home
+from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
     AnyStudyArgument,
     CheckpointOption,
-    CorpusOption,
-    HomeOption,
     JsonOption,
     MlflowOption,
     ReadableArgument,
-    ScaleOption,
-    SetOption,
-    StorageOption,
     StudyArgument,
+    WhichLaunch,
     app,
     errors,
     output,
-    parse_overrides,
     print_json,
     print_rows,
     print_table,
@@ -39,13 +34,11 @@ _ON_A_TERMINAL = 200  # trials that `status` shows there: drawing 10,000 takes s
 
 
 @app.command()
+@grouped
 def status(
     study: AnyStudyArgument = None,
-    scale: ScaleOption = None,
-    overrides: SetOption = None,
-    corpus: CorpusOption = None,
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
+    *,
+    which: WhichLaunch,
     as_json: JsonOption = False,
 ) -> None:
     """Trials of the newest launch, by state, with the reasons of those that failed.
@@ -54,14 +47,14 @@ def status(
     Example: moe-study status quickstart
     """
     if study is None:
-        _status_of_all(scale, overrides, corpus, home, optuna_storage, as_json)
+        _status_of_all(which, as_json)
         return
     from dataclasses import asdict
 
     from orchestrator.report.rungs import rung_line, rungs_of_launch
     from orchestrator.stores.trial_record import count_states
 
-    _, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    _, launch = read_newest(study, which)
     states = count_states(launch.trials)
     rungs, lengths = rungs_of_launch(launch.info.attributes, launch.trials)
     if as_json:
@@ -94,26 +87,12 @@ def status(
         output.print(f"{left_out:,} more trials: --json, or a pipe, has all", highlight=False)
 
 
-def _status_of_all(
-    scale: str | None,
-    overrides: list[str] | None,
-    corpus: str | None,
-    home: str | None,
-    optuna_storage: str | None,
-    as_json: bool,
-) -> None:
+def _status_of_all(which: WhichLaunch, as_json: bool) -> None:
     from orchestrator.report.records import read_launches
     from orchestrator.stores.optuna_trials import STARTED_AT
     from orchestrator.stores.trial_record import count_states
 
-    launches = read_launches(
-        None,
-        home=Home.at(home),
-        optuna_storage=optuna_storage,
-        scale=scale,
-        corpus=corpus,
-        overrides=parse_overrides(overrides),
-    )
+    launches = read_launches(None, **which.asked)
     found = [
         {
             "study": launch.info.study,
@@ -144,16 +123,14 @@ def _worth_a_look(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 @app.command()
+@grouped
 def table(
     study: ReadableArgument,
     form: Annotated[
         str | None, typer.Option("--format", help="markdown, csv, latex or json.")
     ] = None,
-    scale: ScaleOption = None,
-    overrides: SetOption = None,
-    corpus: CorpusOption = None,
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
+    *,
+    which: WhichLaunch,
 ) -> None:
     """The ablation table of the newest launch: mean over seeds, 95% interval, parameters, runs.
 
@@ -164,7 +141,7 @@ def table(
 
     if form is not None and form not in FORMATS:
         raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")
-    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    loaded, launch = read_newest(study, which)
     result = launch.table(loaded)
     if form is None and output.is_terminal:
         print_table(result)
@@ -173,13 +150,11 @@ def table(
 
 
 @app.command()
+@grouped
 def claims(
     study: ReadableArgument,
-    scale: ScaleOption = None,
-    overrides: SetOption = None,
-    corpus: CorpusOption = None,
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
+    *,
+    which: WhichLaunch,
     as_json: JsonOption = False,
 ) -> None:
     """Verdicts on the study's claims in the newest launch, with intervals, and parts of compounds.
@@ -188,7 +163,7 @@ def claims(
     """
     from orchestrator.report.verdict_text import HEADINGS, remarks, verdict_rows
 
-    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    loaded, launch = read_newest(study, which)
     judgement = launch.judgement(loaded)
     if as_json:
         named = {"study": loaded.name, "launch": launch.info.name}
@@ -205,6 +180,7 @@ def claims(
 
 
 @app.command()
+@grouped
 def analyze(
     study: StudyArgument,
     probe: Annotated[
@@ -214,11 +190,8 @@ def analyze(
             help="conllu:GLOB, table:FILE:TEXT:LABEL or corpus:topic|domain|language|part|syntax.",
         ),
     ],
-    scale: ScaleOption = None,
-    overrides: SetOption = None,
-    corpus: CorpusOption = None,
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
+    *,
+    which: WhichLaunch,
     max_tokens: Annotated[
         int, typer.Option(help="Tokens of the probe, in whole documents.")
     ] = 100_000,
@@ -242,7 +215,7 @@ def analyze(
             f"--max-tokens and --permutations are at least 1; received {max_tokens} and "
             f"{permutations}. Leave them out for the defaults."
         )
-    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    loaded, launch = read_newest(study, which)
     launch.home.require_writable()  # rows and figures are kept there
     quiet()
     if mlflow_uri is not None:
@@ -260,7 +233,9 @@ def analyze(
         checkpoint_uri=checkpoint_uri,
         say=say,
     )
-    publish_analysis(launch, loaded, optuna_storage=optuna_storage, mlflow_uri=mlflow_uri, say=say)
+    publish_analysis(
+        launch, loaded, optuna_storage=which.optuna_storage, mlflow_uri=mlflow_uri, say=say
+    )
     if as_json:
         print_json(result)
         return

@@ -7,13 +7,10 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
-    CorpusOption,
-    HomeOption,
     ReadableArgument,
-    ScaleOption,
-    SetOption,
-    StorageOption,
+    WhichLaunch,
     app,
     errors,
     read_newest,
@@ -21,17 +18,15 @@ from orchestrator.cli.parameters import (
 
 
 @app.command()
+@grouped
 def report(
     study: ReadableArgument,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="FILE.html", help="Where to (STUDY-SCALE.html, here)."),
     ] = None,
-    scale: ScaleOption = None,
-    overrides: SetOption = None,
-    corpus: CorpusOption = None,
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
+    *,
+    which: WhichLaunch,
 ) -> None:
     """One HTML file of the newest launch, that needs no network: verdicts, table, charts, cost.
 
@@ -39,7 +34,7 @@ def report(
     """
     from orchestrator.report.page import write_report
 
-    loaded, launch = read_newest(study, scale, overrides, corpus, home, optuna_storage)
+    loaded, launch = read_newest(study, which)
     path = out or Path(f"{loaded.name}-{launch.info.attributes['scale']}.html")
     write_report(launch, loaded, path)
     print(path, flush=True)

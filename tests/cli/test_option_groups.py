@@ -1,0 +1,50 @@
+"""A parameter that is a dataclass is its fields on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from orchestrator.cli.option_groups import grouped
+from orchestrator.cli.parameters import WhichLaunch, app
+
+
+@dataclass(frozen=True)
+class Place:
+    folder: Annotated[str, typer.Option("--in", help="Where.")] = "here"
+    depth: Annotated[int, typer.Option(help="How deep.")] = 1
+
+
+TOOL = typer.Typer()
+
+
+@TOOL.command()
+@grouped
+def find(name: str, loud: bool = False, *, place: Place, times: int = 2) -> None:
+    """What this finds."""
+    print(name, loud, place, times)
+
+
+def run(*words):
+    return CliRunner().invoke(TOOL, words)
+
+
+def test_fields_are_options_and_come_as_the_dataclass():
+    assert run("x").stdout.split("\n")[0] == f"x False {Place()} 2"
+    given = run("x", "--loud", "--in", "there", "--depth", "3", "--times", "4")
+    assert given.stdout.split("\n")[0] == f"x True {Place('there', 3)} 4"
+    assert run("x", "--depth", "deep").exit_code == 2
+    words = run("--help").stdout
+    assert "What this finds." in words
+    assert words.index("--loud") < words.index("--in") < words.index("--depth")
+    assert words.index("--depth") < words.index("--times")
+
+
+@pytest.mark.parametrize("name", ["status", "table", "claims", "analyze", "report", "export"])
+def test_commands_that_read_a_launch_share_the_options_that_choose_it(name):
+    command = typer.main.get_command(app).commands[name]
+    assert set(WhichLaunch.__dataclass_fields__) <= {p.name for p in command.params}
