@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from moe.data.labels import TEXT_COLUMN, LabelSurvey, LabelTable
 from moe.data.sources.files import LocalFiles, missing_text
 from moe.data.sources.hub import HubConfigs, HubDataset
-from moe.data.sources.mixture import Mixture
+from moe.data.sources.mixed_corpora import Mixture
 from moe.data.sources.stdlib import StandardLibrary
 
 if TYPE_CHECKING:

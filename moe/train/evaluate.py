@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moe import metrics as names
 from moe.config import TrialConfig
-from moe.data.sources.mixture import KIND, PART_COLUMN
+from moe.data.sources.mixed_corpora import KIND, PART_COLUMN
 from moe.data.token_store import Batch, TokenStore
 from moe.model.transformer import MoETransformer
 from moe.train.distributed import World, sum_over_ranks

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moe.data.sources.mixture import part_specs
+from moe.data.sources.mixed_corpora import part_specs
 from orchestrator.base.errors import BadInput
 from orchestrator.cli.parameters import (
     JsonOption,

@@ -9,7 +9,7 @@ from pathlib import Path
 from moe.data.dropped_text import WORTH_SAYING, about_dropped_text
 from moe.data.layout import read_meta
 from moe.data.prepare import prepare
-from moe.data.sources.mixture import KIND, Obtained, obtained_parts
+from moe.data.sources.mixed_corpora import KIND, Obtained, obtained_parts
 from moe.data.token_store import TokenStore
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home

@@ -14,7 +14,7 @@ from pathlib import PurePath
 
 from moe.config import TrialConfig
 from moe.data.corpus import Corpus, open_corpus
-from moe.data.sources.mixture import KIND, parse_mixture, part_specs
+from moe.data.sources.mixed_corpora import KIND, parse_mixture, part_specs
 from orchestrator.base.errors import BadInput
 from search_spaces.cells import Cell
 from search_spaces.domains import Choice

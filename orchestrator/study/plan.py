@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.data.layout import read_meta
-from moe.data.sources.mixture import Mixture, Obtained, obtained_parts
+from moe.data.sources.mixed_corpora import Mixture, Obtained, obtained_parts
 from orchestrator.base.errors import BadInput
 from orchestrator.study.corpus_notes import corpus_notes
 from orchestrator.study.launch import Launch, Point

@@ -14,7 +14,7 @@ import pytest
 from moe.config import DataConfig
 from moe.data.corpus import open_corpus
 from moe.data.prepare import data_digest, prepare
-from moe.data.sources.mixture import obtained_parts, parse_mixture, part_specs
+from moe.data.sources.mixed_corpora import obtained_parts, parse_mixture, part_specs
 from moe.data.token_store import TokenStore
 
 
@@ -257,7 +257,7 @@ def test_two_parts_of_one_name_are_told_apart(tmp_path):
 
 def test_places_are_even():
     """Shares hold for text of any kind: the places of documents are uniform."""
-    from moe.data.sources.mixture import _place
+    from moe.data.sources.mixed_corpora import _place
 
     places = np.array([_place(f"document {i}".encode(), 0) for i in range(20000)])
     counts = np.bincount(places >> 14, minlength=16)
