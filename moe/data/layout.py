@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 META_FILE = "meta.json"
 VOCABULARY_FILE = "vocabulary.arrow"
 SPLITS: tuple[Literal["train"], Literal["val"]] = ("train", "val")
+BYTES_DTYPE = np.dtype(np.uint32)  # of the bytes that a token stands for
 _BLOCK_BYTES = 1 << 20
 
 
@@ -33,6 +34,11 @@ class DamagedTokens(ValueError):
 
 def split_file(split: str) -> str:
     return f"{split}.arrow"
+
+
+def bytes_file(split: str) -> str:
+    """Where the bytes of text stand that each token is for, if tokens do not spell the text."""
+    return f"{split}-bytes.arrow"
 
 
 def labels_file(split: str) -> str:

@@ -3,7 +3,8 @@
 First the tokens of all documents are written one after the other as they come (the spill); only a
 few bytes a document stay in memory. Then each split's documents are laid out by their combination
 of sequence labels, in segments of whole documents: a sequence is cut from one segment, so it never
-mixes those. Other labels ride along, document by document, in a file of their own.
+mixes those. Other labels ride along, document by document, in a file of their own; so do the bytes
+that each token stands for, of held-out text whose tokens do not spell it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,15 @@ import pyarrow as pa
 
 from moe.data.digest import held_out_position
 from moe.data.labels import TEXT_COLUMN, LabelTable
-from moe.data.layout import SPLITS, labels_file, split_file, token_dtype
-from moe.data.tokenizer import Tokenizer
+from moe.data.layout import BYTES_DTYPE, SPLITS, bytes_file, labels_file, split_file, token_dtype
+from moe.data.tokenizer import Tokenizer, encode_with_bytes
 
 SEGMENT_TOKENS = 1 << 24  # a longer group of documents is several segments
 _BUNDLE_DOCUMENTS = 256
 _BUNDLE_CHARS = 1 << 18
 
 Row = dict[str, Any]
+_Encoded = tuple[np.ndarray, np.ndarray | None, int, bool]  # tokens, bytes of each, of all, side
 Progress = Callable[[int, int], None]
 
 
@@ -40,6 +43,7 @@ class Spill:
         self.labels = LabelTable()
         self.bytes_of_split = dict.fromkeys(SPLITS, 0)
         self.dtype = token_dtype(len(tokenizer.tokens))
+        self._sizes_path = path.with_suffix(".bytes") if tokenizer.normalises else None
         self._tokenizer = tokenizer
         self._holdout_fraction = holdout_fraction
         self._lengths = array("q")
@@ -50,10 +54,14 @@ class Spill:
 
         `progress` is called with the documents and bytes of text so far.
         """
-        with self.path.open("wb") as file:
+        with ExitStack() as stack:
+            file = stack.enter_context(self.path.open("wb"))
+            sizes_file = self._sizes_path and stack.enter_context(self._sizes_path.open("wb"))
             for bundle, encoded in self._in_order(_bundles(documents)):
-                for row, (tokens, text_bytes, held_out) in zip(bundle, encoded, strict=True):
+                for row, (tokens, sizes, text_bytes, held_out) in zip(bundle, encoded, strict=True):
                     file.write(tokens)
+                    if sizes_file:
+                        sizes_file.write(sizes)
                     self.labels.add(row)
                     self._lengths.append(len(tokens))
                     self._held_out.append(held_out)
@@ -73,25 +81,24 @@ class Spill:
         start_D = np.cumsum(length_D) - length_D
         held_out_D = np.frombuffer(self._held_out, dtype=np.uint8)
         group_D = _groups(list(codes.values()), len(length_D))
-        dtype = pa.from_numpy_dtype(self.dtype)
-        schema = pa.schema([pa.field("tokens", dtype, nullable=False)])
         splits = {}
         for side, split in enumerate(SPLITS):
             (members,) = np.nonzero(held_out_D == side)
             members = members[np.argsort(group_D[members], kind="stable")]
-            segments = []
-            file = str(folder / split_file(split))
-            with (
-                self.path.open("rb", buffering=0) as spill,
-                pa.ipc.new_file(file, schema) as writer,
-            ):
-                for chosen in _segments(members, group_D, length_D):
-                    tokens = _gather(spill, start_D[chosen], length_D[chosen], self.dtype)
-                    writer.write_batch(pa.record_batch([pa.array(tokens)], schema=schema))
-                    labels = [int(code_D[chosen[0]]) for code_D in codes.values()]
-                    segments.append(
-                        {"documents": len(chosen), "tokens": len(tokens), "labels": labels}
-                    )
+            chosen_G = list(_segments(members, group_D, length_D))
+            segments = [
+                {
+                    "documents": len(chosen),
+                    "tokens": int(length_D[chosen].sum()),
+                    "labels": [int(code_D[chosen[0]]) for code_D in codes.values()],
+                }
+                for chosen in chosen_G
+            ]
+            lie = [(start_D[chosen], length_D[chosen]) for chosen in chosen_G]
+            _write_split(folder / split_file(split), self.path, lie, self.dtype, "tokens")
+            if self._sizes_path and split == "val":
+                file = folder / bytes_file(split)
+                _write_split(file, self._sizes_path, lie, BYTES_DTYPE, "bytes")
             if riding:
                 _write_labels(folder / labels_file(split), riding, members)
             splits[split] = {
@@ -107,11 +114,9 @@ class Spill:
             "splits": splits,
         }
 
-    def _in_order(
-        self, bundles: Iterator[list[Row]]
-    ) -> Iterator[tuple[list[Row], list[tuple[np.ndarray, int, bool]]]]:
+    def _in_order(self, bundles: Iterator[list[Row]]) -> Iterator[tuple[list[Row], list[_Encoded]]]:
         threads = _num_cores()
-        waiting: deque[tuple[list[Row], Future[list[tuple[np.ndarray, int, bool]]]]] = deque()
+        waiting: deque[tuple[list[Row], Future[list[_Encoded]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             for bundle in bundles:
                 texts = [row[TEXT_COLUMN] for row in bundle]
@@ -122,7 +127,7 @@ class Spill:
             for done, future in waiting:
                 yield done, future.result()
 
-    def _encode(self, texts: list[str]) -> list[tuple[np.ndarray, int, bool]]:
+    def _encode(self, texts: list[str]) -> list[_Encoded]:
         end = np.array([self._tokenizer.end_of_document], dtype=self.dtype)
         encoded = []
         for text in texts:
@@ -134,8 +139,13 @@ class Spill:
                     f"{text[:60]!r}. Mend it (a JSON escape of one half, such as \\ud83d)."
                 ) from None
             held_out = held_out_position(data) < self._holdout_fraction
-            tokens = np.concatenate([self._tokenizer.encode(text), end])
-            encoded.append((tokens, len(data), held_out))
+            sizes = None
+            if self._sizes_path:
+                ids, sizes = encode_with_bytes(self._tokenizer, text)
+                sizes = np.append(sizes, 0).astype(BYTES_DTYPE)
+            else:
+                ids = self._tokenizer.encode(text)
+            encoded.append((np.concatenate([ids, end]), sizes, len(data), held_out))
         return encoded
 
 
@@ -173,6 +183,21 @@ def _segments(
         full = (end[first:stop] - before - 1) // SEGMENT_TOKENS
         (cuts,) = np.nonzero(np.diff(full))
         yield from np.split(members[first:stop], cuts + 1)
+
+
+def _write_split(
+    path: Path,
+    spilled: Path,
+    lie: list[tuple[np.ndarray, np.ndarray]],
+    dtype: np.dtype,
+    name: str,
+) -> None:
+    """A batch for each segment, whose documents lie in the spill at (starts, lengths)."""
+    schema = pa.schema([pa.field(name, pa.from_numpy_dtype(dtype), nullable=False)])
+    with spilled.open("rb", buffering=0) as spill, pa.ipc.new_file(str(path), schema) as writer:
+        for start, length in lie:
+            values = _gather(spill, start, length, dtype)
+            writer.write_batch(pa.record_batch([pa.array(values)], schema=schema))
 
 
 def _write_labels(path: Path, riding: dict[str, np.ndarray], members: np.ndarray) -> None:

@@ -19,59 +19,27 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from moe.data.batch import Batch, EvaluationBatch
 from moe.data.layout import (
+    BYTES_DTYPE,
     SPLITS,
     VOCABULARY_FILE,
     DamagedTokens,
+    bytes_file,
     labels_file,
     read_meta,
     split_file,
     token_dtype,
     verify,
 )
+from moe.data.mapped_split import MappedSplit
 from moe.data.shuffle import permute
 
 Split = Literal["train", "val"]
 
 _BLOCK = 1 << 12  # sequences whose order is worked out together: for a few, numpy's calls dominate
 
-__all__ = ["Batch", "DamagedTokens", "TokenStore", "verify"]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """`ids_BS` and `targets_BS` are views of the same rows of S + 1 tokens (int64)."""
-
-    ids_BS: np.ndarray
-    targets_BS: np.ndarray  # the ids one position on
-    labels: dict[str, np.ndarray]  # sequence label -> [B] int64, index into label_values(column)
-
-
-class _MappedSplit:
-    """One split's file: where its segments lie in the mapped pages."""
-
-    def __init__(self, path: Path, segments: list[dict[str, Any]], dtype: np.dtype) -> None:
-        try:
-            mapped = pa.memory_map(str(path)).read_buffer()
-            reader = pa.ipc.open_file(mapped)
-            columns = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
-        except (pa.ArrowException, OSError) as error:
-            raise DamagedTokens(path, f"is not the Arrow file that was written ({error})") from None
-        if [len(c) for c in columns] != [s["tokens"] for s in segments]:
-            raise DamagedTokens(path, "does not hold the segments that were written")
-        # All segments in one view of the file, so that a batch is gathered from any of them at once
-        self.tokens = np.frombuffer(mapped, dtype=dtype, count=mapped.size // dtype.itemsize)
-        starts = [(c.buffers()[1].address - mapped.address) // dtype.itemsize for c in columns]
-        self.start_G = np.array(starts, dtype=np.int64)
-        self.length_G = np.array([len(c) for c in columns], dtype=np.int64)
-        labels = [segment["labels"] for segment in segments]
-        self.label_GC = np.array(labels, dtype=np.int64).reshape(len(segments), -1)
-
-    @lru_cache(maxsize=8)  # noqa: B019  (lives as long as the store, which a process opens once)
-    def first_sequences(self, context_length: int) -> np.ndarray:
-        """Index of each segment's first sequence, and at the end their number. [G + 1]"""
-        per_segment = np.maximum(self.length_G - 1, 0) // context_length
-        return np.concatenate([[0], np.cumsum(per_segment)])
+__all__ = ["Batch", "DamagedTokens", "EvaluationBatch", "TokenStore", "verify"]
 
 
 @lru_cache(maxsize=4)
@@ -93,7 +61,8 @@ class TokenStore:
     path: Path
     digest: str
     meta: dict[str, Any]
-    _splits: dict[str, _MappedSplit]
+    _splits: dict[str, MappedSplit]
+    _val_bytes: MappedSplit | None  # where tokens do not spell the text
 
     @classmethod
     def open(cls, path: Path | str) -> TokenStore:
@@ -107,10 +76,15 @@ class TokenStore:
         meta = read_meta(path)
         dtype = token_dtype(meta["vocab_size"])
         splits = {
-            split: _MappedSplit(path / split_file(split), meta["splits"][split]["segments"], dtype)
+            split: MappedSplit(path / split_file(split), meta["splits"][split]["segments"], dtype)
             for split in SPLITS
         }
-        return cls(path=path, digest=meta["digest"], meta=meta, _splits=splits)
+        val_bytes = None
+        if (name := bytes_file("val")) in meta["files"]:
+            val_bytes = MappedSplit(path / name, meta["splits"]["val"]["segments"], BYTES_DTYPE)
+        return cls(
+            path=path, digest=meta["digest"], meta=meta, _splits=splits, _val_bytes=val_bytes
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -203,12 +177,26 @@ class TokenStore:
 
     def eval_batches(
         self, context_length: int, num_tokens: int, sequences_per_batch: int
-    ) -> Iterator[Batch]:
+    ) -> Iterator[EvaluationBatch]:
         """The fixed evaluation set, the same for every seed and cell; see `evaluation`."""
         index = self.evaluation(context_length=context_length, num_tokens=num_tokens)
         return (
-            self._sequences("val", index[i : i + sequences_per_batch], context_length)
+            self._evaluated(index[i : i + sequences_per_batch], context_length)
             for i in range(0, len(index), sequences_per_batch)
+        )
+
+    def _evaluated(self, index_B: np.ndarray, context_length: int) -> EvaluationBatch:
+        batch = self._sequences("val", index_B, context_length)
+        if self._val_bytes is None:
+            bytes_BS = self.token_bytes[batch.targets_BS]
+        else:
+            _, rows_BS1 = _rows(self._val_bytes, index_B, context_length)
+            bytes_BS = rows_BS1[:, 1:]
+        return EvaluationBatch(
+            ids_BS=batch.ids_BS,
+            targets_BS=batch.targets_BS,
+            labels=batch.labels,
+            bytes_BS=bytes_BS,
         )
 
     def documents(self, split: Split) -> Iterator[tuple[np.ndarray, dict[str, str]]]:
@@ -263,7 +251,7 @@ class TokenStore:
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
-        """Bytes of each token id (int64 [V], 0 for the end of document): for bits per byte."""
+        """Bytes that each token id spells (int64 [V], 0 for the end of document)."""
         return np.array([len(token) for token in self.vocabulary], dtype=np.int64)
 
     def decode(self, ids: np.ndarray) -> bytes:
@@ -283,13 +271,7 @@ class TokenStore:
 
     def _sequences(self, split: Split, index_B: np.ndarray, context_length: int) -> Batch:
         mapped = self._splits[split]
-        first_G = mapped.first_sequences(context_length)
-        segment_B = np.searchsorted(first_G, index_B, side="right") - 1
-        at_B = mapped.start_G[segment_B] + (index_B - first_G[segment_B]) * context_length
-        # Row by row into one array: twice to twenty times as fast as one indexed read
-        row_BS1 = np.empty((len(at_B), context_length + 1), dtype=np.int64)
-        for row_S1, at in zip(row_BS1, at_B.tolist(), strict=True):
-            row_S1[:] = mapped.tokens[at : at + context_length + 1]
+        segment_B, row_BS1 = _rows(mapped, index_B, context_length)
         return Batch(
             ids_BS=row_BS1[:, :-1],
             targets_BS=row_BS1[:, 1:],
@@ -298,3 +280,17 @@ class TokenStore:
                 for i, column in enumerate(self.sequence_labels)
             },
         )
+
+
+def _rows(
+    mapped: MappedSplit, index_B: np.ndarray, context_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each sequence its segment [B], and its S + 1 values [B, S + 1], int64."""
+    first_G = mapped.first_sequences(context_length)
+    segment_B = np.searchsorted(first_G, index_B, side="right") - 1
+    at_B = mapped.start_G[segment_B] + (index_B - first_G[segment_B]) * context_length
+    # Row by row into one array: twice to twenty times as fast as one indexed read
+    row_BS1 = np.empty((len(at_B), context_length + 1), dtype=np.int64)
+    for row_S1, at in zip(row_BS1, at_B.tolist(), strict=True):
+        row_S1[:] = mapped.tokens[at : at + context_length + 1]
+    return segment_B, row_BS1

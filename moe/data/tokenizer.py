@@ -1,5 +1,7 @@
 """Text to token ids. Every tokenizer here is byte-level: the bytes of a text are the bytes of its
 tokens one after the other, so bits per byte and the alignment of labels to characters are exact.
+One that brings text to a canonical form first (NFC, NFD) spells that form; it also tells how many
+bytes of the text as it was each token stands for.
 
 `tiktoken` encodes for byte-pair vocabularies (it is about four times as fast as `tokenizers`), with
 GPT-2's split pattern; `tokenizers` trains them, and reads tokenizer.json.
@@ -19,16 +21,14 @@ import numpy as np
 
 from moe.config import BYTE_VOCAB_SIZE, DataConfig
 from moe.data.gpt2_vocabulary import GPT2_RANKS_SHA256, bytes_of, gpt2_ranks, to_ranks
+from moe.data.json_tokenizer import END_NAMES, JSON_FILE, JsonTokenizer
 from moe.data.layout import token_dtype
 
 BPE_SAMPLE_BYTES = 16 << 20  # bpe is trained on at most this much of the training text
-_END_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 # The pattern of GPT-2, in tiktoken's form, which gives the same pieces faster.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 _PIECE_CHARS = 1 << 18  # tiktoken's matcher overflows its stack on a million spaces in a row
 _TIKTOKEN_FILE = "tokenizer.tiktoken"
-_JSON_FILE = "tokenizer.json"
-_PROBE = "A  test: naïve Straße, e\u0301 日本\n\n\tx=1\r\n<|endoftext|> "
 
 
 class Tokenizer(Protocol):
@@ -38,6 +38,10 @@ class Tokenizer(Protocol):
 
     @property
     def end_of_document(self) -> int: ...
+
+    @property
+    def normalises(self) -> bool:
+        """Whether tokens spell a canonical form of the text: `encode_with_bytes` is needed."""
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, uint16 or uint32, without the end of document."""
@@ -50,6 +54,7 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """A token is a byte."""
 
+    normalises = False
     tokens = (*(bytes([value]) for value in range(256)), b"")
     end_of_document = BYTE_VOCAB_SIZE - 1
 
@@ -66,6 +71,8 @@ class RankTokenizer:
 
     ranks: bytes  # lines of base64 token and id, tiktoken's file format
     name: str = "ranks"
+
+    normalises = False
 
     @cached_property
     def _id_of(self) -> dict[bytes, int]:
@@ -106,7 +113,7 @@ class RankTokenizer:
             self.name,
             pat_str=GPT2_PATTERN,
             mergeable_ranks=self._id_of,
-            special_tokens={_END_NAMES[0]: self.end_of_document},
+            special_tokens={END_NAMES[0]: self.end_of_document},
         )
 
     def encode(self, text: str) -> np.ndarray:
@@ -123,66 +130,12 @@ class RankTokenizer:
         (folder / _TIKTOKEN_FILE).write_bytes(self.ranks)
 
 
-@dataclass(frozen=True)
-class JsonTokenizer:
-    """A byte-level tokenizer.json, encoded by `tokenizers` exactly as it says."""
-
-    text: str
-    name: str = _JSON_FILE
-
-    def __post_init__(self) -> None:
-        ids = self.encode(_PROBE)
-        if b"".join(self.tokens[i] for i in ids) != _PROBE.encode():
-            raise ValueError(
-                "a tokenizer.json must be byte-level, without normalisation or added spaces, so "
-                f"that its tokens spell the text; those of {self.name} do not. Use the tokenizer "
-                "of a GPT-2-like model, or bpe."
-            )
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        import tokenizers
-
-        try:
-            tokenizer = tokenizers.Tokenizer.from_str(self.text)
-        except Exception as error:  # (the library raises bare Exception)
-            raise ValueError(
-                f"a tokenizer.json is a file of the tokenizers library; {self.name} is not "
-                f"({error}). Give such a file, or one in tiktoken's format."
-            ) from None
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True  # '<|endoftext|>' in a document is plain text
-        return tokenizer
-
-    @cached_property
-    def _id_of(self) -> dict[str, int]:
-        return self._tokenizer.get_vocab(with_added_tokens=True)
-
-    @cached_property
-    def end_of_document(self) -> int:
-        named = [self._id_of[name] for name in _END_NAMES if name in self._id_of]
-        return named[0] if named else max(self._id_of.values()) + 1
-
-    @cached_property
-    def tokens(self) -> tuple[bytes, ...]:
-        added = {id_: t.content for id_, t in self._tokenizer.get_added_tokens_decoder().items()}
-        tokens = [b""] * (max(*self._id_of.values(), self.end_of_document) + 1)
-        for token, id_ in self._id_of.items():
-            tokens[id_] = added[id_].encode() if id_ in added else bytes_of(token)
-        tokens[self.end_of_document] = b""
-        return tuple(tokens)
-
-    @cached_property
-    def _dtype(self) -> np.dtype:
-        return token_dtype(len(self.tokens))
-
-    def encode(self, text: str) -> np.ndarray:
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return np.fromiter(ids, dtype=self._dtype, count=len(ids))
-
-    def save(self, folder: Path) -> None:
-        (folder / _JSON_FILE).write_text(self.text, encoding="utf-8")
+def encode_with_bytes(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of a text, and how many of its bytes each stands for (int64)."""
+    if isinstance(tokenizer, JsonTokenizer) and tokenizer.normalises:
+        return tokenizer.encode_with_bytes(text)
+    ids = np.asarray(tokenizer.encode(text))
+    return ids, np.array([len(tokenizer.tokens[i]) for i in ids], dtype=np.int64)
 
 
 def tokenizer_identity(config: DataConfig) -> str:
@@ -226,7 +179,7 @@ def load_tokenizer(config: DataConfig) -> Tokenizer:
 
 def open_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that a folder of prepared tokens was made with."""
-    for name in (_TIKTOKEN_FILE, _JSON_FILE):
+    for name in (_TIKTOKEN_FILE, JSON_FILE):
         if (folder / name).is_file():
             return _from_file(folder / name)
     return ByteTokenizer()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from moe.data.tokenizer import Tokenizer
+from moe.data.tokenizer import Tokenizer, encode_with_bytes
 from moe.probes.probe_sources import Document, LabelledUnit, Probe
 
 NO_LABEL = -1
@@ -50,10 +50,9 @@ def tokenize_probe(
 ) -> TokenizedProbe:
     """`max_tokens` keeps a random choice of whole documents, the same for every model.
 
-    Raises ValueError if the tokenizer's tokens do not spell the text.
+    Raises ValueError if the tokenizer's tokens do not stand for all bytes of the text.
     """
-    length_V = np.array([len(token) for token in tokenizer.tokens], dtype=np.int64)
-    chosen, tokens = _encoded(probe, tokenizer, length_V, max_tokens, seed)
+    chosen, tokens, lengths = _encoded(probe, tokenizer, max_tokens, seed)
     documents = [probe.documents[i] for i in chosen]
     count_D = np.array([len(ids) for ids in tokens])
     token_T = np.concatenate(tokens).astype(np.int64)
@@ -64,7 +63,7 @@ def tokenize_probe(
         label_T = np.repeat([index_of[document.label] for document in documents], count_D)
         unit_T, crossing = document_T, 0.0
     else:
-        labels, label_T, unit_T, crosses_T = _span_labels(documents, token_T, length_V)
+        labels, label_T, unit_T, crosses_T = _span_labels(documents, np.concatenate(lengths))
         crossing = float(crosses_T.sum() / max(1, np.count_nonzero(label_T != NO_LABEL)))
     return TokenizedProbe(
         spec=probe.spec,
@@ -82,18 +81,19 @@ def tokenize_probe(
 
 
 def _encoded(
-    probe: Probe, tokenizer: Tokenizer, length_V: np.ndarray, max_tokens: int | None, seed: int
-) -> tuple[list[int], list[np.ndarray]]:
-    """Documents within the limit, in their order, with the tokens of each."""
+    probe: Probe, tokenizer: Tokenizer, max_tokens: int | None, seed: int
+) -> tuple[list[int], list[np.ndarray], list[np.ndarray]]:
+    """Documents within the limit, in their order, with the tokens of each, and their bytes."""
     order: Any = range(len(probe.documents))
     if max_tokens is not None:
         order = np.random.default_rng(seed).permutation(len(probe.documents))
     ids_of: dict[int, np.ndarray] = {}
+    lengths_of: dict[int, np.ndarray] = {}
     total = 0
     for i in order:
         text = probe.documents[i].text
-        ids = np.asarray(tokenizer.encode(text))
-        spelled, size = int(length_V[ids].sum()), len(text.encode())
+        ids, lengths = encode_with_bytes(tokenizer, text)
+        spelled, size = int(lengths.sum()), len(text.encode())
         if spelled != size:
             raise ValueError(
                 "labels reach tokens through bytes, so the tokens of a text must spell it; "
@@ -102,14 +102,14 @@ def _encoded(
             )
         if max_tokens is not None and ids_of and total + len(ids) > max_tokens:
             break
-        ids_of[int(i)] = ids
+        ids_of[int(i)], lengths_of[int(i)] = ids, lengths
         total += len(ids)
     chosen = sorted(ids_of)
-    return chosen, [ids_of[i] for i in chosen]
+    return chosen, [ids_of[i] for i in chosen], [lengths_of[i] for i in chosen]
 
 
 def _span_labels(
-    documents: list[Document], token_T: np.ndarray, length_V: np.ndarray
+    documents: list[Document], length_T: np.ndarray
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray]:
     """Label names, the label and the span of each token, and whether it lies on several labels."""
     text = "".join(document.text for document in documents)
@@ -124,24 +124,24 @@ def _span_labels(
     label_S = np.array([index_of[label] for *_, label in spans])
     start_S, end_S = (TWELFTHS * np.array([span[i] for span in spans]) for i in (0, 1))
     position_of_byte = _positions(text.encode())
-    end_T = position_of_byte[np.cumsum(length_V[token_T])]
+    end_T = position_of_byte[np.cumsum(length_T)]
     start_T = np.concatenate([[0], end_T[:-1]])
     first_T = np.searchsorted(end_S, start_T, side="right")
     touched_T = np.maximum(np.searchsorted(start_S, end_T, side="left") - first_T, 0)
     touched_T[start_T == end_T] = 0
     # One row for each pair of a token and a span that it touches, in the order of both.
-    token_R = np.repeat(np.arange(len(token_T)), touched_T)
+    token_R = np.repeat(np.arange(len(length_T)), touched_T)
     first_row_T = np.cumsum(touched_T) - touched_T
     span_R = first_T[token_R] + np.arange(len(token_R)) - first_row_T[token_R]
     cover_R = np.minimum(end_T[token_R], end_S[span_R]) - np.maximum(
         start_T[token_R], start_S[span_R]
     )
     best = np.lexsort((span_R, -cover_R, token_R))[first_row_T[touched_T > 0]]
-    span_T, label_T = np.full((2, len(token_T)), NO_LABEL, dtype=np.int64)
+    span_T, label_T = np.full((2, len(length_T)), NO_LABEL, dtype=np.int64)
     span_T[token_R[best]] = span_R[best]
     label_T[token_R[best]] = label_S[span_R[best]]
     differs = label_S[span_R] != label_T[token_R]
-    crosses_T = np.bincount(token_R[differs], minlength=len(token_T)) > 0
+    crosses_T = np.bincount(token_R[differs], minlength=len(length_T)) > 0
     return labels, label_T, span_T, crosses_T
 
 

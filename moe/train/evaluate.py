@@ -89,8 +89,7 @@ class EvaluationSet:
             if index % world.size == world.rank:
                 moved = DeviceBatch.of(batch, config, world.device)
                 self._own.append((index, self.num_sequences, part, moved))
-            counted = batch.targets_BS[:, config.train.loss_start :]
-            self.counted_bytes += int(store.token_bytes[counted].sum())
+            self.counted_bytes += int(batch.bytes_BS[:, config.train.loss_start :].sum())
             self.num_sequences += len(batch.ids_BS)
 
     def evaluate(self, model: MoETransformer) -> Evaluation:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -18,11 +20,14 @@ from tokenizers import (
 
 from moe.config import DataConfig
 from moe.data import gpt2_vocabulary
+from moe.data.prepare import prepare
+from moe.data.token_store import TokenStore
 from moe.data.tokenizer import (
     GPT2_PATTERN,
     ByteTokenizer,
     JsonTokenizer,
     RankTokenizer,
+    encode_with_bytes,
     load_tokenizer,
     open_tokenizer,
     tokenizer_identity,
@@ -225,7 +230,14 @@ def test_files_that_are_no_tokenizer(tmp_path, bpe):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"prefix": True}, {"normalizer": normalizers.NFC()}, {"normalizer": normalizers.Lowercase()}],
+    [
+        {"prefix": True},
+        {"normalizer": normalizers.NFKC()},
+        {"normalizer": normalizers.NFKD()},
+        {"normalizer": normalizers.Lowercase()},
+        {"normalizer": normalizers.StripAccents()},
+        {"normalizer": normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])},
+    ],
 )
 def test_a_tokenizer_json_that_changes_the_text_is_refused(tmp_path, fields):
     hugging_face(**fields).save(str(tmp_path / "a.json"))
@@ -285,3 +297,71 @@ def test_gpt2_from_a_cache(no_gpt2, monkeypatch, bpe):
         with pytest.raises(ValueError, match="was not reached"):
             gpt2_vocabulary.gpt2_ranks()
         cached.unlink()
+
+
+NOT_CANONICAL = [
+    *HARD,
+    "cafe\u0301s \u1100\u1161\u11a8 q\u0323\u0307 \u0344 \u212b",
+    "\u0301",
+    "a\n\n\u0301  ",
+]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_tokenizer_that_brings_text_to_a_canonical_form(form):
+    normalizer = getattr(normalizers, form)()
+    tokenizer = JsonTokenizer(hugging_face(normalizer=normalizer).to_str())
+    assert tokenizer.normalises
+    for text in [*TEXTS, *NOT_CANONICAL, "e\u0301 \u00e9 " * 500]:
+        ids, sizes = encode_with_bytes(tokenizer, text)
+        assert np.array_equal(ids, tokenizer.encode(text))
+        spelled = b"".join(tokenizer.tokens[i] for i in ids)
+        assert spelled == unicodedata.normalize(form, text).encode()
+        assert sizes.sum() == len(text.encode())
+        assert sizes.min(initial=0) >= 0
+    ids, sizes = encode_with_bytes(tokenizer, "ax")
+    assert sizes.tolist() == [len(tokenizer.tokens[i]) for i in ids]
+
+
+def test_each_token_has_the_bytes_of_its_own_characters():
+    """Tokens of bytes: what is spelled for a character of the text is told with its own bytes."""
+    bare = hugging_face(vocab_size=257, normalizer=normalizers.NFC())
+    tokenizer = JsonTokenizer(bare.to_str())
+    ids, sizes = encode_with_bytes(tokenizer, "ae\u0301b\u00e9 \u65e5")
+    assert [tokenizer.tokens[i] for i in ids] == [
+        bytes([b]) for b in "a\u00e9b\u00e9 \u65e5".encode()
+    ]
+    assert sizes.tolist() == [1, 0, 3, 1, 0, 2, 1, 0, 0, 3]
+
+
+def test_bits_per_byte_counts_the_bytes_of_the_text_as_it_was(tmp_path):
+    """Against the documents themselves: a context of one token has every held-out byte but a
+    segment's first as a target."""
+    texts = [f"{i} " + "cafe\u0301 nai\u0308ve d\u00e9j\u00e0 " * (5 + i % 7) for i in range(120)]
+    corpus = tmp_path / "a.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    hugging_face(normalizer=normalizers.NFC()).save(str(tmp_path / "nfc.json"))
+    fields = {"corpus": f"files:{corpus}", "holdout_fraction": 0.3, "vocab_size": 400}
+    path = prepare(DataConfig(tokenizer=f"file:{tmp_path}/nfc.json", **fields), tmp_path / "tokens")
+    store = TokenStore.open(path)
+    original = {unicodedata.normalize("NFC", text): text for text in texts}
+    held_out = [original[store.decode(ids).decode()] for ids, _ in store.documents("val")]
+    size = sum(len(text.encode()) for text in held_out)
+    assert store.meta["splits"]["val"]["text_bytes"] == size
+    tokens = store.meta["splits"]["val"]["tokens"]
+    batches = list(store.eval_batches(1, tokens, 7))
+    counted = sum(int(batch.bytes_BS.sum()) for batch in batches)
+    first, _ = next(store.documents("val"))
+    assert counted == size - len(store.vocabulary[first[0]])
+    spelled = sum(int(store.token_bytes[batch.targets_BS].sum()) for batch in batches)
+    assert spelled < counted
+
+
+def test_where_tokens_spell_the_text_its_bytes_are_theirs(tmp_path, bpe):
+    corpus = tmp_path / "a.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    path = prepare(DataConfig(corpus=f"files:{corpus}", holdout_fraction=0.3), tmp_path / "tokens")
+    store = TokenStore.open(path)
+    assert not list(path.glob("*-bytes.arrow"))
+    for batch in store.eval_batches(8, 800, 3):
+        assert np.array_equal(batch.bytes_BS, store.token_bytes[batch.targets_BS])
