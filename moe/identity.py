@@ -100,7 +100,7 @@ _LATER: dict[str, Any] = {
 }
 
 # What says where tokens came from: their digest is the identity.
-_ORIGIN = ("data.corpus", "data.tokenizer", "data.sequence_labels")
+_ORIGIN = ("data.corpus", "data.tokenizer", "data.sequence_labels", "data.text_column")
 
 
 def defaults(config: TrialConfig) -> dict[str, dict[str, Any]]:

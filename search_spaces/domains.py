@@ -11,6 +11,7 @@ from search_spaces.axes import AxisInfo, axis_info
 
 NOT_AN_AXIS = {
     "train.seed": "a seed is a replicate of a cell: give the study's seeds instead",
+    "data.text_column": "the text of a launch is one column: --set data.text_column=NAME",
     "data.digest": "it is computed from the corpus: vary data.tokenizer or data.vocab_size instead",
 }
 

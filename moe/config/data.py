@@ -19,6 +19,11 @@ class DataConfig:
         "CORPUS SPEC: stdlib, files:GLOB, hub:NAME[,CONFIG[+CONFIG...]], or a mixture of these by "
         "weight: mix:SPEC=WEIGHT,SPEC=WEIGHT",
     )
+    text_column: str = axis(
+        "",
+        "column that holds the text, message.content for one inside another; empty: text, or the "
+        "only column that holds text",
+    )
     tokenizer: str = axis("byte", "byte, bpe (trained on the corpus), gpt2, or file:PATH")
     vocab_size: int = axis(BYTE_VOCAB_SIZE, "rows of the embedding")
     holdout_fraction: float = axis(0.05, "share of documents, by hash, held out for evaluation")

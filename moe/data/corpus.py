@@ -1,7 +1,7 @@
 """Where documents come from: CORPUS SPEC `stdlib`, `files:GLOB`, `hub:NAME[,CONFIG[+CONFIG...]]`,
 or a mixture of these, `mix:SPEC=WEIGHT,SPEC=WEIGHT`.
 
-A document is a row with a string column `text`; its other columns may be labels (`LabelTable`).
+A document is a row with text in one of its columns; the others may be labels (`LabelTable`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from moe.data.labels import TEXT_COLUMN, LabelSurvey, LabelTable
-from moe.data.sources.files import LocalFiles, missing_text
+from moe.data.sources.files import LocalFiles
 from moe.data.sources.hub import HubConfigs, HubDataset
 from moe.data.sources.mixed_corpora import Mixture
+from moe.data.sources.rows import Row
 from moe.data.sources.stdlib import StandardLibrary
+from moe.data.sources.text_column import chosen_column, found_note, text_of
 
 if TYPE_CHECKING:
     import datasets
@@ -33,6 +35,9 @@ class Source(Protocol):
 
     def label_candidates(self) -> tuple[str, ...] | None:
         """All columns that can be labels; None where only reading every row tells."""
+
+    def with_text_column(self, column: str) -> Source:
+        """The same, to be read for this column; raises ValueError where it is known not to be."""
 
     def digest(self) -> str:
         """Digest of the content; raises ValueError where it cannot be read."""
@@ -55,15 +60,40 @@ class Corpus:
     spec: str
     digest: str
     source: Source = field(repr=False)
+    text_column: str = TEXT_COLUMN
+    notes: tuple[str, ...] = ()  # what is worth saying of how it is read
 
     def documents(self, scratch: Path | None = None) -> Iterator[dict[str, Any]]:
-        """Every row that has text. Raises ValueError on a row without a string `text`."""
+        """Every row that has text, as `text`, with its other columns.
+
+        What is inside an object or a list of another column is left out: labels are text. Raises
+        ValueError on a row whose text is missing or no string.
+        """
+        column, whole = self.text_column, f"the corpus {self.spec!r}"
+        no_labels = self._no_labels
         for row in self.source.rows(scratch):
-            text = row.get(TEXT_COLUMN)
-            if TEXT_COLUMN not in row or not isinstance(text, str | None):
-                raise ValueError(missing_text(f"the corpus {self.spec!r}", _described(row)))
+            is_text = isinstance(row, Row) and row.is_text
+            where = (isinstance(row, Row) and row.where) or whole
+            text = row[TEXT_COLUMN] if is_text else text_of(row, column, where)
             if is_document(text):
-                yield row
+                document: dict[str, Any] = {TEXT_COLUMN: text}
+                for name, value in row.items():
+                    if name not in no_labels:
+                        nested = isinstance(value, list | dict)
+                        document[name] = type(value)() if nested else value
+                yield document
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The column of the text; of a mixture those of its parts."""
+        if isinstance(self.source, Mixture):
+            return tuple(part.corpus.text_column for part in self.source.parts)
+        return (self.text_column,)
+
+    @property
+    def _no_labels(self) -> set[str]:
+        """The text itself, and what it lies in."""
+        return {TEXT_COLUMN, self.text_column, self.text_column.partition(".")[0]}
 
     def dataset(self, cache_dir: Path) -> datasets.IterableDataset:
         """The documents as a streaming data set; only temporary files go to `cache_dir`."""
@@ -83,9 +113,10 @@ class Corpus:
     def labels(self) -> LabelSurvey:
         """Which columns are labels, read only as far as a question needs."""
         drawn_far_away = is_mixture(self) and self.source.survey_limit is not None
+        columns = self.source.label_candidates()
         return LabelSurvey(
             self.source.undrawn() if drawn_far_away else self.documents(),
-            columns=self.source.label_candidates(),
+            columns=None if columns is None else tuple(set(columns) - self._no_labels),
             limit=self.source.survey_limit,
         )
 
@@ -94,17 +125,28 @@ class Corpus:
         return {"spec": self.spec, "digest": self.digest} | self.source.provenance()
 
 
-def open_corpus(spec: str) -> Corpus:
+def open_corpus(spec: str, text_column: str = "") -> Corpus:
     """Finds and checks a corpus; nothing is written.
+
+    `text_column` may lie inside others (`message.content`). Without one it is `text`, or the only
+    column that holds text, which a note of the corpus then names.
 
     Raises:
         ValueError: the spec is none, a file is missing, unreadable, of an unknown kind or not
-            UTF-8, there is no column `text`, no document, a row that had to be read is malformed,
-            or the Hub is not reached.
+            UTF-8, there is no such column of text, no document, a row that had to be read is
+            malformed, or the Hub is not reached.
     """
-    source = _source(spec)
-    corpus = Corpus(spec, source.digest(), source)
-    # The parts of a mixture were opened, and each holds a document.
+    source = _source(spec, text_column)
+    digest = source.digest()
+    if isinstance(source, Mixture):  # its parts were opened, and each holds a document
+        notes = tuple(note for part in source.parts for note in part.corpus.notes)
+        corpus = Corpus(spec, digest, source, notes=notes)
+    else:
+        column = text_column or chosen_column(source.rows(), f"the corpus {spec!r}")
+        found = column not in (text_column, TEXT_COLUMN)
+        source = source.with_text_column(column)
+        notes = (found_note(spec, column),) if found else ()
+        corpus = Corpus(spec, digest, source, column, notes)
     if not is_mixture(corpus) and next(corpus.documents(), None) is None:
         raise ValueError(
             f"a corpus holds at least one document with text; {spec!r} holds none. "
@@ -123,7 +165,7 @@ def is_document(text: str | None) -> bool:
     return bool(text) and not text.isspace()
 
 
-def _source(spec: str) -> Source:
+def _source(spec: str, text_column: str) -> Source:
     kind, _, rest = spec.partition(":")
     if spec == "stdlib":
         return StandardLibrary()
@@ -135,12 +177,8 @@ def _source(spec: str) -> Source:
             return HubConfigs(name, tuple(config.split("+")))
         return HubDataset(name, config or None)
     if kind == "mix" and rest:
-        return Mixture.of(rest, open_corpus)
+        return Mixture.of(rest, lambda part: open_corpus(part, text_column))
     raise ValueError(
         "a corpus is stdlib, files:GLOB, hub:NAME[,CONFIG[+CONFIG...]] or "
         f"mix:SPEC=WEIGHT,SPEC=WEIGHT; received {spec!r}. Write for example 'files:texts/*.jsonl'."
     )
-
-
-def _described(row: dict[str, Any]) -> list[str]:
-    return [f"{name} ({type(value).__name__})" for name, value in row.items()]

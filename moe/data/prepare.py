@@ -51,6 +51,8 @@ def data_digest(config: DataConfig, corpus: Corpus) -> str:
         str(config.vocab_size),
         repr(config.holdout_fraction),
     )
+    if set(corpus.text_columns) != {TEXT_COLUMN}:
+        digest.add("text column", *corpus.text_columns)
     kept_apart = sequence_labels(config, corpus)
     if corpus.labels.beside(kept_apart):
         digest.add("sequence labels", *kept_apart)
@@ -73,7 +75,7 @@ def prepare(config: DataConfig, root: Path | str, *, progress: Progress | None =
     root = Path(root)
     if config.digest and _is_intact(root / config.digest):
         return root / config.digest
-    corpus = open_corpus(config.corpus)
+    corpus = open_corpus(config.corpus, config.text_column)
     digest = data_digest(config, corpus)
     if config.digest not in ("", digest):
         raise ValueError(

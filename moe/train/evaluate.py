@@ -17,7 +17,7 @@ from torch import Tensor
 from moe import metrics as names
 from moe.config import TrialConfig
 from moe.data.sources.mixed_corpora import KIND, PART_COLUMN
-from moe.data.token_store import Batch, TokenStore
+from moe.data.token_store import Batch, EvaluationBatch, TokenStore
 from moe.model.transformer import MoETransformer
 from moe.train.distributed import World, sum_over_ranks
 from moe.train.routing_stats import PROBE_UNITS, RoutingSnapshot, RoutingTotals
@@ -156,7 +156,9 @@ def parts_of(store: TokenStore) -> tuple[str, ...]:
     return store.label_values(PART_COLUMN) if told else ()
 
 
-def _by_part(batches: Iterable[Batch], parts: tuple[str, ...]) -> Iterator[tuple[int, Batch]]:
+def _by_part(
+    batches: Iterable[EvaluationBatch], parts: tuple[str, ...]
+) -> Iterator[tuple[int, EvaluationBatch]]:
     """Batches of one part each, with its number from 1; 0 without parts."""
     for batch in batches:
         if not parts:
@@ -167,9 +169,10 @@ def _by_part(batches: Iterable[Batch], parts: tuple[str, ...]) -> Iterator[tuple
             rows = part_B == part
             yield (
                 int(part) + 1,
-                Batch(
+                EvaluationBatch(
                     ids_BS=batch.ids_BS[rows],
                     targets_BS=batch.targets_BS[rows],
+                    bytes_BS=batch.bytes_BS[rows],
                     labels={name: label_B[rows] for name, label_B in batch.labels.items()},
                 ),
             )

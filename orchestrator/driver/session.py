@@ -229,6 +229,8 @@ def _ledger(
 
 
 def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
+    for corpus in session.launch.corpora.values():
+        yield from corpus.notes
     yield from session.tokens.lines()
     if kept := session.launch.labels_kept:
         yield (

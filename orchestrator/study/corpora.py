@@ -32,7 +32,9 @@ def corpora_of(base: TrialConfig, cells: Sequence[Cell], space: Space | None) ->
     return domain.values if isinstance(domain, Choice) else (base.data.corpus,)
 
 
-def opened_corpora(specs: Sequence[str]) -> tuple[dict[str, Corpus], dict[str, str]]:
+def opened_corpora(
+    specs: Sequence[str], text_column: str = ""
+) -> tuple[dict[str, Corpus], dict[str, str]]:
     """Each by its spec, and why the others could not be read. Raises BadInput where one is no
     mixture that could be read anywhere."""
     found, unread = {}, {}
@@ -42,7 +44,7 @@ def opened_corpora(specs: Sequence[str]) -> tuple[dict[str, Corpus], dict[str, s
         except ValueError as error:
             raise BadInput(str(error)) from None
         try:
-            found[spec] = open_corpus(spec)
+            found[spec] = open_corpus(spec, text_column)
         except (ValueError, OSError) as error:
             unread[spec] = str(error)
     return found, unread

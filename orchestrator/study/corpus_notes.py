@@ -13,7 +13,8 @@ from orchestrator.study.launch import Launch, Point
 
 def corpus_notes(launch: Launch, points: Sequence[Point]) -> list[str]:
     """A line each. `points` are a grid's; a sampled study stands for itself by its base."""
-    return [*_unread(launch), *_dropped_text(launch, points or launch.base_points())]
+    found = [note for corpus in launch.corpora.values() for note in corpus.notes]
+    return [*_unread(launch), *found, *_dropped_text(launch, points or launch.base_points())]
 
 
 def _unread(launch: Launch) -> list[str]:

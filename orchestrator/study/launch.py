@@ -212,6 +212,12 @@ class Launch:
         does not have."""
         for point in points:
             moe, corpus = point.config.moe, self.corpora.get(point.config.data.corpus)
+            if point.config.data.text_column != self.base.data.text_column:
+                raise BadInput(
+                    "the text of a launch is one column of its corpora; cell "
+                    f"{point.cell} has data.text_column={point.config.data.text_column!r}. Set it "
+                    "for all: --set data.text_column=NAME."
+                )
             if corpus is None:
                 continue
             labels = corpus.labels
@@ -313,7 +319,7 @@ def resolve(
         if corpus_spec == default and spec not in specs:
             raise BadInput(_idle_message("--corpus", CORPUS_PATH))
         _refuse_idle(study, study.scales[scale], spec, overrides, cells, space)
-        corpora, unread = opened_corpora(specs)
+        corpora, unread = opened_corpora(specs, base.data.text_column)
         if unread and need_corpus:
             raise BadInput(next(iter(unread.values())))
         followed = followed_labels(cells, base, space, study.claims)
@@ -381,7 +387,8 @@ def _trained_as(config: TrialConfig) -> tuple[str, ...]:
     """What a config trains while its tokens' digest is unknown: where they come from stands for
     it, which no hash holds."""
     data = config.data
-    return cell_hash(config), data.corpus, data.tokenizer, "+".join(data.sequence_label_columns)
+    labels = "+".join(data.sequence_label_columns)
+    return cell_hash(config), data.corpus, data.text_column, data.tokenizer, labels
 
 
 def _refuse_idle(

@@ -70,6 +70,25 @@ CORPUS_FILES = {
     "no Parquet": (b"PAR1 not really", ".parquet", "Check that"),
     "no CoNLL-U": (b"1\tword\n", ".conllu", "Add it"),
     "unknown suffix": (b"text", ".docx", "received"),
+    "empty": (b"", ".txt", "is empty"),
+    "NUL bytes": (b"text\0text", ".txt", "NUL bytes"),
+    "UTF-16": ("text".encode("utf-16"), ".csv", "UTF-16"),
+    "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\n", ".jsonl", "lfs pull"),
+    "nested too deep": (b'{"text": "a"}\n' + b'{"n":' * 990 + b"1" + b"}" * 990, ".jsonl", "nests"),
+    "huge number": (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", ".jsonl", "digits"),
+    "late bad line": (b'{"text": "a b c"}\n' * 3000 + b"{", ".jsonl", "line 3001"),
+    "late bad row": (b"text,n\n" + b"some text,1\n" * 3000 + b"x\n", ".csv", "line 3002"),
+    "broken JSON array": (b'[{"text": "a"},', ".JSON", "Mend the file"),
+    "JSON of a number": (b"3", ".json", "Mend the file"),
+    "open quote": (b'text\n"never closed\n', ".tsv", "Mend the quotes"),
+    "no tar": (b"no tar" * 200, ".tar", "Check that"),
+    "no Arrow": (b"no arrow" * 200, ".arrow", "Check that"),
+    "no Zstandard": (b"no zstd" * 200, ".jsonl.zst", "Check its permissions"),
+    "two columns of text": (
+        b'{"a": "one two three four five", "b": "one two three four five"}\n',
+        ".jsonl",
+        "data.text_column=NAME",
+    ),
     "one document": (b"a single document that cannot be split", ".txt", "split"),
 }
 
@@ -87,6 +106,9 @@ OVERRIDES = {
     "huge integer": ("model.d_model=" + "9" * 5000, "received"),
     "missing tokenizer": ("data.tokenizer=tokenizer:/nowhere.json", "received"),
     "tokenizer with quotes": ("data.tokenizer=o'x\"; DROP TABLE studies;--", "received"),
+    "text column that is none": ("data.text_column=body", "has the columns text"),
+    "text column inside none": ("data.text_column=text.body", "has the columns text"),
+    "sequence labels that are none": ("data.sequence_labels=mood", "received 'mood'"),
     "digest by --set": ("data.digest=abc", "--corpus"),
     "surrogate": ("train.precision=\udcff", "text in UTF-8"),
     "indivisible heads": ("model.num_heads=7", "must divide"),
@@ -176,6 +198,11 @@ def cases(folder, corpus, recorded, port):
     wrong_types.mkdir(parents=True)
     keys = ("config_hash", "moe_digest", "status", "error", "metrics", "curve", "late_metrics")
     written(wrong_types, "result.json", json.dumps(dict.fromkeys((*keys, "tokens"), 1)))
+    nothing, linked = folder / "nothing", folder / "linked"
+    nothing.mkdir()
+    linked.mkdir()
+    link = linked / "link.txt"
+    link.symlink_to("nowhere.txt")
     table = written(folder, "probe.tsv", "text\tlabel\na\tb\n")
     for name, arguments, expected in (
         ("status: no launch of the study", ("status", "search", *read), "launches here are"),
@@ -221,8 +248,13 @@ def cases(folder, corpus, recorded, port):
         ("run: home with a percent", (*run, "--home", folder / "a%20b"), "home"),
         ("run: hub that is none", ("run", "quickstart", "--corpus", "hub:../../etc"), "is neither"),
         ("run: empty glob", ("run", "quickstart", "--corpus", "files:"), "stdlib"),
-        ("run: folder as corpus", (
-            "run", "quickstart", "--corpus", f"files:{folder}"), "matches none"),
+        ("run: folder without text", (
+            "run", "quickstart", "--corpus", f"files:{nothing}"), "holds none of a kind"),
+        ("run: link to nowhere", ("run", "quickstart", "--corpus", f"files:{link}"), "a link to"),
+        ("run: folder with such a link", (
+            "run", "quickstart", "--corpus", f"files:{link.parent}"), "a link to"),
+        ("plan: corpus that is not there", (
+            "plan", "quickstart", "--corpus", f"files:{folder}/no.txt"), "matches none"),
         ("run: study is a folder", ("run", f"{folder}/"), "study file"),
         ("unknown command", ("runn", "quickstart"), "runn"),
     ):  # fmt: skip

@@ -1,82 +1,119 @@
-"""Local files as documents: txt, jsonl and conllu (each also as .gz), and parquet.
+"""Local files as documents: which files a pattern names, and what kind each is of.
 
-A row of jsonl or parquet is a document. A text file is one, unless it is long: then it is cut, so
-that one book can be split into training and held-out text and no file has to fit into memory.
-CoNLL-U: a document runs from one `# newdoc` to the next; sentences before the first stand alone.
+Kinds: txt, jsonl (ndjson), json, csv, tsv, conllu and tar, each also packed (.gz, .zst, .bz2, .xz);
+parquet, arrow and feather. A row of a file with columns is a document. The case of a suffix does
+not matter.
 """
 
 from __future__ import annotations
 
-import codecs
 import glob
-import gzip
-import io
-import json
 import os
-import zlib
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from moe.data.digest import ContentDigest
-from moe.data.labels import TEXT_COLUMN
+from moe.data.sources import unpacking
+from moe.data.sources.arrow_files import (
+    ARROW_KINDS,
+    check_arrow,
+    label_candidates,
+    read_arrow,
+    require_text,
+)
+from moe.data.sources.delimited import read_csv, read_tsv
+from moe.data.sources.json_files import read_json, read_jsonl
+from moe.data.sources.plain_text import checked_text, read_conllu, read_txt
+from moe.data.sources.rows import Row
+from moe.data.sources.tar_files import read_tar
+from moe.data.sources.unpacking import kind_of, readable
 
-CUT_CHARS = 16 * 1024  # a longer text is cut at the next blank line
-CUT_AT_LINE_CHARS = 2 * CUT_CHARS  # or else here, at the end of a line
-MAX_LINE_CHARS = 1 << 20  # or else inside a line
-PARQUET_BATCH_ROWS = 256
-_BLOCK_BYTES = 1 << 20
-
-Row = dict[str, Any]
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    "txt": read_txt,
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "conllu": read_conllu,
+    "tar": read_tar,
+}
+_ALSO_CALLED = {"ndjson": "jsonl", "jsonlines": "jsonl"}
+_WITHOUT_COLUMNS = ("txt", "conllu")
+# What `datasets` and its Hub keep beside data, in files that a folder is read without.
+_BESIDE_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_POINTERS = {
+    b"version https://git-lfs": ("a Git LFS pointer", "Fetch the file itself: git lfs pull."),
+    b"/annex/objects/": ("a git-annex pointer", "Fetch the file itself: git annex get."),
+}
 
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """The corpus `files:GLOB`: all files that match, in the order of their sorted paths."""
+    """The corpus `files:GLOB`: all files that match, in the order of their sorted paths; of a
+    folder, all files of these kinds under it."""
 
     pattern: str
+    text_column: str = ""
 
     sequence_labels = ()
     survey_limit = None
 
     def label_candidates(self) -> tuple[str, ...] | None:
-        """Known without reading where all files are Parquet, or hold nothing but text."""
+        """Known without reading where every file has a schema, or holds nothing but text."""
         columns: set[str] = set()
-        for name, path in self._files:
-            if name == "jsonl":
+        for kind, path in self._files:
+            if kind in ARROW_KINDS:
+                with readable(path):
+                    columns |= label_candidates(path, kind)
+            elif kind not in _WITHOUT_COLUMNS:
                 return None
-            if name == "parquet":
-                with _readable(path), _open_parquet(path) as file:
-                    columns |= set(_string_columns(file.schema_arrow))
-        return tuple(sorted(columns - {TEXT_COLUMN}))
+        return tuple(sorted(columns))
+
+    def with_text_column(self, column: str) -> LocalFiles:
+        """Raises ValueError where a file with a schema has no such text."""
+        for kind, path in self._files:
+            if kind in ARROW_KINDS:
+                with readable(path):
+                    require_text(path, kind, column)
+        return replace(self, text_column=column)
 
     @cached_property
     def _files(self) -> list[tuple[str, Path]]:
         pattern = os.path.expanduser(self.pattern)
-        found = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
-        paths = sorted(Path(name) for name in found if os.path.isfile(name))
+        found = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+        folders = [Path(name) for name in found if os.path.isdir(name)]
+        paths = sorted(Path(name) for name in found if not os.path.isdir(name))
+        if not paths:  # beside files, folders are what a pattern matches by the way
+            paths = sorted(path for folder in folders for path in _under(folder))
         if not paths:
+            what = "holds none of a kind that is read" if folders else "matches none"
             raise ValueError(
-                f"files:GLOB must match at least one file; {self.pattern!r} matches none (from "
+                f"files:GLOB must match at least one file; {self.pattern!r} {what} (from "
                 f"{Path.cwd()}). Check the path, and quote it so that the shell leaves it alone."
             )
-        return [(_format(path), path) for path in paths]
+        return [(_kind(path), _regular(path)) for path in paths]
 
     def digest(self) -> str:
-        """Over each file's format and (unpacked) content. Raises ValueError on invalid UTF-8."""
+        """Over each file's kind and (unpacked) content.
+
+        Raises ValueError on a file that is empty, a pointer, not UTF-8, or has no string column.
+        """
         digest = ContentDigest("files")
-        for name, path in self._files:
-            with _readable(path):
-                if name == "parquet":
-                    _check_parquet(path)
-                with _open_bytes(path) as file:
-                    digest.add_file(name, _blocks(file, path, is_text=name != "parquet"))
+        for kind, path in self._files:
+            with readable(path):
+                with unpacking.open_bytes(path) as file:
+                    _require_content(file, path)
+                if kind in ARROW_KINDS:
+                    check_arrow(path, kind)
+                with unpacking.open_bytes(path) as file:
+                    digest.add_file(kind, _blocks(file, path, kind))
         return digest.hexdigest()
 
-    def provenance(self) -> Row:
+    def provenance(self) -> dict[str, Any]:
         return {
             "kind": "files",
             "files": len(self._files),
@@ -84,188 +121,95 @@ class LocalFiles:
         }
 
     def rows(self, scratch: Path | None = None) -> Iterator[Row]:
-        for name, path in self._files:
-            with _readable(path):
-                yield from _READERS[name](path)
+        for kind, path in self._files:
+            count = 0
+            with readable(path):
+                for row in self._rows(kind, path):
+                    count += 1
+                    yield row
+            if not count:
+                raise ValueError(_empty(path, "holds none"))
+
+    def _rows(self, kind: str, path: Path) -> Iterator[Row]:
+        if kind in ARROW_KINDS:
+            return read_arrow(path, kind, self.text_column)
+        return _READERS[kind](path)
 
 
-def _format(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
-    suffix = name.rpartition(".")[2]
-    if suffix not in _READERS or (suffix == "parquet" and path.suffix == ".gz"):
+def _kind(path: Path) -> str:
+    kind = _known_kind(path)
+    if kind is None:
         raise ValueError(
-            "files:GLOB reads .txt, .jsonl, .conllu (each also as .gz) and .parquet; "
+            f"files:GLOB reads {', '.join(f'.{kind}' for kind in _READERS)} (each also as "
+            f"{', '.join(f'.{packed}' for packed in unpacking.PACKED)}), "
+            f"{', '.join(f'.{kind}' for kind in ARROW_KINDS)}, and folders of these; "
             f"received {str(path)!r}. Convert it, or narrow the pattern."
         )
-    return suffix
+    return kind
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Names the file in whatever keeps it from being read."""
+def _known_kind(path: Path) -> str | None:
+    kind, packed = kind_of(path)
+    kind = _ALSO_CALLED.get(kind, kind)
+    known = kind in _READERS or (kind in ARROW_KINDS and not packed)
+    return kind if known else None
+
+
+def _under(folder: Path) -> Iterator[Path]:
+    """Files of the kinds that are read, hidden ones left out; each folder once, links or not."""
+    seen: set[str] = set()
+    for inside, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(inside)
+        folders[:] = [] if real in seen else [name for name in folders if name[0] != "."]
+        if real not in seen:
+            seen.add(real)
+            for name in files:
+                path = Path(inside, name)
+                if name[0] != "." and name not in _BESIDE_DATA and _known_kind(path):
+                    yield path
+
+
+def _regular(path: Path) -> Path:
+    """Raises ValueError where a name leads to no file: a link to nothing, a pipe, a device."""
     try:
-        yield
-    except UnicodeDecodeError as error:
+        mode = path.stat().st_mode
+    except OSError as error:
+        where = f" (a link to {os.readlink(path)})" if path.is_symlink() else ""
         raise ValueError(
-            f"text must be valid UTF-8; {path} is not ({error.reason}). "
-            "Convert it, for example with iconv."
+            f"a corpus file must be there; {path}{where} is not: {error.strerror}. "
+            "Restore what it points to, or remove it."
         ) from None
-    except (OSError, EOFError, zlib.error) as error:
+    if not stat.S_ISREG(mode):
         raise ValueError(
-            f"a corpus file must be readable; {path} is not: {error}. "
-            "Check its permissions, and that it was copied whole."
-        ) from None
-
-
-def _open_bytes(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-@contextmanager
-def _open_text(path: Path) -> Iterator[io.TextIOWrapper]:
-    with _open_bytes(path) as file:
-        yield io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-
-
-def _blocks(file: IO[bytes], path: Path, is_text: bool) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    while block := file.read(_BLOCK_BYTES):
-        if is_text:
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(block)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"text must be valid UTF-8; {path} is not, at byte "
-                    f"{offset - pending + error.start}. Convert it, for example with iconv."
-                ) from None
-        offset += len(block)
-        yield block
-    if is_text and decoder.getstate()[0]:
-        raise ValueError(
-            f"text must be valid UTF-8; {path} ends inside a character. Was it copied whole?"
+            f"a corpus is made of files; {path} is none (a pipe, a socket or a device). "
+            "Write its text to a file."
         )
+    return path
 
 
-def _read_txt(path: Path) -> Iterator[Row]:
-    with _open_text(path) as file:
-        piece: list[str] = []
-        size = 0
-        while line := file.readline(MAX_LINE_CHARS):
-            piece.append(line)
-            size += len(line)
-            if size >= CUT_AT_LINE_CHARS or (size >= CUT_CHARS and not line.strip()):
-                yield {TEXT_COLUMN: "".join(piece)}
-                piece, size = [], 0
-        if piece:
-            yield {TEXT_COLUMN: "".join(piece)}
+def _require_content(file: IO[bytes], path: Path) -> None:
+    begin = file.read(64)
+    for sign, (what, remedy) in _POINTERS.items():
+        if begin.startswith(sign):
+            raise ValueError(f"a corpus file holds its text; {path} is {what}. {remedy}")
+    if not begin:
+        raise ValueError(_empty(path, "is empty"))
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    with _open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"a line of jsonl is a JSON object; line {number} of {path} is not: {error}. "
-                    "Mend or remove the line."
-                ) from None
-            if not isinstance(row, dict) or not isinstance(row.get(TEXT_COLUMN), str | None):
-                raise ValueError(
-                    f"a line of jsonl is an object whose {TEXT_COLUMN!r} is a string; line "
-                    f"{number} of {path} is {_shortened(line)}. Mend or remove the line."
-                )
-            if TEXT_COLUMN not in row:
-                raise ValueError(missing_text(f"line {number} of {path}", list(row)))
-            yield row
-
-
-def _read_conllu(path: Path) -> Iterator[Row]:
-    with _open_text(path) as file:
-        document: list[str] = []
-        inside = text_seen = in_sentence = False
-        for number, line in enumerate(file, start=1):
-            if line.startswith("# newdoc"):
-                if document:
-                    yield {TEXT_COLUMN: " ".join(document)}
-                document, inside = [], True
-            elif line.startswith("# text ="):
-                text_seen = True
-                document.append(line.partition("=")[2].strip())
-                if not inside:
-                    yield {TEXT_COLUMN: document.pop()}
-            elif not line.strip():
-                text_seen = in_sentence = False
-            elif not line.startswith("#") and not in_sentence:
-                in_sentence = True
-                if not text_seen:
-                    raise ValueError(
-                        "a CoNLL-U sentence has a comment '# text = ...' before its words; the one "
-                        f"at line {number} of {path} has none. Add it (the format requires it)."
-                    )
-        if document:
-            yield {TEXT_COLUMN: " ".join(document)}
-
-
-def _read_parquet(path: Path) -> Iterator[Row]:
-    # Pages are read one after the other: with pre-buffering, a row group would be held whole, and
-    # many writers make one row group of a whole file.
-    with _open_parquet(path, buffer_size=_BLOCK_BYTES, pre_buffer=False) as file:
-        columns = _string_columns(file.schema_arrow)
-        for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
-            yield from batch.to_pylist()
-
-
-def _check_parquet(path: Path) -> None:
-    with _open_parquet(path) as file:
-        if TEXT_COLUMN not in _string_columns(file.schema_arrow):
-            raise ValueError(missing_text(str(path), file.schema_arrow.names))
-
-
-@contextmanager
-def _open_parquet(path: Path, **options: Any) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path, **options) as file:
-            yield file
-    except pa.ArrowException as error:
-        raise ValueError(
-            f"a corpus file must be readable; {path} is not: {error}. "
-            "Check that it is a Parquet file and was copied whole."
-        ) from None
-
-
-def _string_columns(schema: Any) -> list[str]:
-    from pyarrow import types
-
-    def is_string(kind: Any) -> bool:
-        if types.is_dictionary(kind):
-            kind = kind.value_type
-        return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-
-    return [field.name for field in schema if is_string(field.type)]
-
-
-def missing_text(where: str, columns: list[str]) -> str:
+def _empty(path: Path, what: str) -> str:
     return (
-        f"a corpus has a string column {TEXT_COLUMN!r}; {where} has the columns "
-        f"{', '.join(map(str, columns)) or '(none)'}. Rename the column that holds the text."
+        f"every file of a corpus holds at least one document with text; {path} {what}. "
+        "Fetch it again, remove it, or narrow the pattern."
     )
 
 
-def _shortened(line: str) -> str:
-    return repr(line if len(line) <= 60 else line[:60] + "...")
-
-
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    "txt": _read_txt,
-    "jsonl": _read_jsonl,
-    "conllu": _read_conllu,
-    "parquet": _read_parquet,
-}
+def _blocks(file: IO[bytes], path: Path, kind: str) -> Iterator[bytes]:
+    if kind in ARROW_KINDS or kind == "tar":
+        yield from iter(lambda: file.read(unpacking.BLOCK_BYTES), b"")
+        return
+    blank = True
+    for block in checked_text(file, path):
+        blank = blank and not block.strip()
+        yield block
+    if blank:
+        raise ValueError(_empty(path, "holds nothing but white space"))

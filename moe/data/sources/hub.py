@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.data.digest import ContentDigest
-from moe.data.labels import TEXT_COLUMN
-from moe.data.sources.files import PARQUET_BATCH_ROWS
+from moe.data.sources.arrow_files import BATCH_ROWS
 
 PROBE_TIMEOUT_S = 5.0
 SURVEY_DOCUMENTS = 10_000  # of a remote data set, read to learn which of its columns are labels
@@ -36,6 +35,9 @@ class HubDataset:
 
     sequence_labels = ()
 
+    def with_text_column(self, column: str) -> HubDataset:
+        return self
+
     @property
     def survey_limit(self) -> int | None:
         return None if self._is_local else SURVEY_DOCUMENTS
@@ -49,8 +51,7 @@ class HubDataset:
         return tuple(
             name
             for name, kind in features.items()
-            if name != TEXT_COLUMN
-            and (hasattr(kind, "int2str") or getattr(kind, "dtype", "").endswith("string"))
+            if hasattr(kind, "int2str") or getattr(kind, "dtype", "").endswith("string")
         )
 
     def digest(self) -> str:
@@ -137,6 +138,9 @@ class HubConfigs:
 
     sequence_labels = (CONFIG_COLUMN,)
 
+    def with_text_column(self, column: str) -> HubConfigs:
+        return self
+
     @property
     def survey_limit(self) -> int | None:
         return next(iter(self._parts.values())).survey_limit
@@ -210,7 +214,7 @@ def _opened(corpus: HubDataset, scratch: Path | None) -> Iterator[tuple[Any, str
                 f"{', '.join(splits) or 'none'}. Use a config or a folder that has it."
             )
         if builder.name == "parquet":
-            builder.config.batch_size = PARQUET_BATCH_ROWS
+            builder.config.batch_size = BATCH_ROWS
         yield builder, "train" if "train" in splits else splits[0]
 
 

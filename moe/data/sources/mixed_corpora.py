@@ -42,6 +42,8 @@ _WEIGHT = re.compile(r"\d{0,9}(\.\d{0,9})?")
 class _Documents(Protocol):
     digest: str
     source: Any
+    text_column: str
+    notes: tuple[str, ...]
 
     def documents(self, scratch: Path | None = None) -> Iterator[dict[str, Any]]: ...
     @property

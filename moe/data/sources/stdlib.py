@@ -37,6 +37,9 @@ class StandardLibrary:
     sequence_labels = ("topic",)
     survey_limit = None
 
+    def with_text_column(self, column: str) -> StandardLibrary:
+        return self
+
     def label_candidates(self) -> tuple[str, ...]:
         return self.sequence_labels
 

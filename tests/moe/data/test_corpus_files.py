@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moe.data.corpus import open_corpus
-from moe.data.sources import files
+from moe.data.sources import plain_text, unpacking
 
 from .conftest import make_rows, write_jsonl, write_parquet
 
@@ -87,8 +87,8 @@ def test_a_long_text_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
     pieces = texts(f"files:{tmp_path}/a.txt")
     assert "".join(pieces) == whole
     assert all(piece.endswith("\n\n") for piece in pieces)
-    assert max(map(len, pieces)) < files.CUT_AT_LINE_CHARS
-    assert len(pieces) == -(-len(whole) // files.CUT_CHARS)
+    assert max(map(len, pieces)) < plain_text.CUT_AT_LINE_CHARS
+    assert len(pieces) == -(-len(whole) // plain_text.CUT_CHARS)
 
 
 def test_a_text_without_blank_lines_or_without_lines_is_cut_too(tmp_path):
@@ -217,7 +217,7 @@ def test_no_file_matches(tmp_path):
 
 def test_an_unknown_format(tmp_path):
     (tmp_path / "a.pdf").write_text("x")
-    assert "reads .txt, .jsonl, .conllu" in refusal(f"files:{tmp_path}/*")
+    assert "reads .txt, .jsonl, .json" in refusal(f"files:{tmp_path}/*")
     write_parquet(tmp_path / "b.parquet", make_rows(2)).rename(tmp_path / "b.parquet.gz")
     assert "b.parquet.gz" in refusal(f"files:{tmp_path}/b*")
 
@@ -235,7 +235,7 @@ def test_an_empty_parquet_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.conllu", "a.txt.gz"])
 def test_invalid_utf8_is_named_with_its_place(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(files, "_BLOCK_BYTES", 7)
+    monkeypatch.setattr(unpacking, "BLOCK_BYTES", 7)
     data = "ééé ok ".encode() + b"\xe9 latin"
     path = tmp_path / name
     path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
@@ -259,7 +259,7 @@ def test_invalid_utf8_in_parquet(tmp_path):
     [
         ("{'text': 1}", "is not: Expecting property name"),
         ('["text"]', "is '[\"text\"]\\n'"),
-        ('{"text": 7}', "an object whose 'text' is a string"),
+        ('{"text": 7}', "the column 'text' holds a number"),
     ],
 )
 def test_a_bad_line_of_jsonl_is_named(tmp_path, line, complaint):
@@ -270,18 +270,19 @@ def test_a_bad_line_of_jsonl_is_named(tmp_path, line, complaint):
 
 
 def test_no_text_column(tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", [{"content": "x"}])
-    assert "has the columns content" in refusal(f"files:{tmp_path}/a.jsonl")
-    write_parquet(tmp_path / "a.parquet", [{"content": "x", "n": 1}])
-    assert "has the columns content, n" in refusal(f"files:{tmp_path}/a.parquet")
+    write_jsonl(tmp_path / "a.jsonl", [{"n": 1}])
+    assert "line 1" not in refusal(f"files:{tmp_path}/a.jsonl")
+    assert "has the columns n (a number)" in refusal(f"files:{tmp_path}/a.jsonl")
+    write_parquet(tmp_path / "a.parquet", [{"n": 1, "m": 2.5}])
+    assert "has the columns n (int64), m (double)" in refusal(f"files:{tmp_path}/a.parquet")
     write_parquet(tmp_path / "b.parquet", [{"text": 1}])
-    assert "string column 'text'" in refusal(f"files:{tmp_path}/b.parquet")
+    assert "the column 'text' holds int64" in refusal(f"files:{tmp_path}/b.parquet")
 
 
 def test_every_parquet_file_is_checked_at_once(tmp_path):
     write_parquet(tmp_path / "a.parquet", make_rows(3))
     write_parquet(tmp_path / "b.parquet", [{"content": "x"}])
-    assert "b.parquet has the columns content" in refusal(f"files:{tmp_path}/*.parquet")
+    assert "b.parquet has the columns content (string)" in refusal(f"files:{tmp_path}/*.parquet")
 
 
 def test_conllu_without_the_sentence_text(tmp_path):
@@ -309,7 +310,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files, "_open_bytes", refuse)
+    monkeypatch.setattr(unpacking, "open_bytes", refuse)
     assert "Permission denied. Check its permissions" in refusal(f"files:{tmp_path}/a.txt")
 
 

@@ -191,8 +191,8 @@ def test_a_training_split_is_needed(folder):
 
 
 def test_no_text_column(tmp_path):
-    write_parquet(tmp_path / "a" / "train.parquet", [{"content": "x"}])
-    assert "has the columns content (str)" in refusal(f"hub:{tmp_path}/a")
+    write_parquet(tmp_path / "a" / "train.parquet", [{"content": "x", "summary": "y"}])
+    assert "has the columns content (text), summary (text)" in refusal(f"hub:{tmp_path}/a")
 
 
 def test_a_folder_that_holds_no_data_set(tmp_path):
