@@ -76,11 +76,10 @@ def _rungs(point: Point, rule: StoppingRule) -> str | None:
     rungs = rule.rungs(train.num_steps)
     if not rungs:
         return f"early stopping has no rung in train.num_steps {train.num_steps}: nothing is ended"
-    evaluations = range(train.eval_every, train.num_steps, train.eval_every)
     idle = [
         rung
         for rung, end in zip(rungs, [*rungs[1:], train.num_steps], strict=True)
-        if not any(rung <= step < end for step in evaluations)
+        if -(-max(rung, 1) // train.eval_every) * train.eval_every >= end
     ]
     if not idle:
         return None
