@@ -186,6 +186,20 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+def told(config: TrialConfig) -> dict[str, Any]:
+    """What tells a configuration from others: the values that are not their axis's default, by
+    path, without the seed and without where tokens came from."""
+    default = defaults(config)
+    left_out = {*_ORIGIN, "train.seed"}
+    return {
+        path: value
+        for section, values in config.to_dict().items()
+        for name, value in values.items()
+        if (path := f"{section}.{name}") not in left_out
+        and _text(value) != _text(default[section][name])
+    }
+
+
 def config_hash(config: TrialConfig) -> str:
     """Identity of a run. Needs `data.digest`; raises ValueError without it."""
     if not config.data.digest:

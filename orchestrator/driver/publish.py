@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from mimetypes import guess_type
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,6 @@ from orchestrator.base.errors import BadInput, LaunchHeld, StudyError
 from orchestrator.base.urls import redact
 from orchestrator.driver.session import Session
 from orchestrator.report.figure_data import Rows
-from orchestrator.report.judge import read_analysis
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.table_files import write_table
 from orchestrator.stores.driver_lock import driver_locks
@@ -42,9 +41,7 @@ PARETO_PLOT = "pareto-front"
 
 def publish(session: Session) -> None:
     """What cannot be drawn or written is named; a launch ends in order all the same."""
-    launch = LaunchRecords(
-        home=session.options.home, info=session.info, trials=session.records, store=session.search
-    )
+    launch = session.read()
     parent, folder = session.tracking.parent_run_id, session.parent_folder
     try:
         figures = _figures(launch, folder, session.analysis())
@@ -83,9 +80,9 @@ def publish_analysis(
             for line in settle(home):
                 say(line)
             # A driver may have gone on while this was measured.
-            launch = replace(launch, trials=launch.store.records())
+            launch = LaunchRecords.of(home, launch.info, launch.store.records(), launch.store)
             folder = Path(made)
-            figures = _figures(launch, folder, read_analysis(home, launch.info.name))
+            figures = _figures(launch, folder, launch.analysis())
             pages = _pages(launch, study, folder)
             _to_dashboard(launch, [*figures, *pages])
             require_usable(uri, must_exist=True)

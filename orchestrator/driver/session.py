@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,10 +24,10 @@ from orchestrator.cluster import capacity, connection, nodes
 from orchestrator.cluster.connection import Resources
 from orchestrator.driver.options import Options, require_folders, require_sane
 from orchestrator.driver.prepared_corpora import Preparing, Tokens
-from orchestrator.report.judge import judge_launch, read_analysis
+from orchestrator.report.records import LaunchRecords
 from orchestrator.report.rungs import rung_line, rungs_of_launch
 from orchestrator.report.table_files import write_environment, write_table
-from orchestrator.report.tables import Table, table_of
+from orchestrator.report.tables import Table
 from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.mlflow_client import connect, quiet
 from orchestrator.stores.mlflow_client import require_usable as require_tracking
@@ -78,26 +78,16 @@ class Session:
         return 1 if failed or self.undelivered or self.ledger.queue.not_found else 0
 
     def table(self) -> Table:
-        study = self.launch.study
-        return table_of(
-            study.name,
-            self.launch.name,
-            self.records,
-            metric=study.metric,
-            best_first=not study.is_grid,
-            published=study.published,
-            judgement=judge_launch(
-                study,
-                scale=self.launch.scale,
-                records=self.records,
-                rows=self.analysis(),
-            ),
-        )
+        return self.read().table(self.launch.study, self.analysis())
 
-    def analysis(self) -> list[dict[str, Any]]:
+    def read(self) -> LaunchRecords:
+        """The launch as its readers have it."""
+        return LaunchRecords.of(self.options.home, self.search.info, self.records, self.search)
+
+    def analysis(self) -> list[Mapping[str, Any]]:
         """Rows of `analyze`; a launch must end in order though their file is damaged."""
         try:
-            return read_analysis(self.options.home, self.launch.name)
+            return self.read().analysis()
         except BadInput as error:
             self.tell(str(error))
             return []
@@ -192,6 +182,8 @@ def opened(
                 say=say,
                 marker=marker,
             )
+            search.state_current(launch.points() if launch.study.is_grid else (), session.records)
+            session.info = search.info
             about = [*moved, *mended, *_worth_saying(session, storage), *filter(None, [waits])]
             tracking.begin()
         except BaseException:

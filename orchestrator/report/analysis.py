@@ -102,7 +102,8 @@ def analyze_launch(
                 num_permutations=permutations,
                 word_form=word_forms[digest],
             ):
-                rows.append({"probe": probe_spec, **row.to_dict()})
+                whose = {"probe": probe_spec, "config_hash": record.config_hash}
+                rows.append({**whose, **row.to_dict()})
             shares.append(_named(shares_of(choices), record))
             if record.cell not in drawn:
                 drawn.add(record.cell)

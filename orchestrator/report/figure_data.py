@@ -241,7 +241,7 @@ def counted(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The complete trials of the code that trained the most of them, in order of number."""
     digest = main_digest(records)
     complete = [r for r in records if r.state == "complete" and math.isfinite(r.value)]
-    kept = [r for r in complete if r.code == digest]
+    kept = [r for r in complete if r.code == digest and not r.is_older]
     return sorted(kept, key=lambda r: r.number)
 
 

@@ -57,6 +57,8 @@ def judge_launch(
     Complete trials alone count, and of one code digest: the one that trained the most of them.
     """
     digest = main_digest(records)
+    older = [r for r in records if r.is_older]
+    records = [r for r in records if not r.is_older]
     counted = [r for r in records if r.state == "complete" and r.code == digest]
     reason = NO_EVIDENCE.get(scale)
     return Judgement(
@@ -70,13 +72,13 @@ def judge_launch(
         ),
         evidence=reason is None,
         evidence_reason=reason,
-        notes=(*_other_code(records, digest), *_unanalysed(study, rows)),
+        notes=(*_older(older), *_other_code(records, digest), *_unanalysed(study, rows)),
     )
 
 
 def main_digest(records: Sequence[TrialRecord]) -> str:
     """The code (`moe_digest`) of most complete trials, the newest of equals; "" without any."""
-    complete = [r for r in records if r.state == "complete"]
+    complete = [r for r in records if r.state == "complete" and not r.is_older]
     counts = Counter(r.code for r in complete)
     newest = {r.code: r.number for r in sorted(complete, key=lambda r: r.number)}
     return max(counts, key=lambda digest: (counts[digest], newest[digest]), default="")
@@ -124,6 +126,15 @@ def read_analysis(home: Home, launch_name: str) -> list[dict[str, Any]]:
 
 def _is_row(row: Any) -> bool:
     return isinstance(row, dict) and {"probe", "cell", "seed", "layer"} <= row.keys()
+
+
+def _older(records: Sequence[TrialRecord]) -> list[str]:
+    complete = sum(r.state == "complete" for r in records)
+    if not complete:
+        return []
+    return [
+        f"{complete} complete trials are of configurations that the study had before: not judged"
+    ]
 
 
 def _other_code(records: Sequence[TrialRecord], digest: str) -> list[str]:

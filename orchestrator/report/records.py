@@ -6,19 +6,22 @@ home; neither the study's corpus nor Ray.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moe.metrics import Metric, describe
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.report.configurations import rows_of, told_apart
 from orchestrator.report.judge import Judgement, judge_launch, read_analysis
 from orchestrator.report.tables import Table, table_of
 from orchestrator.stores.optuna_storage import open_storage, trouble_named
 from orchestrator.stores.optuna_trials import LaunchInfo, OptunaTrials
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.study import Study
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,19 @@ class LaunchRecords:
     info: LaunchInfo
     trials: list[TrialRecord]
     store: OptunaTrials | None = None
+
+    @classmethod
+    def of(
+        cls,
+        home: Home,
+        info: LaunchInfo,
+        trials: Iterable[TrialRecord],
+        store: OptunaTrials | None = None,
+    ) -> LaunchRecords:
+        """With trials of older configurations told apart."""
+        return cls(
+            home=home, info=info, trials=told_apart(trials, info.attributes, home), store=store
+        )
 
     @property
     def metric(self) -> str:
@@ -44,16 +60,23 @@ class LaunchRecords:
             return {}
         return self.store.importances()
 
-    def judgement(self, study: Study) -> Judgement:
-        """What this launch says of the study's claims, with what was analysed of it."""
+    def analysis(self) -> list[Mapping[str, Any]]:
+        """Rows of `analyze`, of the configurations that the study has now. Raises BadInput where a
+        file of them is damaged."""
+        return rows_of(read_analysis(self.home, self.info.name), self.trials)
+
+    def judgement(self, study: Study, rows: Rows | None = None) -> Judgement:
+        """What this launch says of the study's claims, with what was analysed of it: `rows`, or
+        those that the home has."""
         return judge_launch(
             study,
             scale=self.info.attributes["scale"],
             records=self.trials,
-            rows=read_analysis(self.home, self.info.name),
+            rows=self.analysis() if rows is None else rows,
         )
 
-    def table(self, study: Study) -> Table:
+    def table(self, study: Study, rows: Rows | None = None) -> Table:
+        """The one place in which a launch's table is made; `rows` as for `judgement`."""
         return table_of(
             self.info.study,
             self.info.name,
@@ -61,7 +84,7 @@ class LaunchRecords:
             metric=self.metric,
             best_first=self.info.attributes["sampled"],
             published=study.published,
-            judgement=self.judgement(study),
+            judgement=self.judgement(study, rows),
         )
 
 
@@ -108,4 +131,4 @@ def read_launches(
         store = OptunaTrials(storage, info)
         with trouble_named(url):
             trials = store.records()
-        yield LaunchRecords(home=home, info=info, trials=trials, store=store)
+        yield LaunchRecords.of(home, info, trials, store)

@@ -9,7 +9,6 @@ from typing import Any
 from orchestrator.report import plotly_charts
 from orchestrator.report.figure_data import MOST_SAMPLED
 from orchestrator.report.figure_labels import probe_name, word_form_note
-from orchestrator.report.judge import read_analysis
 from orchestrator.report.launch_data import LaunchData
 from orchestrator.report.records import LaunchRecords
 
@@ -32,7 +31,7 @@ class Section:
 
 def chart_sections(launch: LaunchRecords) -> list[Section]:
     """In the order of the page."""
-    rows = read_analysis(launch.home, launch.info.name)
+    rows = launch.analysis()
     data = LaunchData(launch=launch, home=launch.home, rows=rows)
     return [
         _curves(data),

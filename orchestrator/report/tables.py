@@ -64,6 +64,7 @@ class Row:
     states: dict[str, int]
     moe_digest: str
     commits: list[str]
+    is_older: bool
     published: dict[str, float]
     corpus: str | None = None
     corpus_digest: str | None = None
@@ -134,7 +135,7 @@ def table_of(
             key=lambda row: (-row.n, math.inf if row.mean is None else measure.cost(row.mean))
         )
     corpora = list(dict.fromkeys(r.corpus_digest for r in numbered))
-    rows.sort(key=lambda row: corpora.index(row.corpus_digest))
+    rows.sort(key=lambda row: (row.is_older, corpora.index(row.corpus_digest)))
     return Table(
         study=study,
         launch=launch,
@@ -207,6 +208,7 @@ def _row(records: list[TrialRecord], digest: str, published: Published, measure:
         states=states,
         moe_digest=digest,
         commits=sorted({r.attributes.get(COMMIT) or "" for r in complete.values()} - {""}),
+        is_older=first.is_older,
         published=dict(published.get(first.cell, {})),
         corpus=first.corpus,
         corpus_digest=first.corpus_digest,
@@ -299,7 +301,12 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
         lines.append("Rows compare within a corpus: a loss on one text says nothing about another.")
     if commits := sorted({commit for row in table.rows for commit in row.commits}):
         lines.append(f"Trained by the code of commit {', '.join(commits)}.")
-    counts = {row.n for row in table.rows if row.n}
+    if any(row.is_older for row in table.rows):
+        lines.append(
+            "Rows with values in brackets are of configurations that the study had before: nothing "
+            "is judged by them."
+        )
+    counts = {row.n for row in table.rows if row.n and not row.is_older}
     if table.best_first and len(counts) > 1:
         lines.append(
             f"Best first among the rows over {max(counts)} seeds; those over fewer stand below "

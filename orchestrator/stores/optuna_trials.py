@@ -23,6 +23,7 @@ from optuna.distributions import (
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from moe.identity import told
 from orchestrator.base.errors import BadInput
 from orchestrator.base.provenance import provenance
 from orchestrator.stores.optuna_private import (
@@ -36,6 +37,7 @@ from orchestrator.stores.trial_record import (
     BATCH_TOKENS,
     CELL,
     CELL_HASH,
+    CONFIG,
     CONFIG_HASH,
     CORPUS,
     CORPUS_DIGEST,
@@ -53,6 +55,8 @@ from search_spaces.overlay import get
 # User attributes of an Optuna study: the identity of a launch, for those who only read.
 LAUNCH_ATTRIBUTES = ("study", "scale", "corpus", "corpus_digest", "overrides")
 STARTED_AT = "started_at"
+BASE = "base"  # of a sampled study, what tells its base from others (moe.identity.told)
+CURRENT = "current"  # of cells that stood for several configurations: the one now asked for
 LABELS_KEPT = "labels_kept"  # absent of launches whose tokens keep all labels apart
 OWNER = "owner"
 DRIVERS = "drivers"
@@ -140,6 +144,7 @@ class OptunaTrials:
             "baseline": launch.study.baseline,
             "held_fixed": launch.study.held_fixed,
             DRIVERS: _with_this(existing.get(DRIVERS, [])),
+            BASE: None if launch.study.is_grid else told(launch.base_point().config),
             "early_stopping": _early_stopping(launch),
             "sampler": None if launch.study.is_grid else str(launch.study.sampler),
         }
@@ -247,6 +252,21 @@ class OptunaTrials:
             return {}
         return {name: value / total for name, value in found.items()}
 
+    def state_current(self, points: Iterable[Point], records: Iterable[TrialRecord]) -> None:
+        """Which configuration cells stand for now, of those that have stood for several."""
+        stood_for: dict[str, set[str]] = {}
+        for record in records:
+            stood_for.setdefault(record.cell, set()).add(record.cell_hash)
+        current = {
+            point.cell: {CELL_HASH: point.cell_hash, CONFIG: told(point.config)}
+            for point in points
+            if stood_for.get(point.cell, set()) - {point.cell_hash}
+        }
+        if current != self.info.attributes.get(CURRENT, {}):
+            self.study.set_user_attr(CURRENT, current)
+            attributes = {**self.info.attributes, CURRENT: current}
+            self.info = dataclasses.replace(self.info, attributes=attributes)
+
     def add_waiting(
         self,
         point: Point,
@@ -270,6 +290,7 @@ class OptunaTrials:
                 SEED: point.seed,
                 CONFIG_HASH: point.config_hash,
                 CELL_HASH: point.cell_hash,
+                CONFIG: told(point.config),
                 PARAMS_TOTAL: accounting.params_total,
                 PARAMS_ACTIVE: accounting.params_active,
                 FLOPS_PER_TOKEN: accounting.flops_per_token,

@@ -21,6 +21,7 @@ CORPUS = "corpus"  # of a trial whose launch has several; else the launch says i
 CORPUS_DIGEST = "corpus_digest"
 CONFIG_HASH = "config_hash"
 CELL_HASH = "cell_hash"
+CONFIG = "config"  # what tells its configuration from others; absent before December 2026
 RUN_ID = "mlflow.run_id"
 RUN_LINK = "mlflow.link"
 PARAMS_TOTAL = "params_total"
@@ -82,6 +83,8 @@ class TrialRecord:
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     started: datetime | None = None
     ended: datetime | None = None
+    is_older: bool = False  # of a configuration that its study had before: judged by nothing
+    asked_as: str = ""  # the cell's name then, of one that is older
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -121,8 +124,15 @@ class TrialRecord:
         """In this launch, so far; `batch_tokens` are a step's where the record does not say so."""
         if self.is_reused:
             return 0
+        if self.state in FINISHED_STATES and self.tokens:
+            return self.tokens
         of_a_step = self.batch_tokens or batch_tokens
         return max(self.tokens, max(self.curve, default=0) * of_a_step)
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The values of its configuration that are not their axis's default, by path."""
+        return self.attributes.get(CONFIG)
 
     @property
     def code(self) -> str:

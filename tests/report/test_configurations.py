@@ -1,0 +1,162 @@
+"""A launch whose study was edited between two runs: each configuration stands by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from moe.metrics import STEP, TIMESTAMP_MS, VAL_LOSS
+from orchestrator.report.records import read_launch
+from orchestrator.report.tables import render
+from orchestrator.study import Better
+from orchestrator.trials.spending import spent
+from search_spaces.overlay import overlay
+
+CLAIM = Better(id="c", statement="learned is better than dense", a="learned", b="dense")
+
+
+def edited(study, **values):
+    """The study with another base at its scale."""
+    base = overlay(study.scales["smoke"], {k.replace("__", "."): v for k, v in values.items()})
+    return dataclasses.replace(study, scales={"smoke": base})
+
+
+def finish(session, count, loss):
+    """Completes the next trials as if they had trained; `loss` of a point."""
+    for _ in range(count):
+        assignment = session.ledger.next()
+        number, config = assignment.record.number, assignment.point.config
+        session.ledger.started(number)
+        value = loss(assignment.point)
+        entry = {STEP: config.train.num_steps, TIMESTAMP_MS: 1, VAL_LOSS: value}
+        session.ledger.progressed(number, entry)
+        tokens = config.train.num_steps * config.train.batch_tokens
+        session.ledger.completed(number, entry, tokens=tokens)
+
+
+@pytest.fixture
+def study(grid_study):
+    return dataclasses.replace(grid_study, claims=(CLAIM,))
+
+
+def loss_of(point):
+    return {"dense": 3.0, "learned": 2.0, "frozen": 2.5}[point.cell] + point.seed / 100
+
+
+def read(home, study):
+    launch = read_launch(study.name, home=home)
+    return launch, launch.table(study)
+
+
+def test_a_claim_pairs_seeds_of_one_configuration_only(home, hold, study):
+    """Both seeds before the edit, one after it: the new seed 0 is paired with nothing old."""
+    with hold(study) as session:
+        finish(session, 6, loss_of)
+        assert session.table().judgement.verdicts[0].n == 2
+    new = edited(study, optim__warmup_steps=5)
+    with hold(new, seeds=(0,)) as session:
+        finish(session, 3, lambda point: loss_of(point) + 10)
+        own = session.table()
+    _, table = read(home, new)
+    assert [dataclasses.asdict(row) for row in own.rows] == [
+        dataclasses.asdict(row) for row in table.rows
+    ]
+    (verdict,) = table.judgement.verdicts
+    assert verdict.n == 1
+    assert [(row.cell, row.n, row.seeds, row.is_older) for row in table.rows] == [
+        ("dense", 1, [0], False),
+        ("learned", 1, [0], False),
+        ("frozen", 1, [0], False),
+        ("dense (optim.warmup_steps=2)", 2, [0, 1], True),
+        ("learned (optim.warmup_steps=2)", 2, [0, 1], True),
+        ("frozen (optim.warmup_steps=2)", 2, [0, 1], True),
+    ]
+    assert table.rows[0].mean == pytest.approx(13.0)
+    assert table.rows[3].mean == pytest.approx(3.005)
+    for form in ("markdown", "latex", "csv", "json"):
+        text = render(table, form).replace("\\_", "_")
+        assert "dense (optim.warmup_steps=2)" in text
+    assert "nothing is judged by them" in render(table, "markdown")
+    assert "6 complete trials are of configurations that the study had before" in str(
+        table.judgement.notes
+    )
+
+
+def test_before_any_trial_of_the_edit_nothing_is_judged_by_old_ones(home, hold, study):
+    with hold(study) as session:
+        finish(session, 6, loss_of)
+    new = edited(study, optim__warmup_steps=5)
+    with hold(new) as session:
+        finish(session, 1, loss_of)  # dense, seed 0
+    _, table = read(home, new)
+    assert table.judgement.verdicts[0].n == 0
+    assert {row.cell for row in table.rows if row.n and not row.is_older} == {"dense"}
+
+
+def test_an_edit_that_is_taken_back_has_its_rows_again(home, hold, study):
+    with hold(study) as session:
+        finish(session, 6, loss_of)
+    with hold(edited(study, optim__warmup_steps=5)) as session:
+        finish(session, 6, lambda point: loss_of(point) + 10)
+    with hold(study) as session:
+        assert session.ledger.next() is None
+    _, table = read(home, study)
+    now = {row.cell: row.mean for row in table.rows if not row.is_older}
+    assert now == {
+        "dense": pytest.approx(3.005),
+        "learned": pytest.approx(2.005),
+        "frozen": pytest.approx(2.505),
+    }
+    assert table.judgement.verdicts[0].n == 2
+    assert "dense (optim.warmup_steps=5)" in {row.cell for row in table.rows if row.is_older}
+
+
+def test_rows_of_analyze_are_of_the_configuration_that_they_were_measured_on(home, hold, study):
+    from orchestrator.report.judge import analysis_folder
+
+    with hold(study) as session:
+        finish(session, 6, loss_of)
+    with hold(edited(study, optim__warmup_steps=5)) as session:
+        finish(session, 3, loss_of)
+    launch, _ = read(home, study)
+    old = next(r for r in launch.trials if r.asked_as == "learned" and r.seed == 0)
+    new = next(r for r in launch.trials if r.cell == "learned" and r.seed == 0)
+    row = {"probe": "p", "cell": "learned", "seed": 0, "layer": 0}
+    rows = [
+        {**row, "config_hash": old.config_hash},
+        {**row, "config_hash": new.config_hash},
+        row,  # of before rows said whose they are
+        {**row, "seed": 1, "cell": "other"},
+    ]
+    folder = analysis_folder(home, launch.info.name)
+    folder.mkdir(parents=True)
+    (folder / "p.json").write_text(json.dumps(rows))
+    assert launch.analysis() == [rows[1], rows[3]]
+
+
+def test_old_trials_are_priced_as_they_were_trained(hold, study):
+    with hold(study) as session:
+        finish(session, 3, loss_of)
+        left = session.ledger.next()  # interrupted after its first evaluation
+        session.ledger.started(left.record.number)
+        session.ledger.progressed(left.record.number, {STEP: 2, TIMESTAMP_MS: 1, VAL_LOSS: 3.0})
+    bigger = edited(study, train__batch_tokens=512)
+    with hold(bigger) as session:
+        assert spent(session.records, session.launch)["tokens"] == 3 * 8 * 128 + 2 * 128
+        trials = session.ledger.trials
+        assert sum(trials.tokens_of(record) for record in trials) == 3 * 8 * 128 + 2 * 128
+
+
+def test_points_over_another_base_stand_apart(home, hold, sampled_study):
+    study = dataclasses.replace(sampled_study, trials=2)
+    with hold(study) as session:
+        finish(session, 2, lambda point: 1.0)
+    new = edited(study, train__num_steps=16)
+    with hold(new, trials=3) as session:
+        finish(session, 1, lambda point: 2.0)
+    _, table = read(home, new)
+    done = [(row.mean, row.is_older) for row in table.rows if row.n]
+    assert done == [(2.0, False), (1.0, True), (1.0, True)]
+    assert all("(train.num_steps=8)" in row.cell for row in table.rows if row.is_older)
