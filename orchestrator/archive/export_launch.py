@@ -32,25 +32,29 @@ from orchestrator.stores.moved_home import artifact_folder
 from orchestrator.stores.optuna_trials import OWNER
 from orchestrator.stores.parent_run import OWNER as RUN_OWNER
 from orchestrator.stores.trial_record import (
-    BATCH_TOKENS,
-    CELL,
-    CELL_HASH,
-    CONFIG_HASH,
-    CORPUS,
-    CORPUS_DIGEST,
-    FLOPS_PER_TOKEN,
+    ATTEMPT,
+    CHECKPOINT_PLACE,
+    COMMIT,
+    DEVICE_S,
+    DIVERGED_AT,
+    ERROR,
+    METRICS,
     MLFLOW_STATUS_OF,
-    NUM_STEPS,
-    PARAMS_ACTIVE,
-    PARAMS_TOTAL,
-    SEED,
+    MOE_DIGEST,
+    ORIGIN,
+    REUSED_FROM,
+    RUN_ID,
+    RUN_LINK,
+    TOKENS,
     TrialRecord,
 )
 
 CONFIG, ROUTING = "config.json", "routing/routing.parquet"
-_BEFORE_START = (CELL, SEED, CONFIG_HASH, CELL_HASH, PARAMS_TOTAL, PARAMS_ACTIVE, FLOPS_PER_TOKEN)
-# What launches of before 2026-11-26 do not say, and of the corpus those of one corpus.
-_IF_THERE = (NUM_STEPS, BATCH_TOKENS, CORPUS, CORPUS_DIGEST)
+# What attempts leave in a trial; everything else was known before it started.
+_OF_AN_ATTEMPT = {
+    *(RUN_ID, RUN_LINK, METRICS, TOKENS, DEVICE_S, ERROR, ATTEMPT, REUSED_FROM, MOE_DIGEST),
+    *(COMMIT, ORIGIN, DIVERGED_AT, CHECKPOINT_PLACE),
+}
 
 
 def export_launch(launch: LaunchRecords, client: MlflowClient) -> ArchivedLaunch:
@@ -126,10 +130,7 @@ def _waiting(trial: FrozenTrial, owner: str) -> ArchivedTrial:
         datetime_complete=None,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={
-            **{key: trial.user_attrs[key] for key in _BEFORE_START},
-            **{key: trial.user_attrs[key] for key in _IF_THERE if key in trial.user_attrs},
-        },
+        user_attrs={k: v for k, v in trial.user_attrs.items() if k not in _OF_AN_ATTEMPT},
         system_attrs={},
         intermediate_values={},
         trial_id=trial.number,
