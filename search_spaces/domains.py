@@ -90,6 +90,17 @@ def check_domain(path: str, domain: Domain) -> Domain:
     return domain
 
 
+def contains(domain: Domain, value: Any) -> bool:
+    """Whether a domain, as `check_domain` gives it, has a value of its axis' own type."""
+    match domain:
+        case Choice(values):
+            return any(type(value) is type(one) and value == one for one in values)
+        case Int(low=low, high=high, step=step):
+            return type(value) is int and low <= value <= high and (value - low) % step == 0
+        case Float(low=low, high=high):
+            return type(value) is float and low <= value <= high
+
+
 def check_values(axis: AxisInfo, values: Any, *, stable: bool = False) -> tuple[Any, ...]:
     """`values` as a tuple of the axis' type, in stable order if asked. Raises ConfigError."""
     received, listed = values, isinstance(values, (tuple, list, range))

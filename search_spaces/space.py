@@ -19,8 +19,9 @@ from functools import cached_property
 from typing import Any
 
 from moe.config import ConfigError, TrialConfig
+from search_spaces.axes import axis_info, did_you_mean
 from search_spaces.conditions import NATURAL_CONDITIONS, Condition
-from search_spaces.domains import Choice, Domain, Float, Int, Trial, check_domain
+from search_spaces.domains import Choice, Domain, Float, Int, Trial, check_domain, contains
 from search_spaces.overlay import get, overlay
 
 # Up to here all points of a finite space are looked at: 0.1 to 0.3 ms each.
@@ -118,6 +119,39 @@ class Space:
             if not rule.holds(config):
                 raise Infeasible(f"{rule.reason}; received {dict(point)!r}. The study excludes it.")
         return config
+
+    def require_within(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values in the types of their axes, for a point or a part of one.
+
+        Raises ConfigError where a path is no axis of the space, or a value lies outside its domain.
+        """
+        typed = {}
+        for path, value in values.items():
+            if path not in self.axes:
+                raise ConfigError(
+                    f"a point gives values to axes of its space; received {path!r}. "
+                    + did_you_mean(path, self.axes, f"The axes are {', '.join(self.axes)}.")
+                )
+            number = float(value) if axis_info(path).type is float and type(value) is int else value
+            if not contains(self.axes[path], number):
+                raise ConfigError(
+                    f"the value of {path} lies in its domain, {self.axes[path]}; received "
+                    f"{value!r}. Choose one inside, or widen the domain."
+                )
+            typed[path] = number
+        return {path: typed[path] for path in self.axes if path in typed}
+
+    def distributions(self) -> dict[str, dict[str, Any]]:
+        """Every axis as plain data: its `kind` and the arguments of Optuna's distribution of it."""
+        plain = {}
+        for path, domain in self.axes.items():
+            match domain:
+                case Choice(values):
+                    plain[path] = {"kind": "categorical", "choices": values}
+                case Int() | Float():
+                    kind = "int" if isinstance(domain, Int) else "float"
+                    plain[path] = {"kind": kind, **dataclasses.asdict(domain)}
+        return plain
 
     def check(self, base: TrialConfig, *, samples: int = 5000) -> None:
         """Raises ConfigError, with the reasons and their counts, if no feasible point is found.

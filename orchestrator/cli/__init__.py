@@ -14,6 +14,7 @@ from orchestrator.base.urls import DiscreetRecord, redact
 from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app)
     archive_commands,
     doctor_command,
+    enqueue_command,
     new_command,
     plan_command,
     read_commands,

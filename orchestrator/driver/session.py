@@ -166,6 +166,7 @@ def opened(
                 file = Path(url.removeprefix("sqlite:///"))
                 stack.enter_context(with_log(file, let_go=engine.dispose))
         search = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
+        added = search.added_choices(launch)
         owner = search.info.attributes[OWNER]
         tracking = MlflowRuns.open(client, launch, home, owner=owner, uri=mlflow_uri)
         try:
@@ -175,7 +176,7 @@ def opened(
                 options=options,
                 info=search.info,
                 search=search,
-                ledger=_ledger(launch, options, storage, search, tracking, listener, tokens),
+                ledger=_ledger(launch, options, storage, search, tracking, listener, tokens, say),
                 tracking=tracking,
                 tokens=tokens,
                 said=[],
@@ -184,7 +185,14 @@ def opened(
             )
             search.state_current(launch.points() if launch.study.is_grid else (), session.records)
             session.info = search.info
-            about = [*moved, *mended, *_worth_saying(session, storage), *filter(None, [waits])]
+            grown = [_grown_line(path, values) for path, values in added.items()]
+            about = [
+                *moved,
+                *mended,
+                *grown,
+                *_worth_saying(session, storage),
+                *filter(None, [waits]),
+            ]
             tracking.begin()
         except BaseException:
             tracking.abandon()
@@ -205,6 +213,7 @@ def _ledger(
     tracking: MlflowRuns,
     listener: Listener | None,
     tokens: Tokens,
+    say: Say,
 ) -> Ledger:
     return Ledger(
         launch,
@@ -215,8 +224,16 @@ def _ledger(
         point_tags=tokens.tags_of,
         retry_failed=options.retry_failed,
         listener=listener,
+        say=say,
         limits=options.limits,
         workers=options.resources.workers,
+    )
+
+
+def _grown_line(path: str, values: list[Any]) -> str:
+    return (
+        f"{path} has the new choices {', '.join(map(str, values))}: earlier trials were drawn "
+        "without them, and the sampler goes on with what it knows"
     )
 
 

@@ -22,6 +22,7 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb.models import (
+    StudyModel,
     StudySystemAttributeModel,
     TrialIntermediateValueModel,
     TrialModel,
@@ -36,6 +37,7 @@ from sqlalchemy import Engine, inspect, text
 
 __all__ = [
     "ARTIFACTS_ATTR_PREFIX",
+    "StudyModel",
     "StudySystemAttributeModel",
     "TrialIntermediateValueModel",
     "TrialModel",
@@ -47,6 +49,7 @@ __all__ = [
 SCHEMAS = ("v3.2.0.a",)  # alembic's version of the tables that Optuna 3.2 to 5.0 make
 STUDIES_TABLE, VERSION_TABLE = "studies", "alembic_version"
 OBJECTIVES_TABLE = "study_directions"  # MLflow has none of that name
+ASKED_FOR = "fixed_params"  # system attribute of a trial: the values given to `enqueue_trial`
 JOURNAL_LINE = b'{"op_code":'  # how each line of a journal begins
 DASHBOARD_MODULE = "optuna_dashboard._cli"
 

@@ -20,9 +20,10 @@ from optuna.distributions import (
     json_to_distribution,
 )
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from orchestrator.stores.optuna_private import (
+    StudyModel,
     StudySystemAttributeModel,
     TrialIntermediateValueModel,
     TrialModel,
@@ -90,6 +91,17 @@ def read_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
     ]
 
 
+def waiting_ids(engine: Engine, study_id: int) -> list[int]:
+    """Ids of the trials of a study that wait, whoever made them."""
+    with engine.connect() as connection:
+        found = connection.execute(
+            select(TrialModel.trial_id)
+            .where(TrialModel.study_id == study_id, TrialModel.state == TrialState.WAITING)
+            .order_by(TrialModel.trial_id)
+        )
+        return list(found.scalars())
+
+
 def insert_waiting(
     engine: Engine,
     study_id: int,
@@ -99,14 +111,24 @@ def insert_waiting(
     """Writes a new WAITING trial, and gives `trial` its number and id. `of_study` gives system
     attributes of the study that belong to it (the dashboard keeps notes there), by its id.
 
-    For the one driver that holds the launch: the number is the count of earlier trials.
+    The number is the count of earlier trials, made sure of as Optuna does it: others may enqueue
+    trials at the same time.
     """
     with engine.begin() as connection:
-        number = connection.execute(
-            select(func.count()).select_from(TrialModel).where(TrialModel.study_id == study_id)
-        ).scalar_one()
-        row = {"study_id": study_id, "number": number, "state": TrialState.WAITING}
+        # Held to the end of the transaction; sqlite has no such lock, and one writer at a time.
+        connection.execute(
+            select(StudyModel.study_id).where(StudyModel.study_id == study_id).with_for_update()
+        )
+        row = {"study_id": study_id, "state": TrialState.WAITING}
         (trial_id,) = connection.execute(insert(TrialModel).values(row)).inserted_primary_key
+        number = connection.execute(
+            select(func.count())
+            .select_from(TrialModel)
+            .where(TrialModel.study_id == study_id, TrialModel.trial_id < trial_id)
+        ).scalar_one()
+        connection.execute(
+            update(TrialModel).where(TrialModel.trial_id == trial_id).values(number=number)
+        )
         params = [
             {
                 "trial_id": trial_id,

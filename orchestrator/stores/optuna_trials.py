@@ -16,21 +16,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    check_distribution_compatibility,
-)
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from moe.identity import told
 from orchestrator.base.errors import BadInput
 from orchestrator.base.provenance import provenance
+from orchestrator.stores.choices import Choices, optuna_distributions
+from orchestrator.stores.enqueued import Enqueued, enqueued, refuse, take_in
 from orchestrator.stores.optuna_private import (
     give_identity,
     known_tables,
     note_attributes,
     study_id_of,
+    trial_id_of,
 )
 from orchestrator.stores.optuna_sql import insert_waiting, read_trials
 from orchestrator.stores.trial_record import (
@@ -61,6 +61,7 @@ LABELS_KEPT = "labels_kept"  # absent of launches whose tokens keep all labels a
 OWNER = "owner"
 DRIVERS = "drivers"
 FAILED_DRAWS = "failed_draws"
+CHOICES_ADDED = "choices_added"
 
 _WITHIN = " Trials are ranked within a corpus: a loss on one text says nothing about another."
 
@@ -91,7 +92,8 @@ class OptunaTrials:
 
     def __init__(self, storage: BaseStorage, info: LaunchInfo) -> None:
         self._storage = storage
-        self._known: dict[str, BaseDistribution] | None = None
+        self._choices: Choices | None = None
+        self._own: set[int] = set()  # ids of the launch's trials
         self.info = info
 
     @staticmethod
@@ -216,7 +218,9 @@ class OptunaTrials:
 
     def records(self) -> list[TrialRecord]:
         """All trials, in the order of their numbers."""
-        return [TrialRecord.of(trial) for trial in self.trials()]
+        found = [TrialRecord.of(trial) for trial in self.trials()]
+        self._own = {record.trial_id for record in found}
+        return found
 
     def trials(self) -> list[FrozenTrial]:
         """As Optuna has them, without those that others put into the study."""
@@ -232,6 +236,77 @@ class OptunaTrials:
             return read_trials(engine, self.info.study_id)
         return self._storage.get_all_trials(self.info.study_id, deepcopy=False)
 
+    def added_choices(self, launch: Launch) -> dict[str, list[Any]]:
+        """By path, what the launch's space offers and no trial knew; it is recorded with the study.
+
+        Raises BadInput where the space lacks what trials had.
+        """
+        records = self.records()
+        self._choices = Choices(records)
+        if launch.space is None:
+            return {}
+        added = self._choices.added(optuna_distributions(launch.space))
+        if added:
+            attributes = self._storage.get_study_user_attrs(self.info.study_id)
+            entry = {"at_trial": len(records), "choices": added}
+            grown = [*attributes.get(CHOICES_ADDED, []), entry]
+            if attributes.get(CHOICES_ADDED, [{}])[-1:] != [entry]:
+                self._storage.set_study_user_attr(self.info.study_id, CHOICES_ADDED, grown)
+        return added
+
+    def enqueue(self, launch: Launch, values: Mapping[str, Any]) -> int:
+        """Asks for a point, or a part of one, in Optuna's own way; returns the trial's number.
+
+        Raises BadInput where a trial of the launch has these values, or was asked for with them.
+        """
+        same = [r for r in self.records() if dict(r.params) == dict(values)]
+        waiting = [asked.number for asked in self.enqueued() if asked.values == values]
+        if same or waiting:
+            found = f"trial {same[0].number}, {same[0].state}" if same else f"trial {waiting[0]}"
+            raise BadInput(
+                f"no point is trained twice; received {dict(values)}, which {launch.name} has as "
+                f"{found}. Leave it out, or ask for another."
+            )
+        self.study.enqueue_trial(dict(values))
+        return max(asked.number for asked in self.enqueued() if asked.values == values)
+
+    def enqueued(self) -> list[Enqueued]:
+        """Points that somebody asked for in Optuna's own way, not yet taken in."""
+        return enqueued(self._storage, self.info.study_id, self._own)
+
+    def take_in(
+        self,
+        asked: Enqueued,
+        point: Point,
+        *,
+        distributions: Mapping[str, BaseDistribution],
+        note: str = "",
+    ) -> TrialRecord:
+        """The trial of such a point, as one of the launch; another where Optuna refuses that."""
+        distributions = self._widened(distributions)
+        taken = take_in(
+            self._storage,
+            self.info.study_id,
+            asked.trial_id,
+            params={path: get(point.config, path) for path in distributions},
+            distributions=distributions,
+            attributes=self._attributes_of(point),
+        )
+        if not taken:
+            record = self.add_waiting(point, distributions=distributions, note=note)
+            refuse(self._storage, asked.trial_id, f"taken in as trial {record.number}")
+            return record
+        self._own.add(asked.trial_id)
+        return TrialRecord.of(self._storage.get_trial(asked.trial_id))
+
+    def refuse(self, asked: Enqueued, reason: str) -> None:
+        refuse(self._storage, asked.trial_id, reason)
+
+    def _widened(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+        if self._choices is None:
+            self._choices = Choices(self.records())
+        return self._choices.widened(distributions)
+
     def importances(self) -> dict[str, float]:
         """Shares of 1 by parameter, the largest first; empty where there is too little to tell.
 
@@ -241,7 +316,7 @@ class OptunaTrials:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = optuna.importance.get_param_importances(
-                    self.study,
+                    self._with_one_list_of_choices(),
                     evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
                     normalize=False,
                 )
@@ -267,6 +342,18 @@ class OptunaTrials:
             attributes = {**self.info.attributes, CURRENT: current}
             self.info = dataclasses.replace(self.info, attributes=attributes)
 
+    def _with_one_list_of_choices(self) -> optuna.Study:
+        """The study itself, or where choices were added a copy in memory under the widest lists."""
+        study = self.study
+        if CHOICES_ADDED not in study.user_attrs:
+            return study
+        copy = optuna.create_study(direction=study.direction)
+        for trial in study.get_trials(deepcopy=True):
+            trial.distributions = self._widened(trial.distributions)
+            if trial.state.is_finished():
+                copy.add_trial(trial)
+        return copy
+
     def add_waiting(
         self,
         point: Point,
@@ -278,28 +365,16 @@ class OptunaTrials:
 
         `note`: markdown beside it in Optuna Dashboard.
         """
-        self._require_same_choices(point.cell, distributions)
+        distributions = self._widened(distributions)
         params = {path: get(point.config, path) for path in distributions}
-        accounting = point.accounting
         template = optuna.trial.create_trial(
             state=TrialState.WAITING,
             params=params,
             distributions=dict(distributions),
-            user_attrs={
-                CELL: point.cell,
-                SEED: point.seed,
-                CONFIG_HASH: point.config_hash,
-                CELL_HASH: point.cell_hash,
-                CONFIG: told(point.config),
-                PARAMS_TOTAL: accounting.params_total,
-                PARAMS_ACTIVE: accounting.params_active,
-                FLOPS_PER_TOKEN: accounting.flops_per_token,
-                NUM_STEPS: point.config.train.num_steps,
-                BATCH_TOKENS: point.config.train.batch_tokens,
-                **self._corpus_of(point),
-            },
+            user_attrs=self._attributes_of(point),
         )
         self._create(template, note)
+        self._own.add(trial_id_of(template))
         return TrialRecord.of(template)
 
     def add_finished(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
@@ -322,8 +397,37 @@ class OptunaTrials:
 
     def require_same_space(self, trials: Iterable[FrozenTrial]) -> None:
         """Raises BadInput where trials that are to come have other choices than those here."""
-        for trial in trials:
-            self._require_same_choices(trial.user_attrs[CELL], trial.distributions)
+        known: dict[str, BaseDistribution] = {}
+        for record in self.records():
+            known = {**record.distributions, **known}
+        for trial in trials:  # `Study.add_trial` looks at this in a database, not in a journal
+            try:
+                for path, distribution in trial.distributions.items():
+                    earlier = known.setdefault(path, distribution)
+                    check_distribution_compatibility(earlier, distribution)
+            except ValueError as error:
+                raise BadInput(
+                    "trials that are brought to a launch have the choices of its axes; "
+                    f"{trial.user_attrs[CELL]} has others ({error}). Bring them to a home that "
+                    "does not have the launch yet."
+                ) from None
+
+    def _attributes_of(self, point: Point) -> dict[str, Any]:
+        """What is known of a trial before it runs."""
+        accounting = point.accounting
+        return {
+            CELL: point.cell,
+            SEED: point.seed,
+            CONFIG_HASH: point.config_hash,
+            CELL_HASH: point.cell_hash,
+            CONFIG: told(point.config),
+            PARAMS_TOTAL: accounting.params_total,
+            PARAMS_ACTIVE: accounting.params_active,
+            FLOPS_PER_TOKEN: accounting.flops_per_token,
+            NUM_STEPS: point.config.train.num_steps,
+            BATCH_TOKENS: point.config.train.batch_tokens,
+            **self._corpus_of(point),
+        }
 
     def _corpus_of(self, point: Point) -> dict[str, Any]:
         if len(set(self.info.corpora.values())) < 2:
@@ -341,25 +445,6 @@ class OptunaTrials:
         give_identity(trial, number=number, trial_id=trial_id)
         for key, value in note_attributes(trial_id, note).items():
             self._storage.set_study_system_attr(self.info.study_id, key, value)
-
-    def _require_same_choices(
-        self, cell: str, distributions: Mapping[str, BaseDistribution]
-    ) -> None:
-        """Optuna looks at this in a database, and not in a journal."""
-        if self._known is None:
-            self._known = {}
-            for record in self.records():
-                self._known = {**record.distributions, **self._known}
-        for path, distribution in distributions.items():
-            try:
-                earlier = self._known.setdefault(path, distribution)
-                check_distribution_compatibility(earlier, distribution)
-            except ValueError as error:
-                raise BadInput(
-                    "the choices of an axis stay the same within a launch, for the sampler's sake; "
-                    f"{cell} has others than earlier trials ({error}). Undo the change of "
-                    "the space, or run it under another study name."
-                ) from None
 
     @property
     def failed_draws(self) -> int:

@@ -179,6 +179,19 @@ class Launch:
         name = f"{readable_name(short)[:_CELL_LIMIT]}-{cell_hash(config)[:4]}"
         return self.point(name, values, seed)
 
+    def first_points(self) -> list[Point]:
+        """What the study wants tried before anything is drawn, each once, at the first seed.
+
+        Raises ConfigError where one is none of the space, or infeasible.
+        """
+        if self.space is None:
+            return []
+        points: dict[str, Point] = {}
+        for values in self.study.first:
+            point = self.sampled_point(self.space.require_within(values), self.seeds[0])
+            points.setdefault(point.cell_hash, point)
+        return list(points.values())
+
     def _with_digest(self, config: TrialConfig) -> TrialConfig:
         """With the digest of its own corpus under its own tokenizer; "" where it was not read."""
         return _with_digest(config, self.corpora, self._followed_labels)
@@ -341,6 +354,7 @@ def resolve(
         )
         if space is not None:
             space.check(base)
+            launch.first_points()
             launch.require_feasible_on_corpus([launch.base_point()])
         else:
             launch.require_metric()

@@ -26,6 +26,7 @@ class Study:
 
     A grid study has `cells`, a sampled study a `space` and a number of `trials` (points, each with
     all its seeds). Both may be functions of the scale's base config, so that sizes are derived.
+    `first` are points (path -> value) known to be good, tried before any is drawn.
     `scale_seeds` are the seeds of scales that need others than `seeds`. `metric` is one of
     moe.metrics that has a direction: what tables show, searches improve and stopping goes by, as it
     is after the last step. `published` holds the numbers of a paper: cell -> corpus -> perplexity.
@@ -41,6 +42,7 @@ class Study:
     cells: Sequence[Cell] | Callable[[TrialConfig], Sequence[Cell]] | None = None
     space: Space | Callable[[TrialConfig], Space] | None = None
     trials: int = 0
+    first: Sequence[Mapping[str, Any]] = ()
     seeds: tuple[int, ...] = (0, 1)
     scale_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     default_scale: str = "smoke"
@@ -64,6 +66,11 @@ class Study:
         if self.space is not None and self.trials < 1:
             raise ValueError(
                 f"sampled study {self.name} must state how many trials. Set trials=20."
+            )
+        if self.first and self.space is None:
+            raise ValueError(
+                f"first is for sampled studies; received it for the grid {self.name}, whose cells "
+                "are all run. Write the point as a Cell."
             )
         what = f"study {self.name} is judged by a metric of moe.metrics"
         metric_named(self.metric, what).require_direction(what)

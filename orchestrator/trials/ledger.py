@@ -48,6 +48,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from moe.code_digest import moe_digest
+from moe.config import ConfigError
 from moe.metrics import DEVICE_S, STEP, TIMESTAMP_MS, TOKENS, Metric
 from orchestrator.stores.mlflow_runs import MlflowRuns
 from orchestrator.stores.optuna_trials import OptunaTrials
@@ -74,12 +75,15 @@ from orchestrator.stores.trial_record import (
     TOKENS as TOKENS_ATTRIBUTE,
 )
 from orchestrator.study.launch import Launch, Point
+from orchestrator.trials.grid import note_of
+from orchestrator.trials.sampling import distributions_at
 from orchestrator.trials.seed_groups import SeedGroups, Verdict
 from orchestrator.trials.spending import LeftOut, Limits, Spending
 from orchestrator.trials.trial_queue import TrialQueue
 from orchestrator.trials.trial_table import TrialTable
 
 _DEVICE_S_EVERY_S = 60.0
+_ASK_EVERY_S = 1.0
 
 Listener = Callable[[TrialRecord, Mapping[str, Any] | None], None]
 
@@ -106,6 +110,7 @@ class Ledger:
         point_tags: Callable[[Point], Mapping[str, str]] = lambda _: {},
         retry_failed: bool = False,
         listener: Listener | None = None,
+        say: Callable[[str], None] | None = None,
         limits: Limits | None = None,
         workers: int = 1,
         now: Callable[[], float] = time.monotonic,
@@ -119,6 +124,8 @@ class Ledger:
         differs = "-dirty" if run_tags.get("git.dirty") == "true" else ""
         self._commit = f"{run_tags[COMMIT]}{differs}" if COMMIT in run_tags else None
         self._listener = listener or (lambda record, metrics: None)
+        self._say = say or (lambda line: None)
+        self._asked_at = -math.inf
         self.trials = TrialTable(launch, search.records())
         self.spending = Spending(limits or Limits(), self.trials, workers=workers, now=now)
         self._now = now
@@ -162,6 +169,7 @@ class Ledger:
         timeout): no trial starts then.
         """
         self._end_seeds_of_stopped_points()
+        self._take_in_enqueued()
         while (number := self.queue.next()) is not None:
             assignment = self._hand_out(number, patience_s)
             source = self._elsewhere.get(assignment.record.config_hash)
@@ -169,6 +177,27 @@ class Ledger:
                 return assignment
             self._reuse(assignment.record, source)
         return None
+
+    def _take_in_enqueued(self) -> None:
+        """Points that somebody asked for since, by `moe-study enqueue` or in Optuna's own way."""
+        now = self._now()
+        if self.queue.has_waiting and now - self._asked_at < _ASK_EVERY_S:
+            return
+        self._asked_at = now
+        for asked in self._search.enqueued():
+            try:
+                point = self.queue.asked_point(asked.values)
+            except ConfigError as error:
+                self._search.refuse(asked, str(error))
+                self._say(f"trial {asked.number}, enqueued in Optuna, is refused: {error}")
+                continue
+            note = note_of(point, self._launch.base_point())
+            distributions = distributions_at(self._launch, point.overrides)
+            record = self._search.take_in(asked, point, distributions=distributions, note=note)
+            self.trials.put(record)
+            self._groups.add(record)
+            self.queue.put_asked(record, point)
+            self._say(f"trial {record.number} is the enqueued point {point.cell}: tried next")
 
     def take(self, config_hash: str) -> Assignment | None:
         """The waiting trial of one configuration, its MLflow run made; None if there is none."""

@@ -21,18 +21,20 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from moe.config import ConfigError
 from moe.metrics import VAL_LOSS, describe
+from orchestrator.stores.choices import optuna_distributions
 from orchestrator.stores.optuna_private import study_id_of
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.corpora import CORPUS_PATH
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.samplers import Sampler
-from search_spaces.space import ENUMERATION_LIMIT, Infeasible
+from search_spaces.space import ENUMERATION_LIMIT, Infeasible, Space
 
 DRAWS = 2000
 _DRAWS_OF_SAMPLER = 50
@@ -129,14 +131,22 @@ class _Shadow(FrozenTrial):
 
 
 def study_of(
-    history: Iterable[TrialRecord], sampler: BaseSampler, *, metric: str = VAL_LOSS
+    history: Iterable[TrialRecord],
+    sampler: BaseSampler,
+    *,
+    metric: str = VAL_LOSS,
+    space: Space | None = None,
 ) -> optuna.Study:
-    """A study in memory that holds a history, for a sampler to draw beside."""
+    """A study in memory that holds a history, for a sampler to draw beside.
+
+    Trials are shown under the choices that `space` has now: an axis may have got more since.
+    """
+    now = optuna_distributions(space) if space else {}
     storage = InMemoryStorage()
     direction = "maximize" if describe(metric).better == "higher" else "minimize"
     study = optuna.create_study(storage=storage, sampler=sampler, direction=direction)
     for record in history:
-        storage.create_new_trial(study_id_of(study), template_trial=_as_shadow(record))
+        storage.create_new_trial(study_id_of(study), template_trial=_as_shadow(record, now))
     return study
 
 
@@ -188,7 +198,7 @@ def _propose_on(
     assert launch.space is not None
     seed = _generator_seed(launch, index, failed_draws)
     sampler = launch.study.sampler.optuna_sampler(seed=seed, index=index)
-    study = study_of(history, sampler, metric=launch.study.metric)
+    study = study_of(history, sampler, metric=launch.study.metric, space=launch.space)
     refused: Counter[str] = Counter()
 
     def tried(values: Mapping[str, Any]) -> Point | None:
@@ -246,6 +256,38 @@ def _any_left(
     )
 
 
+def completed_point(
+    launch: Launch, history: Iterable[TrialRecord], values: Mapping[str, Any], *, index: int
+) -> Point:
+    """The point that somebody asked for; what was left open is drawn by the sampler.
+
+    Raises ConfigError where a value is none of its axis, or no feasible point has these values.
+    """
+    assert launch.space is not None
+    fixed = launch.space.require_within(values)
+    seed = _generator_seed(launch, index, 0)
+    sampler = launch.study.sampler.optuna_sampler(seed=seed, index=index)
+    study = study_of(history, sampler, metric=launch.study.metric, space=launch.space)
+    refused = ""
+    for _ in range(_DRAWS_OF_SAMPLER):
+        study.enqueue_trial(fixed)
+        trial = study.ask()
+        point = launch.space.suggest(trial)
+        if idle := [path for path in fixed if path not in point]:
+            raise ConfigError(
+                f"a point has values for the axes that exist there ({', '.join(point)}); received "
+                f"one for {', '.join(idle)}. Leave it out, or change what it hangs on."
+            )
+        try:
+            return launch.sampled_point(point, launch.seeds[0])
+        except Infeasible as error:
+            refused = str(error)
+            study.tell(trial, state=TrialState.FAIL)
+        if len(fixed) == len(point):
+            break
+    raise ConfigError(refused)
+
+
 def distributions_at(launch: Launch, values: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     """Those of the axes that exist at a point of the space."""
     assert launch.space is not None
@@ -256,7 +298,12 @@ def distributions_at(launch: Launch, values: Mapping[str, Any]) -> dict[str, Bas
     return trial.distributions
 
 
-def _as_shadow(record: TrialRecord) -> _Shadow:
+def _grown(own: BaseDistribution, now: BaseDistribution | None, value: Any) -> BaseDistribution:
+    both = isinstance(own, CategoricalDistribution) and isinstance(now, CategoricalDistribution)
+    return now if both and value in now.choices else own
+
+
+def _as_shadow(record: TrialRecord, now: Mapping[str, BaseDistribution]) -> _Shadow:
     """A trial as the sampler may see it: waiting ones count as running, for the constant liar.
 
     TPE leaves failed trials out and takes a pruned one without values for worse than all others, so
@@ -270,7 +317,10 @@ def _as_shadow(record: TrialRecord) -> _Shadow:
         datetime_start=None,
         datetime_complete=None,
         params=dict(record.params),
-        distributions=dict(record.distributions),
+        distributions={
+            path: _grown(own, now.get(path), record.params[path])
+            for path, own in record.distributions.items()
+        },
         user_attrs={},
         system_attrs={},
         intermediate_values={} if record.diverged else dict(record.curve),

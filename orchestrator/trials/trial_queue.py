@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution
 
@@ -16,7 +16,14 @@ from moe.config import ConfigError
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.trials.grid import distributions_of, grid_distributions, note_of
-from orchestrator.trials.sampling import DRAWS, PointNotFound, SpaceExhausted, propose
+from orchestrator.trials.sampling import (
+    DRAWS,
+    PointNotFound,
+    SpaceExhausted,
+    completed_point,
+    distributions_at,
+    propose,
+)
 from orchestrator.trials.seed_groups import SeedGroups
 from orchestrator.trials.spending import Spending
 from orchestrator.trials.trial_table import TrialTable
@@ -73,6 +80,7 @@ class TrialQueue:
             self._plan_grid(retry_failed)
         else:
             self._plan_sampled(retry_failed)
+            self._queue_first()
 
     # The plan ------------------------------------------------------------------------------------
 
@@ -110,6 +118,60 @@ class TrialQueue:
                     note = note_of(point, self._launch.base_point())
                     self._queue(point, record.distributions, note)
 
+    def _queue_first(self) -> None:
+        """What the study wants tried before all else, where the launch does not have it."""
+        made: list[TrialRecord] = []
+        for point in self._launch.first_points():
+            if not self._trials.has_cell(point.cell_hash):
+                made += self._queue_point(point, distributions_at(self._launch, point.overrides))
+        for record in reversed(made):
+            self._first(record.number)
+
+    def _queue_point(
+        self, point: Point, distributions: Mapping[str, BaseDistribution]
+    ) -> list[TrialRecord]:
+        """A point as one waiting trial for each seed."""
+        note = note_of(point, self._launch.base_point())
+        return [
+            self._queue(self._launch.sampled_point(point.overrides, seed), distributions, note)
+            for seed in self._launch.seeds
+        ]
+
+    def _first(self, number: int) -> None:
+        for queue in (self._waiting, self._free):
+            if number in queue:
+                queue.move_to_end(number, last=False)
+
+    # Points that somebody asked for --------------------------------------------------------------
+
+    def asked_point(self, values: Mapping[str, Any]) -> Point:
+        """The point of some values, what is left open drawn. Raises ConfigError with the reason."""
+        if self._launch.study.is_grid:
+            raise ConfigError(
+                "a grid takes no points: its cells are all run. Write the point as a Cell."
+            )
+        point = completed_point(
+            self._launch, self._trials.shown_to_sampler, values, index=self._trials.num_cells
+        )
+        if self._trials.has_cell(point.cell_hash):
+            raise ConfigError(
+                f"no point is trained twice; received {dict(point.overrides)}, which this launch "
+                f"has as {point.cell}. Leave it out, or ask for another."
+            )
+        return point
+
+    def put_asked(self, record: TrialRecord, point: Point) -> None:
+        """A trial of such a point at the first seed, and others for the other seeds: all next."""
+        made = [record]
+        self._points[record.config_hash] = point
+        self._put(record)
+        note = note_of(point, self._launch.base_point())
+        for seed in self._launch.seeds[1:]:
+            other = self._launch.sampled_point(point.overrides, seed)
+            made.append(self._queue(other, record.distributions, note))
+        for one in reversed(made):
+            self._first(one.number)
+
     def _covered(self, retry_failed: bool) -> set[str]:
         return {r.config_hash for r in self._trials if not (retry_failed and r.state == "failed")}
 
@@ -126,9 +188,11 @@ class TrialQueue:
 
     def _queue(
         self, point: Point, distributions: Mapping[str, BaseDistribution], note: str
-    ) -> None:
+    ) -> TrialRecord:
         self._points[point.config_hash] = point
-        self._put(self._add(point, distributions, note))
+        record = self._add(point, distributions, note)
+        self._put(record)
+        return record
 
     def _put(self, record: TrialRecord, *, first: bool = False) -> None:
         queues = [self._waiting]
@@ -160,9 +224,7 @@ class TrialQueue:
             self.not_found = str(error)
             self._draws.note_failed_draws(DRAWS)
             return
-        note = note_of(point, self._launch.base_point())
-        for seed in self._launch.seeds:
-            self._queue(self._launch.sampled_point(point.overrides, seed), distributions, note)
+        self._queue_point(point, distributions)
 
     # What is next --------------------------------------------------------------------------------
 
@@ -227,6 +289,10 @@ class TrialQueue:
         seeds = len(self._launch.seeds)
         missing = self._launch.trials - self._trials.num_cells
         return len(self._trials) + max(0, missing) * seeds
+
+    @property
+    def has_waiting(self) -> bool:
+        return bool(self._waiting)
 
     @property
     def num_reusable(self) -> int:

@@ -160,3 +160,13 @@ def test_only_the_private_files_name_private_parts():
         if PRIVATE.search(line)
     ]
     assert found == []
+
+
+def test_the_values_of_an_enqueued_trial_stand_where_they_are_read(storage):
+    study = optuna.create_study(storage=storage)
+    study.enqueue_trial({"x": 1.5, "kind": "a"})
+    (trial,) = study.get_trials()
+    assert trial.state == TrialState.WAITING
+    assert trial.system_attrs[private.ASKED_FOR] == {"x": 1.5, "kind": "a"}
+    engine = private.relational(storage)
+    assert private.inspect(engine).has_table(private.StudyModel.__tablename__)

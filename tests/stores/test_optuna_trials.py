@@ -143,10 +143,18 @@ def test_names_are_text_and_never_sql_or_paths(storage_url, launch):
     assert names == {odd.name: odd.overrides, long.name: long.overrides}
 
 
-def test_changed_choices_are_refused_and_leave_no_trial(store, launch):
+def test_other_choices_are_added_to_the_known_ones(store, launch):
+    own = add(store, launch, 1).distributions["moe.router"].choices
+    other = {"moe.router": optuna.distributions.CategoricalDistribution((*own, "later"))}
+    store.add_waiting(launch.points()[1], distributions=other)
+    later = [record.distributions["moe.router"].choices for record in store.records()]
+    assert later == [own, (*own, "later")]
+
+
+def test_an_axis_of_another_kind_is_refused_and_leaves_no_trial(store, launch):
     add(store, launch, 1)
-    other = {"moe.router": optuna.distributions.CategoricalDistribution(("learned", "other"))}
-    with pytest.raises(BadInput, match="the choices of an axis stay the same"):
+    other = {"moe.router": optuna.distributions.FloatDistribution(0, 1)}
+    with pytest.raises(BadInput, match="an axis stays of one kind"):
         store.add_waiting(launch.points()[1], distributions=other)
     assert [record.number for record in store.records()] == [0]
 
