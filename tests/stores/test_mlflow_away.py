@@ -26,7 +26,7 @@ def entry(step, loss):
 
 class Proxy:
     """In front of a server. `mode`: pass; 503; hang (until another mode); lose (the server is asked
-    and its answer lost). It turns to 503 after it has answered a request of `after_request`."""
+    and its answer lost). It turns to 503 once it has answered a body with `after_request`."""
 
     def __init__(self, port):
         self.mode, self.after_request = "pass", None
@@ -54,7 +54,7 @@ class Proxy:
                 if proxy.mode == "lose":
                     self.close_connection = True
                     return None
-                if proxy.after_request and proxy.after_request in self.path:
+                if proxy.after_request and proxy.after_request.encode() in body:
                     proxy.turn("503")
                 return self.reply(response.status, dict(response.getheaders()), answer)
 
@@ -268,7 +268,7 @@ def test_still_away_at_the_end_is_exit_code_1_and_deliver_mends_it(
     study = tmp_path / "away.py"
     study.write_text(STUDY)
     options = ("--home", home.root, "--mlflow-uri", proxy.uri)
-    proxy.after_request = "mlflow-artifacts/artifacts"  # the last that a trial's run is made of
+    proxy.after_request = '"attempt"'  # a tag of a trial that runs: one that waits would wait on
     code, out, err = moe_study("run", study, "--corpus", corpus, *options, "--json")
     told = json.loads(out)
     assert code == 1
