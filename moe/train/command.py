@@ -25,6 +25,7 @@ from moe.code_digest import moe_digest
 from moe.config import TrialConfig
 from moe.data.token_store import TokenStore, verify
 from moe.identity import config_hash
+from moe.train.machine import machine
 from moe.train.run_folder import Storage, TakenOverError
 from moe.train.training_run import DivergenceError, TrainResult, World, resolve, train
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _refuse(error)
     torch.set_num_threads(options.threads)
-    recorder = _Recorder(options.out)
+    recorder = _Recorder(options.out, device)
     every = options.checkpoint_every
     if every is None:
         every = max(1, config.train.num_steps // 10)
@@ -133,8 +134,9 @@ def _refuse(error: Exception) -> int:
 class _Recorder:
     """The files and lines of a run, beside what `train` itself writes."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, device: str) -> None:
         self.out = out
+        self.device = device
         self.curve: list[dict[str, float]] = []
 
     def report(self, entry: dict[str, float], checkpoint: object) -> None:
@@ -161,6 +163,7 @@ class _Recorder:
             "device_s": last.get("cost/device_s", 0.0),
             "threads": torch.get_num_threads(),
             "versions": _versions(),
+            "machine": machine(self.device),
             "error": error,
         }
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"

@@ -38,6 +38,7 @@ from orchestrator.stores.trial_record import (
     DEVICE_S,
     DIVERGED_AT,
     ERROR,
+    MACHINE,
     METRICS,
     MLFLOW_STATUS_OF,
     MOE_DIGEST,
@@ -53,7 +54,7 @@ CONFIG, ROUTING = "config.json", "routing/routing.parquet"
 # What attempts leave in a trial; everything else was known before it started.
 _OF_AN_ATTEMPT = {
     *(RUN_ID, RUN_LINK, METRICS, TOKENS, DEVICE_S, ERROR, ATTEMPT, REUSED_FROM, MOE_DIGEST),
-    *(COMMIT, ORIGIN, DIVERGED_AT, CHECKPOINT_PLACE),
+    *(COMMIT, *MACHINE, ORIGIN, DIVERGED_AT, CHECKPOINT_PLACE),
 }
 
 

@@ -109,6 +109,7 @@ def _record(session: Session, number: int, folder: Path, result: dict[str, Any])
         tokens=result["tokens"],
         late=result["late_metrics"],
         artifacts=[(str(routing), "routing")] if routing.exists() else [],
+        attributes=result.get("machine"),  # absent in results of before it was told
     )
     kept = session.options.home.run_folder(result["config_hash"], result["moe_digest"])
     if not kept.exists():

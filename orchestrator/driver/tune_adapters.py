@@ -179,7 +179,7 @@ class LedgerCallback(_NotPickled, Callback):
                 tokens=int(result["spent_tokens"]),
                 late=result["late"],
                 artifacts=[(str(routing), "routing")] if routing else [],
-                attributes={MOE_DIGEST: "+".join(result["moe_digests"])},
+                attributes={MOE_DIGEST: "+".join(result["moe_digests"]), **result["machine"]},
             )
         elif event in (FINAL, PROGRESS):
             self._ledger.stopped(number, tokens=self._tokens.get(number, 0))

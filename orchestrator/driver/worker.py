@@ -62,6 +62,7 @@ class Job:
 
 def train_trial(trial: dict[str, Any], *, place: CheckpointPlace) -> None:
     """The Tune function. Ends by reporting a final or a failed event; raises on a lost worker."""
+    from moe.train.machine import machine
     from moe.train.training_run import DivergenceError
 
     job = Job(**trial["job"])
@@ -97,6 +98,7 @@ def train_trial(trial: dict[str, Any], *, place: CheckpointPlace) -> None:
             "routing": result.routing is not None,
             "spent_tokens": result.tokens,
             "moe_digests": result.moe_digests,
+            "machine": machine(job.device),
         }
     )
 

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,11 +33,14 @@ from orchestrator.stores.trial_record import (
     FLOPS_PER_TOKEN,
     PARAMS_ACTIVE,
     PARAMS_TOTAL,
+    PROCESSOR,
+    TORCH,
     TrialRecord,
 )
 from orchestrator.study.corpora import corpus_label
 
 FORMATS = ("markdown", "csv", "latex", "json")
+_LISTS = ("seeds", "run_ids", "commits", "torch", "processors")
 
 
 Published = Mapping[str, Mapping[str, float]]  # cell -> corpus -> perplexity
@@ -47,7 +50,8 @@ Published = Mapping[str, Mapping[str, float]]  # cell -> corpus -> perplexity
 class Row:
     """`perplexity` is that of the mean, where the table's metric is a loss; `published` the paper's
     perplexity of this cell, by corpus; `commits` are those of the code that trained it, where that
-    was a checkout. `corpus` is what it was trained and evaluated on, in a launch that has
+    was a checkout; `torch` and `processors` what it was trained with and on, where that is known.
+    `corpus` is what it was trained and evaluated on, in a launch that has
     several."""
 
     cell: str
@@ -64,6 +68,8 @@ class Row:
     states: dict[str, int]
     moe_digest: str
     commits: list[str]
+    torch: list[str]
+    processors: list[str]
     is_older: bool
     published: dict[str, float]
     corpus: str | None = None
@@ -207,12 +213,18 @@ def _row(records: list[TrialRecord], digest: str, published: Published, measure:
         run_ids=[r.run_id for _, r in sorted(complete.items()) if r.run_id],
         states=states,
         moe_digest=digest,
-        commits=sorted({r.attributes.get(COMMIT) or "" for r in complete.values()} - {""}),
+        commits=_told(COMMIT, complete.values()),
+        torch=_told(TORCH, complete.values()),
+        processors=_told(PROCESSOR, complete.values()),
         is_older=first.is_older,
         published=dict(published.get(first.cell, {})),
         corpus=first.corpus,
         corpus_digest=first.corpus_digest,
     )
+
+
+def _told(key: str, records: Iterable[TrialRecord]) -> list[str]:
+    return sorted({told for r in records if (told := r.attributes.get(key))})
 
 
 def render(table: Table, form: str) -> str:
@@ -301,6 +313,10 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
         lines.append("Rows compare within a corpus: a loss on one text says nothing about another.")
     if commits := sorted({commit for row in table.rows for commit in row.commits}):
         lines.append(f"Trained by the code of commit {', '.join(commits)}.")
+    for what, key in (("versions of torch", "torch"), ("types of processor", "processors")):
+        told = sorted({value for row in table.rows for value in getattr(row, key)})
+        if len(told) > 1:
+            lines.append(f"Pooled over {what}, which change last digits: {', '.join(told)}.")
     if any(row.is_older for row in table.rows):
         lines.append(
             "Rows with values in brackets are of configurations that the study had before: nothing "
@@ -353,7 +369,7 @@ def _csv(table: Table) -> str:
     out = io.StringIO()
     rows = [asdict(row) for row in table.rows]
     for row in rows:
-        row |= {key: " ".join(map(str, row[key])) for key in ("seeds", "run_ids", "commits")}
+        row |= {key: " ".join(map(str, row[key])) for key in _LISTS}
         row["states"] = " ".join(f"{state}={n}" for state, n in row["states"].items())
         row |= {f"published_{corpus}": x for corpus, x in row.pop("published").items()}
         row["evidence"] = table.judgement is None or table.judgement.evidence

@@ -10,7 +10,13 @@ from optuna.storages import BaseStorage
 
 from moe.code_digest import moe_digest, trains_as
 from orchestrator.stores.optuna_trials import LABELS_KEPT, OptunaTrials
-from orchestrator.stores.trial_record import CHECKPOINT_PLACE, COMMIT, MOE_DIGEST, REUSED_FROM
+from orchestrator.stores.trial_record import (
+    CHECKPOINT_PLACE,
+    COMMIT,
+    MACHINE,
+    MOE_DIGEST,
+    REUSED_FROM,
+)
 from orchestrator.study.launch import Launch
 
 
@@ -43,6 +49,7 @@ class Finished:
     ended_ms: int
     moe_digest: str
     commit: str | None
+    machine: Mapping[str, str]
     checkpoint_place: str | None
 
     @property
@@ -69,6 +76,7 @@ def finished_elsewhere(storage: BaseStorage, own_launch: str) -> dict[str, Finis
                     ended_ms=int(record.ended.astimezone(UTC).timestamp() * 1000),
                     moe_digest=record.attributes[MOE_DIGEST],
                     commit=record.attributes.get(COMMIT),
+                    machine={key: told for key in MACHINE if (told := record.attributes.get(key))},
                     checkpoint_place=record.attributes.get(CHECKPOINT_PLACE),
                 )
     return found

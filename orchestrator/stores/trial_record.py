@@ -37,6 +37,8 @@ ATTEMPT = "attempt"
 REUSED_FROM = "reused_from"
 MOE_DIGEST = "moe_digest"
 COMMIT = "git.commit"
+# What it was trained with and on (moe.train.machine, which needs torch): no part of its identity.
+TORCH, PROCESSOR = MACHINE = ("torch", "processor")
 ORIGIN = "origin"
 ORIGIN_TRIAL = "origin.trial"  # of an imported one: its first search, and its number there
 ORIGIN_LAUNCH = "origin.launch"

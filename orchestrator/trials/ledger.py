@@ -244,6 +244,7 @@ class Ledger:
             REUSED_FROM: source.run_id or source.launch,
             MOE_DIGEST: source.moe_digest,
             COMMIT: source.commit,
+            **source.machine,
         }
         if source.checkpoint_place:
             attributes[CHECKPOINT_PLACE] = source.checkpoint_place
@@ -255,6 +256,7 @@ class Ledger:
                 "reused_from_launch": source.launch,
                 MOE_DIGEST: source.moe_digest,
                 COMMIT: source.commit or "",
+                **source.machine,
             },
         )
         same_metric = source.metric == self._launch.study.metric
