@@ -215,8 +215,9 @@ def _number(value: float | None) -> str | None:
 @cache
 def _packed_plotly() -> str:
     """plotly.js, gzipped: a third of its size even as base64; the page unpacks it."""
-    text = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
-    return base64.b64encode(gzip.compress(text, 9, mtime=0)).decode()
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
 
 
 def _asset(name: str) -> str:

@@ -5,6 +5,7 @@ tests/stores/test_mlflow_private.py asserts each; pyproject.toml bounds MLflow b
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,43 @@ TRAINING_VIEW = "workflowType=machine_learning"
 def database_of(client: MlflowClient) -> Engine | None:
     """The database that a client writes to by itself; None behind a server."""
     return getattr(client._tracking_client.store, "engine", None)
+
+
+# Columns of MLflow's tables that hold a location of artifacts, or begin with an experiment's.
+LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+_DEFAULT_EXPERIMENT = 0  # made by MLflow itself, in the folder at hand
+
+
+def experiment_locations(database: sqlite3.Connection) -> list[tuple[str, str | None]]:
+    """Name and artifact location of each experiment; none where MLflow has made no tables yet."""
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall():
+        return []
+    return database.execute("SELECT name, artifact_location FROM experiments").fetchall()
+
+
+def move_location(database: sqlite3.Connection, old: str, new: str) -> None:
+    """An experiment's location, and all that begins with it: no client of MLflow changes these."""
+    for table, column in LOCATIONS:
+        database.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+            f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+            (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+        )
+
+
+def move_default_experiment(database: sqlite3.Connection, artifacts: Path) -> None:
+    """Its location, which is local and that of no run, lies under `artifacts`."""
+    own = (artifacts / str(_DEFAULT_EXPERIMENT)).as_uri()
+    database.execute(
+        "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ? AND "
+        "artifact_location != ? AND (artifact_location LIKE '/%' OR artifact_location LIKE "
+        "'file:%') AND NOT EXISTS (SELECT 1 FROM runs WHERE experiment_id = ?)",
+        (own, _DEFAULT_EXPERIMENT, own, _DEFAULT_EXPERIMENT),
+    )
 
 
 @cache

@@ -19,16 +19,13 @@ from urllib.parse import unquote, urlsplit
 from orchestrator.base.errors import LaunchHeld, StudyError
 from orchestrator.base.home import Home
 from orchestrator.stores.driver_lock import DriverLock
+from orchestrator.stores.mlflow_private import (
+    experiment_locations,
+    move_default_experiment,
+    move_location,
+)
 from orchestrator.stores.outbox import fingerprint, outbox_suffix, own_outbox_suffix
 from orchestrator.stores.outbox_files import OutboxFile, OutboxHeld
-
-# Columns of MLflow's tables that begin with an experiment's location.
-_LOCATIONS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-)
-_DEFAULT_EXPERIMENT = 0  # made by MLflow itself, in the folder at hand
 
 
 def former_places(home: Home) -> list[Path]:
@@ -80,9 +77,7 @@ def _database(home: Home) -> closing[sqlite3.Connection]:
 def _foreign(database: sqlite3.Connection, home: Home) -> Iterator[tuple[str, str, Path]]:
     """Experiments of launches that lie in another home's folder: location, name of the folder
     under `mlartifacts`, and that home."""
-    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall():
-        return
-    for name, location in database.execute("SELECT name, artifact_location FROM experiments"):
+    for name, location in experiment_locations(database):
         folder = artifact_folder(name)
         path = Path(unquote(urlsplit(location or "").path))
         ours = path.parts[-2:] == (home.artifacts.name, folder)
@@ -94,21 +89,9 @@ def _rename_locations(database: sqlite3.Connection, home: Home) -> list[Path]:
     places = {}
     for location, folder, place in list(_foreign(database, home)):
         places[place] = None
-        moved = (home.artifacts / folder).as_uri()
-        for table, column in _LOCATIONS:
-            database.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                (moved, len(location) + 1, location, len(location) + 1, f"{location}/"),
-            )
-    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall():
-        own = (home.artifacts / str(_DEFAULT_EXPERIMENT)).as_uri()
-        database.execute(
-            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ? AND "
-            "artifact_location != ? AND (artifact_location LIKE '/%' OR artifact_location LIKE "
-            "'file:%') AND NOT EXISTS (SELECT 1 FROM runs WHERE experiment_id = ?)",
-            (own, _DEFAULT_EXPERIMENT, own, _DEFAULT_EXPERIMENT),
-        )
+        move_location(database, location, (home.artifacts / folder).as_uri())
+    if experiment_locations(database):
+        move_default_experiment(database, home.artifacts)
     return list(places)
 
 

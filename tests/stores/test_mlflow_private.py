@@ -33,6 +33,8 @@ def test_a_local_client_has_a_database_and_a_servers_has_none(home):
     engine = private.database_of(connect(home.mlflow_uri))
     assert "experiments" in inspect(engine).get_table_names()
     assert private.database_of(mlflow.MlflowClient("http://127.0.0.1:1")) is None
+    for table, column in private.LOCATIONS:
+        assert column in {found["name"] for found in inspect(engine).get_columns(table)}
     with engine.connect() as connection:
         version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     assert version in private.known_schemas()
