@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.base.errors import BadInput, StudyError
+from orchestrator.base.errors import StudyError
 from orchestrator.base.home import Home
 from orchestrator.cli.parameters import (
     CorpusOption,
@@ -92,9 +92,6 @@ def plan_command(
     from orchestrator.study.plan import write_configs as write
 
     launch = resolved(study, scale, seeds, overrides, corpus, trials, need_corpus=False)
-    why = launch.unread.get(launch.corpus_spec)
-    if why is not None and corpus is not None and not corpus.startswith("hub:"):
-        raise BadInput(why)  # a remote data set may be planned for where no network is
     planned = plan(launch, Home.at(home).tokens)
     for line in planned["notes"]:
         errors.print(line, highlight=False, markup=False, soft_wrap=True)

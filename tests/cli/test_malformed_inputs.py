@@ -253,8 +253,6 @@ def cases(folder, corpus, recorded, port):
         ("run: link to nowhere", ("run", "quickstart", "--corpus", f"files:{link}"), "a link to"),
         ("run: folder with such a link", (
             "run", "quickstart", "--corpus", f"files:{link.parent}"), "a link to"),
-        ("plan: corpus that is not there", (
-            "plan", "quickstart", "--corpus", f"files:{folder}/no.txt"), "matches none"),
         ("run: study is a folder", ("run", f"{folder}/"), "study file"),
         ("unknown command", ("runn", "quickstart"), "runn"),
     ):  # fmt: skip

@@ -115,8 +115,9 @@ def test_plan_is_json_with_hashes_and_costs(moe_study, corpus):
 
 
 def test_plan_without_its_corpus_has_no_hashes(moe_study):
-    code, out, _ = moe_study("plan", "quickstart", "--corpus", "files:/nowhere/x.txt", "--json")
+    code, out, err = moe_study("plan", "quickstart", "--corpus", "files:/nowhere/x.txt", "--json")
     assert code == 0
+    assert "matches none" in err, "a plan may be made where the corpus is not, and says so"
     hashes = [h for cell in json.loads(out)["cells"] for h in cell["config_hash"].values()]
     assert set(hashes) == {None}
 

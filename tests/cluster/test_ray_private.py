@@ -38,9 +38,9 @@ def test_the_loggers_are_modules():
     assert all(importlib.util.find_spec(name) for name in private.TALKATIVE_LOGGERS)
 
 
-def test_a_token_is_the_one_that_ray_would_send(monkeypatch):
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    assert private.own_token() == {}
+def test_a_token_is_the_one_that_ray_would_send():
+    """Which one, by mode and file: test_ray_token.py. Ray keeps what it read for its process."""
+    assert set(private.own_token()) <= {"authorization"}
     from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
     from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
