@@ -12,5 +12,6 @@ ALIKE: tuple[tuple[str, ...], ...] = (
         "3b29385983546016",  # axes of blocks (norm, position, activation, heads) at their defaults
         "606d2750482cff6e",  # modules that say how their tensors begin
         "ae8b93682d198151",  # files of more kinds, labels that ride along, bytes of normalised text
+        "3316a9eeb27e5fad",  # the names of a mixture's parts apart from how it is read
     ),
 )

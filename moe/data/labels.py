@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 TEXT_COLUMN = "text"
+PART_COLUMN = "part"  # which part of a mixture a document is of
+MIXTURE = "mix"  # the kind of a corpus of several parts
 MAX_LABEL_VALUES = 1000
 NO_LABEL = ""  # the value of a document that has none
 

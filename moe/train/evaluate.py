@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moe import metrics as names
 from moe.config import TrialConfig
-from moe.data.sources.mixed_corpora import KIND, PART_COLUMN
+from moe.data.labels import MIXTURE, PART_COLUMN
 from moe.data.token_store import Batch, EvaluationBatch, TokenStore
 from moe.model.transformer import MoETransformer
 from moe.train.distributed import World, sum_over_ranks
@@ -151,7 +151,7 @@ class EvaluationSet:
 
 def parts_of(store: TokenStore) -> tuple[str, ...]:
     """Names of the parts of a mixture; none of another corpus."""
-    is_mixture = store.meta["corpus"].get("kind") == KIND
+    is_mixture = store.meta["corpus"].get("kind") == MIXTURE
     told = is_mixture and PART_COLUMN in store.sequence_labels
     return store.label_values(PART_COLUMN) if told else ()
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from moe.data.dropped_text import WORTH_SAYING, about_dropped_text
+from moe.data.labels import MIXTURE
 from moe.data.layout import read_meta
 from moe.data.prepare import prepare
-from moe.data.sources.mixed_corpora import KIND, Obtained, obtained_parts
+from moe.data.sources.mixed_corpora import Obtained, obtained_parts
 from moe.data.token_store import TokenStore
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
@@ -32,7 +33,7 @@ class Tokens:
 
     def parts_of(self, point: Point) -> list[Obtained]:
         """What the parts of a point's mixture came to; none where its corpus is no mixture."""
-        if point.config.data.corpus.partition(":")[0] != KIND:
+        if point.config.data.corpus.partition(":")[0] != MIXTURE:
             return []
         return obtained_parts(read_meta(self.of(point)))
 

@@ -14,7 +14,8 @@ from pathlib import PurePath
 
 from moe.config import TrialConfig
 from moe.data.corpus import Corpus, open_corpus
-from moe.data.sources.mixed_corpora import KIND, parse_mixture, part_specs
+from moe.data.labels import MIXTURE
+from moe.data.sources.mixed_corpora import parse_mixture, part_specs
 from orchestrator.base.errors import BadInput
 from search_spaces.cells import Cell
 from search_spaces.domains import Choice
@@ -55,7 +56,7 @@ def corpus_label(spec: str, limit: int = _LABEL_LIMIT) -> str:
     file system may refuse."""
     kind, _, rest = spec.partition(":")
     label = f"{kind}:{PurePath(rest).name}" if rest else kind
-    if kind == KIND:
+    if kind == MIXTURE:
         with suppress(ValueError):  # a label already, or no mixture
             parts = parse_mixture(rest)[0].items()
             label = f"{kind}:" + ",".join(f"{corpus_label(s)}_{float(w):g}" for s, w in parts)

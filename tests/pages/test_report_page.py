@@ -135,7 +135,8 @@ def test_both_pages_have_figures_claims_and_report(finished):
     from mlflow.tracking import MlflowClient
     from optuna.artifacts import get_all_artifact_meta
 
-    assert finished.said == []
+    (caution,) = finished.said  # eight steps are fewer than quickstart's warm-up has
+    assert "the warm-up is not shorter than the run" in caution
     client = MlflowClient(finished.home.mlflow_uri)
     experiment = client.get_experiment_by_name(finished.name)
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`moe_study.parent` = 'true'")

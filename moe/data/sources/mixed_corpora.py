@@ -27,10 +27,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from moe.data.digest import ContentDigest
-from moe.data.labels import TEXT_COLUMN
+from moe.data.labels import MIXTURE, PART_COLUMN, TEXT_COLUMN
 
-PART_COLUMN = "part"
-KIND = "mix"
 MAX_PARTS = 16  # each has a metric of its own in every evaluation
 _PLACES = 1 << 18
 _NAME_LIMIT = 60
@@ -120,7 +118,7 @@ class Mixture:
             {**part.corpus.provenance, "name": part.name, "share": float(part.share)}
             for part in self.parts
         ]
-        return {"kind": KIND, "seed": self.seed, "parts": parts}
+        return {"kind": MIXTURE, "seed": self.seed, "parts": parts}
 
     def rows(self, scratch: Path | None = None) -> Iterator[dict[str, Any]]:
         """The drawn documents, part by part, each with its part's name as a label."""
@@ -197,7 +195,7 @@ def parse_mixture(rest: str) -> tuple[dict[str, Fraction], int]:
 def part_specs(spec: str) -> list[str]:
     """The specs that a CORPUS SPEC reads: of a mixture its parts, else itself."""
     kind, _, rest = spec.partition(":")
-    return list(parse_mixture(rest)[0]) if kind == KIND else [spec]
+    return list(parse_mixture(rest)[0]) if kind == MIXTURE else [spec]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +214,7 @@ class Obtained:
 
 def obtained_parts(meta: Mapping[str, Any]) -> list[Obtained]:
     """The parts of a prepared mixture (`TokenStore.meta`); none of another corpus."""
-    if meta["corpus"].get("kind") != KIND or PART_COLUMN not in meta["labels"]:
+    if meta["corpus"].get("kind") != MIXTURE or PART_COLUMN not in meta["labels"]:
         return []
     column = list(meta.get("sequence_labels", meta["labels"])).index(PART_COLUMN)
     names = meta["labels"][PART_COLUMN]
