@@ -57,6 +57,7 @@ def home(tmp_path):
 
 def launch_of(home, trials, **attributes):
     about = {"study": "drawn", "scale": "cpu", "metric": "val/loss", "sampled": False}
+    about |= {"corpus": "stdlib", "corpus_digest": "12345678"}
     info = LaunchInfo(
         study_id=1, name="drawn/cpu/stdlib@12345678", attributes={**about, **attributes}
     )
