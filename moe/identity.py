@@ -78,6 +78,7 @@ _VERSION_1: dict[str, dict[str, Any]] = {
 # never edited after.
 _LATER: dict[str, Any] = {
     "data.sequence_labels": "",
+    "data.text_column": "",
     "moe.gate_scale": 1.0,
     "moe.score": "linear",
     "moe.score_temperature": 0.07,

@@ -51,7 +51,8 @@ def match(
     solved = (target - fixed) / per_width
     width = max(1, round(solved))
     multiple = max(1, round(width / unit)) * unit
-    if abs(multiple - width) <= _SNAP * width:
+    is_exact = count(_with_width(config, width), on) == target
+    if not is_exact and abs(multiple - width) <= _SNAP * width:
         width = multiple
     if not config.moe.is_dense and config.train.precision == "bf16":
         aligned = max(1, round(solved / GROUPED_WIDTH)) * GROUPED_WIDTH

@@ -13,8 +13,10 @@ from moe.config.mixture import (
     Gate,
     MoEConfig,
     Router,
+    RouterPrecision,
     RoutingScope,
     RoutingUnit,
+    Score,
     SequenceRepresentation,
 )
 from moe.config.model import Activation, ModelConfig, Norm, Position, QKNorm
@@ -43,9 +45,11 @@ __all__ = [
     "QKNorm",
     "Router",
     "RouterKind",
+    "RouterPrecision",
     "RoutingScope",
     "RoutingUnit",
     "Schedule",
+    "Score",
     "SequenceRepresentation",
     "TrainConfig",
     "TrialConfig",
