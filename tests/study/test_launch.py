@@ -120,11 +120,13 @@ def test_early_stopping_remembers_what_earlier_drivers_saw(hold, sampled_study):
             session.ledger.progressed(number, entry(2, loss))
             session.ledger.progressed(number, entry(4, loss))
             session.ledger.completed(number, entry(8, loss), tokens=1)
-    with hold(sampled_study, trials=5) as session:
+    with hold(sampled_study, trials=6) as session:
         scheduler = make_scheduler(session.launch, session.ledger)
         from types import SimpleNamespace
 
-        for number, loss, decision in ((4, 9.0, "STOP"), (5, 1.0, "CONTINUE")):
+        for loss, decision in ((9.0, "STOP"), (1.0, "CONTINUE")):
+            number = session.ledger.next().record.number
+            session.ledger.started(number)
             job = {"number": number, "config": session.launch.base.to_dict()}
             trial = SimpleNamespace(config={"job": job})
             judged = scheduler.on_trial_result(None, trial, {"step": 2, VAL_LOSS: loss})
