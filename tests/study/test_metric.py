@@ -184,7 +184,9 @@ def test_early_stopping_ends_the_worse(hold, sampled_study, metric):
     with hold(judged_by(sampled_study, metric)) as session:
         scheduler = make_scheduler(session.launch, session.ledger)
         decisions = []
-        for number, value in enumerate((0.5, 0.9, 0.1)):
+        for value in (0.5, 0.9, 0.1):
+            number = session.ledger.next().record.number
+            session.ledger.started(number)
             job = {"number": number, "config": {"train": {"num_steps": 8}}}
             trial = SimpleNamespace(trial_id=str(number), config={"job": job})
             scheduler.on_trial_add(None, trial)
