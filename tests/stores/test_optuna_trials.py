@@ -278,7 +278,7 @@ def test_a_driver_on_any_storage_is_alone_and_its_successor_reconciles(
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_whole_launch_and_the_same_command_again(storage_url, home, hold, grid_study):
     if storage_url.startswith("sqlite"):
-        pytest.skip("all of test_run.py is on SQLite")
+        pytest.skip("all of test_tune_loop.py is on SQLite")
     options = {"optuna_storage": storage_url}
     with hold(grid_study, seeds=(0,), options=options) as session:
         run(session)
