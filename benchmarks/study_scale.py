@@ -45,6 +45,7 @@ from orchestrator.stores.trial_record import TrialRecord, count_states
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.samplers import Sampler
 from orchestrator.trials.sampling import BoundedHistory, propose
+from orchestrator.trials.seed_groups import SeedGroups
 from orchestrator.trials.spending import Limits, Spending
 from orchestrator.trials.trial_queue import TrialQueue
 from orchestrator.trials.trial_table import TrialTable
@@ -170,20 +171,34 @@ def grid_rows(folder: Path, options: argparse.Namespace) -> list[Row]:
     ]
 
 
+class NothingDrawn:
+    """A grid's memory of draws: none are made."""
+
+    failed_draws = 0
+
+    def note_failed_draws(self, draws: int) -> None:
+        raise AssertionError(f"a grid draws no points; {draws} were noted")
+
+
 def chosen_s(launch: Launch, options: argparse.Namespace) -> float:
     tell(f"a grid of {len(launch.cells)} cells with limits")
     trials = TrialTable(launch)
     spending = Spending(Limits(tokens=10**15, device_s=1e12), trials, workers=1)
 
+    groups = SeedGroups(launch, trials)
+
     def add(point: Point, distributions: Any, note: str) -> TrialRecord:
         record = waiting(point, len(trials))
         trials.put(record)
+        groups.add(record)
         return record
 
     queue = TrialQueue(
         launch,
         trials,
         add,
+        groups=groups,
+        draws=NothingDrawn(),
         reusable={},
         spending=spending,
         retry_failed=False,

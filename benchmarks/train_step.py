@@ -189,7 +189,7 @@ def metrics_s(trainer: Trainer, folder: Path, options: argparse.Namespace) -> fl
     def of_step() -> None:
         if config.moe.balance != "switch" and not config.moe.z_loss_coefficient:
             with torch.no_grad():
-                model._auxiliary(decisions)
+                model._auxiliary(decisions, batch.ids_BS.shape[1])
         trainer.log.write(1, row_C)
         trainer.log.check(1, 1, 100.0)
 

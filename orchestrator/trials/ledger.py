@@ -219,7 +219,7 @@ class Ledger:
         self._update(record, attributes=attributes)
 
     def _ensure_run(
-        self, record: TrialRecord, point: Point, patience_s: float | None
+        self, record: TrialRecord, point: Point, patience_s: float | None = None
     ) -> TrialRecord:
         if record.run_id is not None:
             return record

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from moe.code_digest import moe_digest
 from moe.metrics import VAL_LOSS
+from orchestrator.base.checkpoint_place import run_name
 from orchestrator.base.home import Home
 from orchestrator.driver.tune_loop import run
 from orchestrator.report.analysis import analyze_launch
@@ -84,7 +85,7 @@ def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(tmp_path, corpus,
         assert client.get_run(trial["mlflow_run_id"]).info.status == "FINISHED"
         kept = [a.path for a in client.list_artifacts(trial["mlflow_run_id"], "routing")]
         assert kept == ["routing/routing.parquet"], "made on another node, kept by the driver"
-        place = folder / "shared" / trial["config_hash"] / moe_digest()
+        place = folder / "shared" / run_name(trial["config_hash"], moe_digest())
         assert (place / "final" / "manifest.json").is_file()
         assert not (home.run_folder(trial["config_hash"], moe_digest()) / "final").exists()
     for node in ("kept", "lost"):

@@ -31,7 +31,7 @@ TINY = TrialConfig(
     model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
     moe=MoEConfig(num_experts=4, top_k=2),
     train=TrainConfig(
-        num_steps=2000, batch_tokens=128, micro_batch_tokens=128, eval_every=50, eval_tokens=256
+        num_steps=5000, batch_tokens=128, micro_batch_tokens=128, eval_every=100, eval_tokens=256
     ),
 )
 STUDY = Study(
@@ -157,12 +157,13 @@ def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corp
 
     code, out, _ = moe_study("job", "stop", first, "--address", head, "--json")
     assert (code, json.loads(out)["status"]) == (0, "STOPPED")
-    assert {t.state.name for t in trials(home)} == {"WAITING"}, "the driver left in order"
+    left = {t.state.name for t in trials(home)}
+    assert "WAITING" in left <= {"WAITING", "COMPLETE"}, "the driver left in order"
     code, out, _ = moe_study("job", "logs", first, "--address", head)
     assert "stopping" in out
     steps = {t.number: max(t.intermediate_values) for t in trials(home)}
 
-    second = submit("--max-tokens", str(4 * 2000 * 128))
+    second = submit("--max-tokens", str(4 * 5000 * 128))
     wait_for(lambda: {t.state.name for t in trials(home)} == {"COMPLETE"})
     status = ["job", "status", second, "--address", head, "--json"]
     told = wait_for(
@@ -170,7 +171,7 @@ def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corp
     )
     assert told["status"] == "SUCCEEDED", moe_study("job", "logs", second, "--address", head)[1]
     assert {t.state.name for t in trials(home)} == {"COMPLETE"}
-    assert all(max(t.intermediate_values) == 2000 > steps[t.number] for t in trials(home))
+    assert all(max(t.intermediate_values) == 5000 > steps[t.number] for t in trials(home))
 
 
 @pytest.mark.parametrize(
