@@ -15,7 +15,8 @@ import optuna
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from orchestrator.report.tables import as_json, table_of
+from orchestrator.report.table_text import as_json
+from orchestrator.report.tables import table_of
 from orchestrator.stores.optuna_trials import OptunaTrials
 
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}

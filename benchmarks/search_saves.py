@@ -31,7 +31,8 @@ from orchestrator.base.home import Home
 from orchestrator.report.records import read_launch
 from orchestrator.report.rungs import rung_line, rungs
 from orchestrator.stores.trial_record import TrialRecord
-from orchestrator.study.launch import Launch, Point, resolve
+from orchestrator.study.launch import Launch, Point
+from orchestrator.study.resolve import resolve
 from orchestrator.study.study import Study
 from orchestrator.trials.sampling import propose
 from studies.search import STUDY as SEARCH

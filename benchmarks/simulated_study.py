@@ -25,7 +25,8 @@ from orchestrator.stores.optuna_private import (
 from orchestrator.stores.optuna_storage import open_storage
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import METRICS, MOE_DIGEST
-from orchestrator.study.launch import Launch, Point, resolve
+from orchestrator.study.launch import Launch, Point
+from orchestrator.study.resolve import resolve
 from orchestrator.study.study import Study
 from search_spaces.cells import Cell
 from search_spaces.space import Infeasible

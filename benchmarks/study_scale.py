@@ -40,7 +40,7 @@ from orchestrator.base.home import Home
 from orchestrator.driver.options import Options
 from orchestrator.driver.session import opened
 from orchestrator.report.records import read_launch
-from orchestrator.report.tables import render
+from orchestrator.report.table_text import render
 from orchestrator.stores.trial_record import TrialRecord, count_states
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.samplers import Sampler

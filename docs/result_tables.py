@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.archive.archived_launch import ArchivedLaunch, read, records_of
 from orchestrator.archive.container import SUFFIX
 from orchestrator.report.records import LaunchRecords
-from orchestrator.report.tables import render
+from orchestrator.report.table_text import render
 from orchestrator.report.verdict_text import markdown_table
 from orchestrator.stores.trial_record import count_states
 from orchestrator.study.library import load_study

@@ -19,8 +19,9 @@ from rich.table import Table as RichTable
 from moe.config import ConfigError
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
-from orchestrator.study.launch import Launch, resolve
+from orchestrator.study.launch import Launch
 from orchestrator.study.library import load_study, study_names
+from orchestrator.study.resolve import resolve
 from orchestrator.study.study import Study
 from search_spaces.families import expand
 from search_spaces.overlay import parse_override
@@ -265,7 +266,7 @@ def load_study_here(name: str) -> Study:
 
 
 def print_table(result: Any) -> None:
-    from orchestrator.report.tables import body, claims_body, footnotes, headings, render
+    from orchestrator.report.table_text import body, claims_body, footnotes, headings, render
 
     if not output.is_terminal:
         print(render(result, "markdown"), end="")

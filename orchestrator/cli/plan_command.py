@@ -25,8 +25,9 @@ from orchestrator.cli.parameters import (
     print_rows,
     resolved,
 )
-from orchestrator.study.launch import Launch, resolve
+from orchestrator.study.launch import Launch
 from orchestrator.study.library import load_study, study_names
+from orchestrator.study.resolve import resolve
 
 
 @app.command("list")

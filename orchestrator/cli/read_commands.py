@@ -137,7 +137,7 @@ def table(
     Published values stand beside ours where the study has them, verdicts on its claims below.
     Example: moe-study table paper_table1 --scale cpu --format latex
     """
-    from orchestrator.report.tables import FORMATS, render
+    from orchestrator.report.table_text import FORMATS, render
 
     if form is not None and form not in FORMATS:
         raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")

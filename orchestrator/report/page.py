@@ -22,7 +22,8 @@ from orchestrator.base.whole_files import whole
 from orchestrator.report.cost import cost_rows
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
-from orchestrator.report.tables import Table, body, footnotes, headings
+from orchestrator.report.table_text import body, footnotes, headings
+from orchestrator.report.tables import Table
 from orchestrator.report.verdict_text import remarks
 from orchestrator.report.verdicts import Verdict
 from orchestrator.stores.trial_record import RUN_LINK, TrialRecord, count_states

@@ -9,7 +9,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from orchestrator.report.tables import Table, render
+from orchestrator.report.table_text import render
+from orchestrator.report.tables import Table
 
 
 def write_table(table: Table, folder: Path) -> list[Path]:

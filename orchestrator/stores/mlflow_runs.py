@@ -40,7 +40,8 @@ from orchestrator.stores.parent_run import (
     open_parent,
 )
 from orchestrator.stores.run_requests import RunRequests
-from orchestrator.study.launch import Point, mlflow_params
+from orchestrator.study.launch import Point
+from search_spaces.overlay import flatten
 
 TRIAL_NUMBER = "optuna.trial_number"
 LOCAL_PAGE = "http://127.0.0.1:5000"  # the first port that `moe-study ui` takes
@@ -173,7 +174,7 @@ class MlflowRuns:
             {
                 "op": "inputs",
                 "run_id": run_id,
-                "params": mlflow_params(point.config),
+                "params": {path: str(v) for path, v in flatten(point.config).items()},
                 "dataset": _dataset(point),
             }
         )

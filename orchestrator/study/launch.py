@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,25 +18,16 @@ from moe.identity import cell_hash, config_hash
 from orchestrator.base.errors import BadInput
 from orchestrator.study.corpora import (
     CORPUS_PATH,
-    corpora_of,
     corpus_label,
     joint_digest,
     joint_label,
-    opened_corpora,
 )
 from orchestrator.study.followed_labels import followed_labels, sequence_labels
 from orchestrator.study.study import Study
 from search_spaces.cells import Cell, readable_name
-from search_spaces.overlay import flatten, get, overlay
-from search_spaces.space import Rule, Space
+from search_spaces.overlay import overlay
+from search_spaces.space import Space
 
-# What another option of the command line sets.
-_RESERVED = {
-    "train.seed": "--seeds",
-    "data.corpus": "--corpus",
-    "data.digest": "--corpus",
-}
-_NEEDED = {"experts": "experts", "scores": "a router that scores experts"}
 _NAME_LIMIT = 120
 _CELL_LIMIT = 90
 
@@ -194,7 +185,7 @@ class Launch:
 
     def _with_digest(self, config: TrialConfig) -> TrialConfig:
         """With the digest of its own corpus under its own tokenizer; "" where it was not read."""
-        return _with_digest(config, self.corpora, self._followed_labels)
+        return with_digest(config, self.corpora, self._followed_labels)
 
     @cached_property
     def _followed_labels(self) -> frozenset[str]:
@@ -206,53 +197,13 @@ class Launch:
         names = {name for corpus in self.corpora.values() for name in corpus.labels.names()}
         return dataclasses.replace(self, labels_kept=frozenset(names))
 
-    def require_metric(self) -> None:
-        """Raises BadInput where a cell's trials would not have the metric that they are judged by.
 
-        A sampled study's space has a rule instead.
-        """
-        measure = self.study.measure
-        for cell in self.cells:
-            if not measure.is_measured(cell.config(self.base).moe):
-                raise BadInput(
-                    f"every cell has the metric of its study; {measure.name} is of runs with "
-                    f"{_NEEDED[measure.needs]}, and cell {cell.name} is none. Leave it out, or "
-                    "choose another metric, and claim this one where it is measured."
-                )
-
-    def require_feasible_on_corpus(self, points: Sequence[Point]) -> None:
-        """Raises BadInput where a router, or data.sequence_labels, asks for a label that its corpus
-        does not have."""
-        for point in points:
-            moe, corpus = point.config.moe, self.corpora.get(point.config.data.corpus)
-            if point.config.data.text_column != self.base.data.text_column:
-                raise BadInput(
-                    "the text of a launch is one column of its corpora; cell "
-                    f"{point.cell} has data.text_column={point.config.data.text_column!r}. Set it "
-                    "for all: --set data.text_column=NAME."
-                )
-            if corpus is None:
-                continue
-            labels = corpus.labels
-            if moe.follows_labels and not labels.has(moe.label_column):
-                raise BadInput(
-                    f"a label router needs a label column of the corpus; cell {point.cell} asks "
-                    f"for {moe.label_column!r}, and {corpus.spec} has "
-                    f"{', '.join(labels.names()) or 'none'}. Set moe.label_column to "
-                    "one of these, or use another corpus."
-                )
-            for column in point.config.data.sequence_label_columns:
-                if not labels.has(column):
-                    raise BadInput(
-                        "data.sequence_labels names label columns of the corpus, joined by +; "
-                        f"received {column!r}, and {corpus.spec} has "
-                        f"{', '.join(labels.names()) or 'none'}. Name one of these, or none."
-                    )
-
-
-def _with_digest(
+def with_digest(
     config: TrialConfig, corpora: Mapping[str, Corpus], followed: frozenset[str]
 ) -> TrialConfig:
+    """With the digest of its corpus under its tokenizer, if that was read; `followed` labels are
+    kept apart. Raises BadInput where the text or the tokenizer cannot be read, or is another than
+    the config names."""
     corpus = corpora.get(config.data.corpus)
     if corpus is None:
         return config
@@ -286,160 +237,3 @@ def launch_name(
             text = f"{text[:_NAME_LIMIT]}~{exact.hexdigest()[:8]}"
         name += f"/{text}"
     return name
-
-
-def resolve(
-    study: Study,
-    *,
-    scale: str | None = None,
-    seeds: Sequence[int] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    corpus_spec: str | None = None,
-    trials: int | None = None,
-    need_corpus: bool = True,
-) -> Launch:
-    """Everything that a launch will do, before anything is created.
-
-    Raises BadInput on an unknown scale, a reserved or idle override, an infeasible cell or space,
-    and (with `need_corpus`) a corpus that cannot be read.
-    """
-    scale = scale or study.default_scale
-    if scale not in study.scales:
-        raise BadInput(
-            f"study {study.name} has the scales {', '.join(study.scales)}; received {scale!r}. "
-            "Choose one with --scale."
-        )
-    overrides = dict(overrides or {})
-    for path, option in _RESERVED.items():
-        if path in overrides:
-            raise BadInput(f"{path} is not set with --set; received {path}. Use {option}.")
-    if trials is not None and study.is_grid:
-        raise BadInput(
-            f"--trials is for sampled studies, and {study.name} is a grid whose cells are all run; "
-            f"received {trials}. Leave it out."
-        )
-    try:
-        # Before the cells are made: a label router's column is one that this corpus has.
-        default = study.scales[scale].data.corpus
-        spec = default if corpus_spec is None else corpus_spec
-        start = overlay(study.scales[scale], {CORPUS_PATH: spec})
-        base = overlay(start, overrides)
-        study.require_cells_of_claims(scale)
-        space = _with_metric(study, study.space_over(base))
-        cells = study.cells_over(base)
-        study.require_comparable_claims(cells, base)
-        specs = corpora_of(base, cells, space)
-        if corpus_spec == default and spec not in specs:
-            raise BadInput(_idle_message("--corpus", CORPUS_PATH))
-        _refuse_idle(study, study.scales[scale], spec, overrides, cells, space)
-        corpora, unread = opened_corpora(specs, base.data.text_column)
-        if unread and need_corpus:
-            raise BadInput(next(iter(unread.values())))
-        followed = followed_labels(cells, base, space, study.claims)
-        cells, merged = _merge_equal(cells, base, corpora, followed)
-        launch = Launch(
-            study=study,
-            scale=scale,
-            seeds=tuple(seeds if seeds is not None else study.seeds_at(scale)),
-            overrides=overrides,
-            corpus_spec=spec,
-            corpus_specs=specs,
-            corpora=corpora,
-            unread=unread,
-            base=base,
-            cells=cells,
-            merged=merged,
-            space=space,
-            trials=trials or study.trials,
-        )
-        if space is not None:
-            space.check(base)
-            launch.first_points()
-            launch.require_feasible_on_corpus([launch.base_point()])
-        else:
-            launch.require_metric()
-            launch.require_feasible_on_corpus(launch.points())
-    except ConfigError as error:
-        raise BadInput(f"study {study.name} at scale {scale}: {error}") from None
-    return launch
-
-
-def _with_metric(study: Study, space: Space | None) -> Space | None:
-    """The space without the points whose runs would not have the study's metric."""
-    measure = study.measure
-    if space is None or not measure.needs:
-        return space
-    rule = Rule(
-        holds=lambda config: measure.is_measured(config.moe),
-        reason=f"{measure.name} is of runs with {_NEEDED[measure.needs]}",
-    )
-    return dataclasses.replace(space, rules=(*space.rules, rule))
-
-
-def _merge_equal(
-    cells: Sequence[Cell],
-    base: TrialConfig,
-    corpora: Mapping[str, Corpus],
-    followed: frozenset[str],
-) -> tuple[tuple[Cell, ...], dict[str, str]]:
-    """Cells that are the same run over this base (all experts chosen: dense-active is dense-total;
-    two corpora of the same text) become one, under the first one's name; the others' names, with
-    the one that stands for them."""
-    kept: dict[tuple[str, ...], Cell] = {}
-    merged = {}
-    for cell in cells:
-        config = _with_digest(cell.config(base), corpora, followed)
-        key = (cell_hash(config),) if config.data.digest else _trained_as(config)
-        if key in kept:
-            merged[cell.name] = kept[key].name
-        else:
-            kept[key] = cell
-    return tuple(kept.values()), merged
-
-
-def _trained_as(config: TrialConfig) -> tuple[str, ...]:
-    """What a config trains while its tokens' digest is unknown: where they come from stands for
-    it, which no hash holds."""
-    data = config.data
-    labels = "+".join(data.sequence_label_columns)
-    return cell_hash(config), data.corpus, data.text_column, data.tokenizer, labels
-
-
-def _refuse_idle(
-    study: Study,
-    scale: TrialConfig,
-    corpus_spec: str,
-    overrides: Mapping[str, Any],
-    cells: Sequence[Cell],
-    space: Space | None,
-) -> None:
-    """An override, or a corpus, that changes no trial would promise a difference that the table
-    does not have."""
-    given = {**overrides, CORPUS_PATH: corpus_spec}
-    trained = [_trained_as(cell.config(overlay(scale, given))) for cell in cells]
-    for path, value in given.items():
-        if value == get(scale, path):
-            idle = space is not None and path in space.axes and path != CORPUS_PATH
-        elif space is not None:
-            idle = path in space.axes
-        else:
-            try:
-                rest = overlay(scale, {p: v for p, v in given.items() if p != path})
-                without = [_trained_as(cell.config(rest)) for cell in study.cells_over(rest)]
-            except ConfigError:
-                continue  # the others need this one, so it is not idle
-            idle = trained == without
-        if idle:
-            option = "--corpus" if path == CORPUS_PATH else "--set"
-            raise BadInput(_idle_message(option, path))
-
-
-def _idle_message(option: str, path: str) -> str:
-    return (
-        f"{option} changes what a study holds fixed; {path} is what this study varies, so setting "
-        "it would change no trial. Leave it out, or write a study of your own."
-    )
-
-
-def mlflow_params(config: TrialConfig) -> dict[str, str]:
-    return {path: str(value) for path, value in flatten(config).items()}

@@ -31,11 +31,11 @@ from orchestrator.driver.session import opened
 from orchestrator.report.judge import analysis_folder
 from orchestrator.report.page import render_report
 from orchestrator.report.records import read_launch
-from orchestrator.report.tables import as_json
+from orchestrator.report.table_text import as_json
 from orchestrator.stores.mlflow_runs import MlflowRuns
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import ORIGIN_LAUNCH, ORIGIN_TRIAL
-from orchestrator.study.launch import resolve
+from orchestrator.study.resolve import resolve
 
 ROW = {
     "probe": "corpus:language",

@@ -19,8 +19,8 @@ from orchestrator.base.home import Home
 from orchestrator.stores.optuna_storage import open_storage
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import METRICS, MOE_DIGEST
-from orchestrator.study.launch import resolve
 from orchestrator.study.library import load_study
+from orchestrator.study.resolve import resolve
 from orchestrator.trials.grid import distributions_of, grid_distributions
 from search_spaces.axes import describe_axes
 

@@ -18,7 +18,7 @@ from orchestrator.base.home import Home
 from orchestrator.driver.tune_loop import run
 from orchestrator.report.analysis import analyze_launch
 from orchestrator.report.records import read_launch
-from orchestrator.report.tables import as_json
+from orchestrator.report.table_text import as_json
 from orchestrator.study.library import load_study
 
 STUDY = """

@@ -22,9 +22,9 @@ from orchestrator.cluster import connection as settings
 from orchestrator.driver.options import Options
 from orchestrator.driver.session import opened
 from orchestrator.driver.tune_loop import run
-from orchestrator.report.tables import as_json
-from orchestrator.study.launch import resolve
+from orchestrator.report.table_text import as_json
 from orchestrator.study.library import load_study
+from orchestrator.study.resolve import resolve
 
 LOST_AT_STEP = 150
 

@@ -14,8 +14,8 @@ from moe.metrics import VAL_LOSS
 from orchestrator.base.errors import BadInput
 from orchestrator.driver.ingest import find_results, ingest
 from orchestrator.driver.tune_loop import run
-from orchestrator.study.launch import resolve
 from orchestrator.study.plan import write_configs
+from orchestrator.study.resolve import resolve
 
 # Runs `python -m moe.train` as on a machine that has torch, numpy and pyarrow only.
 BARE = textwrap.dedent(

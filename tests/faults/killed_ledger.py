@@ -39,7 +39,8 @@ from orchestrator.stores.parent_run import PARENT
 from orchestrator.stores.reuse import finished_elsewhere
 from orchestrator.stores.trial_record import MLFLOW_STATUS_OF, RUN_ID, STATE_OF
 from orchestrator.study import Study
-from orchestrator.study.launch import Launch, resolve
+from orchestrator.study.launch import Launch
+from orchestrator.study.resolve import resolve
 from orchestrator.trials.ledger import Ledger
 from orchestrator.trials.reconcile import reconcile
 from search_spaces.cells import Cell

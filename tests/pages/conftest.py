@@ -59,8 +59,8 @@ def _train(root, mlflow_template, corpus):
     from orchestrator.driver.publish import publish
     from orchestrator.driver.session import opened
     from orchestrator.driver.tune_loop import run
-    from orchestrator.study.launch import resolve
     from orchestrator.study.library import load_study
+    from orchestrator.study.resolve import resolve
 
     root.mkdir(parents=True)
     shutil.copy(mlflow_template, root / "mlflow.db")

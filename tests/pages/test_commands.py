@@ -16,8 +16,8 @@ from typer.main import get_command
 from orchestrator.base.errors import BadInput
 from orchestrator.cli.pages import _port
 from orchestrator.cli.parameters import app, complete_path, complete_scale, complete_study
-from orchestrator.study.launch import resolve
 from orchestrator.study.library import load_study, study_names
+from orchestrator.study.resolve import resolve
 
 
 def test_every_command_has_an_example_in_its_help(moe_study):

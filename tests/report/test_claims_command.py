@@ -12,8 +12,8 @@ from orchestrator.base.home import Home
 from orchestrator.stores.optuna_storage import open_storage
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import METRICS, MOE_DIGEST
-from orchestrator.study.launch import resolve
 from orchestrator.study.library import load_study
+from orchestrator.study.resolve import resolve
 from orchestrator.trials.grid import distributions_of, grid_distributions
 
 LOSS = {"dense-1x": 3.30, "dense-2x": 3.20, "dense-4x": 3.15}

@@ -9,7 +9,7 @@ import pytest
 
 from moe.metrics import STEP, TIMESTAMP_MS, VAL_LOSS
 from orchestrator.report.records import read_launch
-from orchestrator.report.tables import render
+from orchestrator.report.table_text import render
 from orchestrator.study import Better
 from orchestrator.trials.spending import spent
 from search_spaces.overlay import overlay

@@ -13,7 +13,8 @@ from scipy import stats
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report.judge import analysis_folder, judge_launch, main_digest, read_analysis
-from orchestrator.report.tables import render, table_of
+from orchestrator.report.table_text import render
+from orchestrator.report.tables import table_of
 from orchestrator.stores.trial_record import (
     FLOPS_PER_TOKEN,
     METRICS,

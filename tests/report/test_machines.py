@@ -9,7 +9,7 @@ import torch
 
 from moe.metrics import VAL_LOSS
 from moe.train.machine import PROCESSOR, TORCH, machine
-from orchestrator.report.tables import footnotes, render
+from orchestrator.report.table_text import footnotes, render
 from orchestrator.stores.trial_record import MACHINE
 
 

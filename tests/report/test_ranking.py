@@ -6,7 +6,8 @@ import dataclasses
 
 from moe.metrics import VAL_LOSS, describe
 from orchestrator.report.pareto import pareto_points
-from orchestrator.report.tables import best_row, render, table_of
+from orchestrator.report.table_text import render
+from orchestrator.report.tables import best_row, table_of
 from orchestrator.stores.trial_record import TrialRecord
 
 LOSS = describe(VAL_LOSS)

@@ -9,8 +9,8 @@ from moe.config import ConfigError, TrialConfig
 from moe.identity import cell_hash
 from orchestrator.base.errors import BadInput
 from orchestrator.cli.parameters import parse_overrides
-from orchestrator.study.launch import resolve
 from orchestrator.study.library import load_study
+from orchestrator.study.resolve import resolve
 from search_spaces.axes import describe_axes
 from search_spaces.cells import Cell
 from search_spaces.families import FAMILIES, FAMILY, expand, family

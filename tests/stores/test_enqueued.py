@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.base.errors import BadInput
 from orchestrator.stores.optuna_storage import open_storage
-from orchestrator.study.launch import resolve
+from orchestrator.study.resolve import resolve
 
 GOOD = {"moe.num_experts": 6, "moe.top_k": 2, "moe.router": "frozen"}
 OTHER = {"moe.num_experts": 8, "moe.top_k": 1, "moe.router": "random"}

@@ -26,7 +26,7 @@ from orchestrator.report.records import read_launch
 from orchestrator.stores.moved_home import former_places, settle
 from orchestrator.stores.outbox import deliver_outboxes, outbox_suffix, own_outbox_suffix
 from orchestrator.stores.outbox_files import OutboxFile
-from orchestrator.study.launch import resolve
+from orchestrator.study.resolve import resolve
 
 
 def tree(home):

@@ -19,7 +19,7 @@ import orchestrator
 from orchestrator.stores import optuna_private as private
 from orchestrator.stores.optuna_storage import open_storage
 from orchestrator.stores.optuna_trials import OptunaTrials
-from orchestrator.study.launch import resolve
+from orchestrator.study.resolve import resolve
 from orchestrator.trials.grid import distributions_of, grid_distributions
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -27,7 +27,7 @@ from orchestrator.driver.tune_loop import run
 from orchestrator.stores.optuna_storage import local_store_file, open_storage, require_usable
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import CELL, ERROR, METRICS, RUN_ID, count_states
-from orchestrator.study.launch import resolve
+from orchestrator.study.resolve import resolve
 from orchestrator.trials.grid import distributions_of, grid_distributions
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

@@ -23,7 +23,7 @@ from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.mlflow_client import connect
 from orchestrator.stores.optuna_storage import open_storage, require_usable
 from orchestrator.stores.postgresql import AdvisoryLock
-from orchestrator.study.launch import resolve
+from orchestrator.study.resolve import resolve
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from moe.config import TrialConfig
 from moe.identity import cell_hash
 from orchestrator.base.errors import BadInput
 from orchestrator.study import All, Better, Claim, Equivalent, Study
-from orchestrator.study.launch import resolve
 from orchestrator.study.library import load_study, study_names
+from orchestrator.study.resolve import resolve
 from search_spaces.cells import Cell
 from search_spaces.overlay import diff
 from studies import paper, paper_balance, paper_table3, sequence_leak

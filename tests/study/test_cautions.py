@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.study import EarlyStopping, Study
 from orchestrator.study.cautions import cautions
-from orchestrator.study.launch import resolve
+from orchestrator.study.resolve import resolve
 from search_spaces.cells import Cell
 from search_spaces.domains import Choice
 from search_spaces.space import Space

@@ -18,10 +18,11 @@ from orchestrator.base.errors import BadInput
 from orchestrator.driver.tune_adapters import LedgerSearcher, make_scheduler
 from orchestrator.report.pareto import pareto_points
 from orchestrator.report.records import read_launch
-from orchestrator.report.tables import as_json, body, headings, table_of
+from orchestrator.report.table_text import as_json, body, headings
+from orchestrator.report.tables import table_of
 from orchestrator.study import All, Better, Effect, LargerEffect, Study
-from orchestrator.study.launch import resolve
 from orchestrator.study.plan import plan, write_configs
+from orchestrator.study.resolve import resolve
 from search_spaces.axes import describe_axes
 from search_spaces.cells import Cell
 from search_spaces.domains import NOT_AN_AXIS, Choice

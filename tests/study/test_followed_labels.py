@@ -15,8 +15,8 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.driver.prepared_corpora import Tokens
 from orchestrator.study import Specialises
-from orchestrator.study.launch import resolve
 from orchestrator.study.plan import plan
+from orchestrator.study.resolve import resolve
 from search_spaces.cells import Cell
 from search_spaces.domains import Choice
 from search_spaces.space import Space

@@ -14,7 +14,8 @@ from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.cli.run_command import print_session
 from orchestrator.driver.tune_adapters import make_scheduler
 from orchestrator.report.records import read_launch
-from orchestrator.study.launch import launch_name, resolve
+from orchestrator.study.launch import launch_name
+from orchestrator.study.resolve import resolve
 from search_spaces.cells import Cell
 
 

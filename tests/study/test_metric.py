@@ -22,9 +22,9 @@ from orchestrator.report.figure_data import complete_cells
 from orchestrator.report.figure_labels import curve_label
 from orchestrator.report.pareto import pareto_points
 from orchestrator.report.records import read_launch
-from orchestrator.report.tables import render
+from orchestrator.report.table_text import render
 from orchestrator.stores.trial_record import TrialRecord
-from orchestrator.study.launch import resolve
+from orchestrator.study.resolve import resolve
 from orchestrator.trials.sampling import BoundedHistory, study_of
 from search_spaces.cells import Cell
 from search_spaces.domains import Choice

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from orchestrator.study import samplers
-from orchestrator.study.launch import resolve
+from orchestrator.study.resolve import resolve
 from orchestrator.study.samplers import Random, Sampler, Tpe, as_sampler
 from orchestrator.trials.sampling import propose
 

@@ -13,8 +13,8 @@ from orchestrator.driver.options import Options, require_sane
 from orchestrator.report.rungs import rung_line, rungs_of_launch
 from orchestrator.study import EarlyStopping, Study
 from orchestrator.study.cautions import cautions
-from orchestrator.study.launch import resolve
 from orchestrator.study.plan import plan
+from orchestrator.study.resolve import resolve
 from orchestrator.trials.spending import Limits, spent
 from search_spaces.cells import Cell
 from tests.fixtures.studies import TINY

@@ -9,8 +9,8 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from orchestrator.base.errors import BadInput
 from orchestrator.study import Study
-from orchestrator.study.launch import resolve
 from orchestrator.study.plan import plan
+from orchestrator.study.resolve import resolve
 from orchestrator.trials import sampling
 from search_spaces import space as space_module
 from search_spaces.domains import Choice, Float, Int

@@ -13,8 +13,8 @@ from orchestrator.driver.options import Options
 from orchestrator.driver.session import opened
 from orchestrator.driver.tune_loop import run
 from orchestrator.stores.trial_record import REUSED_FROM
-from orchestrator.study.launch import resolve
 from orchestrator.study.library import load_study
+from orchestrator.study.resolve import resolve
 from search_spaces.cells import Cell
 
 EXPECTED = Path(__file__).parent / "expected"
