@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.report.table_text import as_json
 from orchestrator.report.tables import table_of
+from orchestrator.stores.optuna_launches import launches_in
 from orchestrator.stores.optuna_trials import OptunaTrials
 
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
@@ -120,7 +121,7 @@ def _written_twice(run: Run, client: MlflowClient) -> list[str]:
 def _rows(storage_url: str, study_name: str) -> list[dict[str, Any]]:
     """The table's rows without what names runs, states and commits."""
     storage = optuna.storages.get_storage(storage_url)
-    info = next(i for i in OptunaTrials.launches(storage) if i.name == study_name)
+    info = next(i for i in launches_in(storage) if i.name == study_name)
     table = table_of(info.study, study_name, OptunaTrials(storage, info).records())
     rows = json.loads(json.dumps(as_json(table)["rows"]))
     return [

@@ -14,6 +14,7 @@ from sqlalchemy import insert
 
 from moe.metrics import STEP, TIMESTAMP_MS, TOKENS, TOKENS_PER_S, TRAIN_LOSS, VAL_LOSS
 from orchestrator.base.home import Home
+from orchestrator.stores.optuna_launches import launches_in
 from orchestrator.stores.optuna_private import (
     TrialIntermediateValueModel,
     TrialModel,
@@ -92,7 +93,7 @@ def entry_of(point: Point, index: int, reports: int, now_s: float) -> dict[str, 
 def fill(launch: Launch, home: Home, count: int) -> None:
     """`count` complete trials at random points, as the ledger leaves them; without MLflow runs."""
     storage = open_storage(home.optuna_storage, create=False)
-    info = OptunaTrials.launches(storage)[-1]
+    info = launches_in(storage)[-1]
     store = OptunaTrials(storage, info)
     records = store.records()
     pattern = records[0].attributes

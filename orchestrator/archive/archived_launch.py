@@ -27,14 +27,9 @@ from orchestrator.base.home import Home
 from orchestrator.base.whole_files import whole
 from orchestrator.report.records import LaunchRecords
 from orchestrator.stores.finished_run import FinishedRun
+from orchestrator.stores.optuna_launches import LAUNCH_ATTRIBUTES, OWNER, STARTED_AT, LaunchInfo
 from orchestrator.stores.optuna_private import study_id_of
-from orchestrator.stores.optuna_trials import (
-    LAUNCH_ATTRIBUTES,
-    OWNER,
-    STARTED_AT,
-    LaunchInfo,
-    OptunaTrials,
-)
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import (
     CELL,
     CELL_HASH,

@@ -29,7 +29,7 @@ from orchestrator.stores.finished_run import FinishedRun
 from orchestrator.stores.mlflow_client import search_runs
 from orchestrator.stores.mlflow_runs import TRIAL_NUMBER
 from orchestrator.stores.moved_home import artifact_folder
-from orchestrator.stores.optuna_trials import OWNER
+from orchestrator.stores.optuna_launches import OWNER
 from orchestrator.stores.parent_run import OWNER as RUN_OWNER
 from orchestrator.stores.trial_record import (
     ATTEMPT,

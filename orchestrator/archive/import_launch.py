@@ -28,6 +28,13 @@ from orchestrator.stores.mlflow_client import require_usable as require_tracking
 from orchestrator.stores.mlflow_private import database_of
 from orchestrator.stores.mlflow_runs import MlflowRuns, absence_named
 from orchestrator.stores.moved_home import settle
+from orchestrator.stores.optuna_launches import (
+    LABELS_KEPT,
+    OWNER,
+    LaunchInfo,
+    launches_in,
+    open_imported,
+)
 from orchestrator.stores.optuna_private import relational
 from orchestrator.stores.optuna_storage import (
     local_store_file,
@@ -35,7 +42,7 @@ from orchestrator.stores.optuna_storage import (
     require_usable,
     trouble_named,
 )
-from orchestrator.stores.optuna_trials import LABELS_KEPT, OWNER, LaunchInfo, OptunaTrials
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.parent_run import require_not_deleted
 from orchestrator.stores.sqlite_files import with_log
 from orchestrator.stores.trial_record import (
@@ -99,9 +106,8 @@ def import_launch(
             if engine is not None and url.startswith("sqlite:///"):
                 file = Path(url.removeprefix("sqlite:///"))
                 stack.enter_context(with_log(file, let_go=engine.dispose))
-        search = OptunaTrials.open_imported(
-            storage, launch.name, launch.direction, launch.attributes
-        )
+        info = open_imported(storage, launch.name, launch.direction, launch.attributes)
+        search = OptunaTrials(storage, info)
         tracking = MlflowRuns.open(
             client, launch, home, owner=search.info.attributes[OWNER], uri=uri
         )
@@ -226,5 +232,5 @@ def _existing(name: str, storage_url: str) -> tuple[BaseStorage, LaunchInfo] | N
     except BadInput:  # no tables yet: what is wrong with it was said by `require_usable`
         return None
     with trouble_named(storage_url):
-        infos = [info for info in OptunaTrials.launches(storage) if info.name == name]
+        infos = [info for info in launches_in(storage) if info.name == name]
     return (storage, infos[0]) if infos else None

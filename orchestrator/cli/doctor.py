@@ -182,14 +182,14 @@ def _store(name: str, look: Callable[[], str]) -> Check:
 
 
 def _look_at_optuna(home: Home, url: str | None) -> str:
+    from orchestrator.stores.optuna_launches import launches_in
     from orchestrator.stores.optuna_storage import local_store_file, open_storage
-    from orchestrator.stores.optuna_trials import OptunaTrials
 
     chosen = url or home.optuna_storage
     file = local_store_file(chosen)
     if file is not None and not file.exists():
         return f"{file} is made by the first run"
-    launches = OptunaTrials.launches(open_storage(chosen, create=False))
+    launches = launches_in(open_storage(chosen, create=False))
     return f"{file or redact(chosen)} holds {_counted(len(launches), 'launch', 'launches')}"
 
 

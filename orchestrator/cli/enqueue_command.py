@@ -85,6 +85,7 @@ def _enqueue(
 ) -> tuple[int, str]:
     """Number of the new trial, and the launch's name. Raises BadInput where the launch has it."""
     from orchestrator.stores.driver_lock import driver_locks
+    from orchestrator.stores.optuna_launches import launches_in
     from orchestrator.stores.optuna_storage import open_storage, require_usable, trouble_named
     from orchestrator.stores.optuna_trials import OptunaTrials
 
@@ -95,7 +96,7 @@ def _enqueue(
         stack.enter_context(trouble_named(url))
         home.create()
         storage = open_storage(url, create=True)
-        infos = {info.name: info for info in OptunaTrials.launches(storage)}
+        infos = {info.name: info for info in launches_in(storage)}
         if launch.name in infos:  # a driver may be at work: only Optuna's own way is taken
             search = OptunaTrials(storage, infos[launch.name])
         else:

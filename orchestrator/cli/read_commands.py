@@ -89,7 +89,7 @@ def status(
 
 def _status_of_all(which: WhichLaunch, as_json: bool) -> None:
     from orchestrator.report.records import read_launches
-    from orchestrator.stores.optuna_trials import STARTED_AT
+    from orchestrator.stores.optuna_launches import STARTED_AT
     from orchestrator.stores.trial_record import count_states
 
     launches = read_launches(None, **which.asked)

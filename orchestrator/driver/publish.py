@@ -29,9 +29,10 @@ from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.mlflow_client import connect, require_usable
 from orchestrator.stores.mlflow_refusals import reason
 from orchestrator.stores.moved_home import settle
+from orchestrator.stores.optuna_launches import OWNER
 from orchestrator.stores.optuna_private import ARTIFACTS_ATTR_PREFIX
 from orchestrator.stores.optuna_storage import trouble_named
-from orchestrator.stores.optuna_trials import OWNER, OptunaTrials
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.parent_run import find_parent
 from orchestrator.study.study import Study
 

@@ -34,9 +34,10 @@ from orchestrator.stores.mlflow_client import require_usable as require_tracking
 from orchestrator.stores.mlflow_private import database_of
 from orchestrator.stores.mlflow_runs import MlflowRuns, absence_named
 from orchestrator.stores.moved_home import settle
+from orchestrator.stores.optuna_launches import OWNER, LaunchInfo
 from orchestrator.stores.optuna_private import relational
 from orchestrator.stores.optuna_storage import open_storage, require_usable, trouble_named
-from orchestrator.stores.optuna_trials import OWNER, LaunchInfo, OptunaTrials
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.parent_run import STOPPED_BY, require_not_deleted
 from orchestrator.stores.reuse import finished_elsewhere, laid_out_as_before
 from orchestrator.stores.sqlite_files import with_log

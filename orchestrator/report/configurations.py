@@ -15,7 +15,7 @@ from typing import Any
 from moe.config import ConfigError, TrialConfig
 from moe.identity import told
 from orchestrator.base.home import Home
-from orchestrator.stores.optuna_trials import BASE, CURRENT
+from orchestrator.stores.optuna_launches import BASE, CURRENT
 from orchestrator.stores.trial_record import CELL_HASH, CONFIG, TrialRecord
 
 MOST_NAMED = 4

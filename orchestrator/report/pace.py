@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass
 
 from orchestrator.base.home import Home
+from orchestrator.stores.optuna_launches import launches_in
 from orchestrator.stores.optuna_storage import local_store_file, open_storage, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import FLOPS_PER_TOKEN
@@ -31,7 +32,7 @@ def pace_of(home: Home, *, scale: str) -> Pace | None:
     with trouble_named(home.optuna_storage):
         found = [
             record.device_s / (record.tokens * record.attributes[FLOPS_PER_TOKEN])
-            for info in OptunaTrials.launches(storage)
+            for info in launches_in(storage)
             if info.attributes["scale"] == scale
             for record in OptunaTrials(storage, info).records()
             if record.state == "complete" and record.tokens and record.device_s

@@ -16,8 +16,10 @@ from orchestrator.base.home import Home
 from orchestrator.report.configurations import rows_of, told_apart
 from orchestrator.report.judge import Judgement, judge_launch, read_analysis
 from orchestrator.report.tables import Table, table_of
+from orchestrator.stores.importances import importances
+from orchestrator.stores.optuna_launches import LaunchInfo, launches_in
 from orchestrator.stores.optuna_storage import open_storage, trouble_named
-from orchestrator.stores.optuna_trials import LaunchInfo, OptunaTrials
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.study import Study
 
@@ -58,7 +60,7 @@ class LaunchRecords:
         several = len(set(self.info.corpora.values())) > 1  # whose losses do not compare
         if self.store is None or several or not self.info.attributes["sampled"]:
             return {}
-        return self.store.importances()
+        return importances(self.store)
 
     def analysis(self) -> list[Mapping[str, Any]]:
         """Rows of `analyze`, of the configurations that the study has now. Raises BadInput where a
@@ -111,7 +113,7 @@ def read_launches(
     url = home.optuna_storage if optuna_storage is None else optuna_storage
     storage = open_storage(url, create=False)
     with trouble_named(url):
-        launches = OptunaTrials.launches(storage)
+        launches = launches_in(storage)
     asked = {"scale": scale, "overrides": dict(overrides) if overrides else None}
     fitting = [
         info

@@ -9,7 +9,8 @@ from datetime import UTC
 from optuna.storages import BaseStorage
 
 from moe.code_digest import moe_digest, trains_as
-from orchestrator.stores.optuna_trials import LABELS_KEPT, OptunaTrials
+from orchestrator.stores.optuna_launches import LABELS_KEPT, launches_in
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import (
     CHECKPOINT_PLACE,
     COMMIT,
@@ -29,7 +30,7 @@ def laid_out_as_before(launch: Launch, storage: BaseStorage) -> Launch:
     """
     same = {
         info.name: info.attributes
-        for info in OptunaTrials.launches(storage)
+        for info in launches_in(storage)
         if info.attributes["corpus_digest"] == launch.corpus_digest
     }
     known = [same[launch.name]] if launch.name in same else same.values()
@@ -61,7 +62,7 @@ def finished_elsewhere(storage: BaseStorage, own_launch: str) -> dict[str, Finis
     """By config hash. Results of code that trains otherwise are left out: they are not the same."""
     found: dict[str, Finished] = {}
     code = trains_as(moe_digest())
-    for info in OptunaTrials.launches(storage):
+    for info in launches_in(storage):
         if info.name == own_launch:
             continue
         for record in OptunaTrials(storage, info).records():

@@ -11,8 +11,10 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from moe.code_digest import trains_as
+from moe.identity import told
 from moe.metrics import DEVICE_S as COST
 from orchestrator.stores.optuna_private import trial_id_of
+from orchestrator.study.launch import Point
 
 # User attributes of an Optuna trial.
 CELL = "cell"
@@ -201,6 +203,25 @@ class TrialRecord:
             "device_s": self.device_s,
             "reused_from": self.attributes.get(REUSED_FROM),
         }
+
+
+def attributes_of(point: Point, *, with_corpus: bool) -> dict[str, Any]:
+    """What is known of a trial before it runs; its corpus only where its launch has several."""
+    accounting = point.accounting
+    corpus = {CORPUS: point.config.data.corpus, CORPUS_DIGEST: point.corpus_digest}
+    return {
+        CELL: point.cell,
+        SEED: point.seed,
+        CONFIG_HASH: point.config_hash,
+        CELL_HASH: point.cell_hash,
+        CONFIG: told(point.config),
+        PARAMS_TOTAL: accounting.params_total,
+        PARAMS_ACTIVE: accounting.params_active,
+        FLOPS_PER_TOKEN: accounting.flops_per_token,
+        NUM_STEPS: point.config.train.num_steps,
+        BATCH_TOKENS: point.config.train.batch_tokens,
+        **(corpus if with_corpus else {}),
+    }
 
 
 def count_states(records: list[TrialRecord]) -> dict[str, int]:

@@ -33,7 +33,8 @@ from orchestrator.base.home import Home
 from orchestrator.stores import mlflow_client
 from orchestrator.stores.mlflow_client import connect
 from orchestrator.stores.mlflow_runs import TRIAL_NUMBER, MlflowRuns
-from orchestrator.stores.optuna_trials import OWNER, OptunaTrials
+from orchestrator.stores.optuna_launches import OWNER
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.outbox_files import OutboxFile
 from orchestrator.stores.parent_run import PARENT
 from orchestrator.stores.reuse import finished_elsewhere

@@ -19,7 +19,7 @@ from orchestrator.report.print_figures import draw_assignment, draw_launch, laun
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
 from orchestrator.report.statistics import mean_interval
-from orchestrator.stores.optuna_trials import LaunchInfo
+from orchestrator.stores.optuna_launches import LaunchInfo
 from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, MOE_DIGEST, TrialRecord
 
 STEPS = (10, 20, 40)

@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from orchestrator.base.errors import BadInput
 from orchestrator.stores.choices import Choices
+from orchestrator.stores.importances import importances
 from orchestrator.stores.optuna_storage import open_storage
 from orchestrator.stores.optuna_trials import CHOICES_ADDED
 from orchestrator.trials.sampling import study_of
@@ -47,7 +48,7 @@ def test_added_choices_are_recorded_and_the_sampler_goes_on(
     ]
     own = [t.distributions["moe.num_experts"].choices for t in study.get_trials()]
     assert own == [(4, 6)] * 4 + [(2, 4, 6, 8)] * 12
-    assert session.search.importances(), "over all trials, under one list"
+    assert importances(session.search), "over all trials, under one list"
     refused = pytest.raises(BadInput, match=r"none taken away; moe\.num_experts lacks 8, which")
     with refused, hold(with_experts(sampled_study, 2, 4, 6), options=options):
         pytest.fail("a narrower space was taken")

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from moe.data.token_store import TokenStore
 from moe.metrics import VAL_LOSS
 from moe.train.training_run import train
-from orchestrator.stores.optuna_trials import OptunaTrials
+from orchestrator.stores.optuna_launches import launches_in
 
 DAY_S = 86_400
 
@@ -92,5 +92,5 @@ def test_the_launch_started_last_is_the_newest_also_after_a_jump_back(
     monkeypatch.setattr(session_module, "datetime", Earlier)
     with hold(grid_study) as session:
         name = session.launch.name
-    launches = OptunaTrials.launches(optuna.storages.get_storage(home.optuna_storage))
+    launches = launches_in(optuna.storages.get_storage(home.optuna_storage))
     assert launches[-1].name == name

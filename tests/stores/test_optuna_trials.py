@@ -24,6 +24,7 @@ from optuna_dashboard._note import get_note_from_system_attrs
 from moe.metrics import VAL_LOSS
 from orchestrator.base.errors import BadInput, LaunchHeld
 from orchestrator.driver.tune_loop import run
+from orchestrator.stores.optuna_launches import launches_in
 from orchestrator.stores.optuna_storage import local_store_file, open_storage, require_usable
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import CELL, ERROR, METRICS, RUN_ID, count_states
@@ -55,7 +56,7 @@ def add(store, launch, index=0, note=""):
 def seen_by_a_reader(url, name):
     """The launch's records through a handle of their own, as `status` reads them."""
     storage = open_storage(url, create=False)
-    info = next(info for info in OptunaTrials.launches(storage) if info.name == name)
+    info = next(info for info in launches_in(storage) if info.name == name)
     return {record.number: record for record in OptunaTrials(storage, info).records()}
 
 
@@ -123,7 +124,7 @@ def test_launches_are_apart_in_the_order_of_their_start_and_others_are_left_alon
     set_back = NOW - timedelta(hours=1)
     second = OptunaTrials.open(storage, changed, now=set_back)
     add(second, launch)
-    assert [info.name for info in OptunaTrials.launches(storage)] == [launch.name, changed.name]
+    assert [info.name for info in launches_in(storage)] == [launch.name, changed.name]
     assert store.records() == []
     assert [record.number for record in second.records()] == [0]
 
@@ -139,7 +140,7 @@ def test_names_are_text_and_never_sql_or_paths(storage_url, launch):
         notes = storage.get_study_system_attrs(store.info.study_id)
         assert get_note_from_system_attrs(notes, made.trial_id)["body"] == ODD * 200
         assert list(seen_by_a_reader(storage_url, named.name)) == [0]
-    names = {info.name: info.attributes["overrides"] for info in OptunaTrials.launches(storage)}
+    names = {info.name: info.attributes["overrides"] for info in launches_in(storage)}
     assert names == {odd.name: odd.overrides, long.name: long.overrides}
 
 

@@ -1,0 +1,199 @@
+"""The launches of a storage, each one study of Optuna, whose user attributes say what it is.
+
+They are what readers know of a launch without its study file or corpus.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+import warnings
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+
+from moe.identity import told
+from orchestrator.base.errors import BadInput
+from orchestrator.base.provenance import provenance
+from orchestrator.stores.optuna_private import study_id_of
+from orchestrator.stores.trial_record import CELL_HASH, CONFIG, TrialRecord
+from orchestrator.study.launch import Launch, Point
+from orchestrator.study.plan import typical_points
+
+# User attributes of an Optuna study: the identity of a launch, for those who only read.
+LAUNCH_ATTRIBUTES = ("study", "scale", "corpus", "corpus_digest", "overrides")
+STARTED_AT = "started_at"
+BASE = "base"  # of a sampled study, what tells its base from others (moe.identity.told)
+CURRENT = "current"  # of cells that stood for several configurations: the one now asked for
+LABELS_KEPT = "labels_kept"  # absent of launches whose tokens keep all labels apart
+OWNER = "owner"
+DRIVERS = "drivers"
+
+_WITHIN = " Trials are ranked within a corpus: a loss on one text says nothing about another."
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaunchInfo:
+    """A launch as the storage has it, read without its study file or corpus."""
+
+    study_id: int
+    name: str
+    attributes: Mapping[str, Any]
+
+    @property
+    def study(self) -> str:
+        return self.attributes["study"]
+
+    @property
+    def corpora(self) -> Mapping[str, str]:
+        """Digest of each corpus that its trials train on, by CORPUS SPEC."""
+        one = {self.attributes["corpus"]: self.attributes["corpus_digest"]}
+        return self.attributes.get("corpora") or one
+
+
+def launches_in(storage: BaseStorage) -> list[LaunchInfo]:
+    """Launches in a storage, the most recently started last; other studies are left alone."""
+    found = [
+        LaunchInfo(study_id=study_id_of(s), name=s.study_name, attributes=s.user_attrs)
+        for s in storage.get_all_studies()
+        if {*LAUNCH_ATTRIBUTES, STARTED_AT} <= set(s.user_attrs)
+    ]
+    return sorted(found, key=lambda info: info.attributes[STARTED_AT])
+
+
+def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> LaunchInfo:
+    """Creates the launch's study, or loads it; study attributes are brought up to date."""
+    known = launches_in(storage)
+    existing = next((info.attributes for info in known if info.name == launch.name), {})
+    _require_metric(launch, existing)
+    # The launch started last is the one that readers mean, also where a clock was set back.
+    others = (i.attributes[STARTED_AT] for i in known if i.name != launch.name)
+    started = [now, *(datetime.fromisoformat(at) + timedelta(microseconds=1) for at in others)]
+    attributes = {
+        "study": launch.study.name,
+        "scale": launch.scale,
+        "corpus": launch.corpus_text,
+        "corpus_digest": launch.corpus_digest,
+        "corpora": {spec: launch.corpora[spec].digest for spec in launch.corpus_specs},
+        "corpus_option": launch.corpus_option,
+        "overrides": dict(launch.overrides),
+        LABELS_KEPT: sorted(launch.labels_kept),
+        STARTED_AT: max(started).isoformat(),
+        OWNER: existing.get(OWNER) or uuid.uuid4().hex[:12],
+        "metric": launch.study.metric,
+        "sampled": not launch.study.is_grid,
+        "question": launch.study.question,
+        "baseline": launch.study.baseline,
+        "held_fixed": launch.study.held_fixed,
+        DRIVERS: _with_this(existing.get(DRIVERS, [])),
+        BASE: None if launch.study.is_grid else told(launch.base_point().config),
+        "early_stopping": _early_stopping(launch),
+        "sampler": None if launch.study.is_grid else str(launch.study.sampler),
+    }
+    direction = "maximize" if launch.study.measure.better == "higher" else "minimize"
+    return _study_with(storage, launch.name, direction, attributes)
+
+
+def open_imported(
+    storage: BaseStorage, name: str, direction: str, attributes: Mapping[str, Any]
+) -> LaunchInfo:
+    """The study of a launch that comes from another home: made, or, where this home has one,
+    told which code worked on it elsewhere. It stays as new as it is."""
+    existing = next((info.attributes for info in launches_in(storage) if info.name == name), None)
+    if existing is None:
+        own = {**attributes, OWNER: uuid.uuid4().hex[:12]}
+    else:
+        known = existing.get(DRIVERS, [])
+        others = [d for d in attributes.get(DRIVERS, []) if d not in known]
+        own = {**existing, DRIVERS: [*known, *others]}
+    return _study_with(storage, name, direction, own)
+
+
+def _study_with(
+    storage: BaseStorage, name: str, direction: str, attributes: Mapping[str, Any]
+) -> LaunchInfo:
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        load_if_exists=True,
+        direction=direction,
+        sampler=optuna.samplers.RandomSampler(),
+    )
+    metric = attributes["metric"]
+    if study.metric_names != [metric]:
+        with warnings.catch_warnings():
+            # Experimental since Optuna 3.2, and what the dashboard labels its plots with.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([metric])
+    for key, value in attributes.items():
+        if study.user_attrs.get(key) != value:
+            study.set_user_attr(key, value)
+    info = LaunchInfo(study_id=study_id_of(study), name=name, attributes=attributes)
+    _write_note(study, info)
+    return info
+
+
+def state_current(
+    storage: BaseStorage,
+    info: LaunchInfo,
+    points: Iterable[Point],
+    records: Iterable[TrialRecord],
+) -> LaunchInfo:
+    """The launch, told which configuration cells stand for now, of those that have stood for
+    several."""
+    stood_for: dict[str, set[str]] = {}
+    for record in records:
+        stood_for.setdefault(record.cell, set()).add(record.cell_hash)
+    current = {
+        point.cell: {CELL_HASH: point.cell_hash, CONFIG: told(point.config)}
+        for point in points
+        if stood_for.get(point.cell, set()) - {point.cell_hash}
+    }
+    if current == info.attributes.get(CURRENT, {}):
+        return info
+    storage.set_study_user_attr(info.study_id, CURRENT, current)
+    return dataclasses.replace(info, attributes={**info.attributes, CURRENT: current})
+
+
+def _write_note(study: optuna.Study, info: LaunchInfo) -> None:
+    from optuna_dashboard import save_note  # slow to import, and readers do without it
+
+    of = info.attributes
+    save_note(
+        study,
+        f"**{of['question']}**\n\nBaseline: {of['baseline']}. "
+        f"Held fixed: {of['held_fixed']}\n\n"
+        f"Scale {of['scale']}, corpus {of['corpus']} ({of['corpus_digest']})."
+        f"{_WITHIN if len(set(info.corpora.values())) > 1 else ''}\n\n"
+        "Loss against training FLOPs stands among the plots, and the figures and the report "
+        "among the artifacts, once the launch has come to its end.",
+    )
+
+
+def _with_this(drivers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The code and versions of all drivers that worked on a launch, each once."""
+    own = provenance()
+    return drivers if own in drivers else [*drivers, own]
+
+
+def _require_metric(launch: Launch, existing: Mapping[str, Any]) -> None:
+    """Values of two metrics are neither ranked nor averaged together."""
+    if existing and existing["metric"] != launch.study.metric:
+        raise BadInput(
+            f"a launch keeps the metric that it was begun with; {launch.name} is judged by "
+            f"{existing['metric']}, received {launch.study.metric}. Put the metric back, or give "
+            "the study another name: what is trained is not trained again."
+        )
+
+
+def _early_stopping(launch: Launch) -> dict[str, Any] | None:
+    stopping = launch.study.early_stopping
+    if stopping is None:
+        return None
+    lengths = sorted({point.config.train.num_steps for point in typical_points(launch)})
+    return {**stopping.as_attributes(), "num_steps": lengths}
