@@ -44,9 +44,10 @@ from orchestrator.stores.sqlite_files import with_log
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.cautions import cautions
 from orchestrator.study.launch import Launch
-from orchestrator.trials.ledger import Ledger, Listener
+from orchestrator.trials.ledger import Ledger
 from orchestrator.trials.reconcile import reconcile
 from orchestrator.trials.spending import LeftOut
+from orchestrator.trials.trial_writer import Listener
 
 Say = Callable[[str], None]
 

@@ -12,13 +12,15 @@ The life of a trial. Arrows are methods of `Ledger`; [in brackets] who calls the
         |  +-- released [callback, session] <------------------ running  |
         |        interrupted: out of device time, Ctrl-C        |     |  |
         +----- requeued [callback] <----------------------------+     |  |
-                 its node was lost in the middle of a start           |  |
+        |        its node was lost in the middle of a start     |     |  |
+        +----- stopped [callback] <-----------------------------+     |  |
+                 until its other seeds have come as far               |  |
                                                                       |  |
       running stays running: progressed (an evaluation),              |  |
       restarted (a lost process goes on, as a new attempt)            |  |
                                                                       v  v
       complete <-- completed [callback]: its last step <--------------+--+
-      pruned   <-- pruned    [callback]: the stopping rule <----------+
+      pruned   <-- stopped   [callback]: early stopping <-------------+
       failed   <-- failed    [callback]: diverged, lost too often <---+
 
 | here     | Optuna   | MLflow    | after a kill -9, by `reconcile`                          |
@@ -30,10 +32,8 @@ The life of a trial. Arrows are methods of `Ledger`; [in brackets] who calls the
 | pruned   | PRUNED   | KILLED    | MLflow gets its end                                      |
 | failed   | FAIL     | FAILED    | MLflow gets its end; `--retry-failed` plans it anew      |
 
-The order of writes is chosen so that a kill between any two leaves something that `reconcile` can
-mend: what MLflow is to have is in the outbox before Optuna is told that a trial ended, and a run
-carries its trial's number before the trial carries its run. The clock is a parameter: scheduling is
-tested without waiting.
+Whom early stopping ends or lets wait is in `stopping`, how a change is written in `trial_writer`.
+The clock is a parameter: scheduling is tested without waiting.
 """
 
 from __future__ import annotations
@@ -41,51 +41,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.trial import TrialState
 
-from moe.code_digest import moe_digest
 from moe.config import ConfigError
-from moe.metrics import DEVICE_S, STEP, TIMESTAMP_MS, TOKENS, Metric
+from moe.metrics import STEP, TIMESTAMP_MS, TOKENS, Metric
 from orchestrator.stores.mlflow_runs import MlflowRuns
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.reuse import Finished
-from orchestrator.stores.trial_record import (
-    ATTEMPT,
-    CHECKPOINT_PLACE,
-    COMMIT,
-    DIVERGED_AT,
-    ERROR,
-    METRICS,
-    MLFLOW_STATUS_OF,
-    MOE_DIGEST,
-    ORIGIN,
-    REUSED_FROM,
-    RUN_ID,
-    RUN_LINK,
-    TrialRecord,
-)
-from orchestrator.stores.trial_record import (
-    DEVICE_S as DEVICE_S_ATTRIBUTE,
-)
-from orchestrator.stores.trial_record import (
-    TOKENS as TOKENS_ATTRIBUTE,
-)
+from orchestrator.stores.trial_record import DIVERGED_AT, ERROR, TrialRecord
+from orchestrator.stores.trial_record import TOKENS as TOKENS_ATTRIBUTE
 from orchestrator.study.launch import Launch, Point
 from orchestrator.trials.grid import note_of
 from orchestrator.trials.sampling import distributions_at
-from orchestrator.trials.seed_groups import SeedGroups, Verdict
+from orchestrator.trials.seed_groups import SeedGroups
 from orchestrator.trials.spending import LeftOut, Limits, Spending
+from orchestrator.trials.stopping import Stopping
 from orchestrator.trials.trial_queue import TrialQueue
 from orchestrator.trials.trial_table import TrialTable
+from orchestrator.trials.trial_writer import Listener, TrialWriter
 
-_DEVICE_S_EVERY_S = 60.0
 _ASK_EVERY_S = 1.0
-
-Listener = Callable[[TrialRecord, Mapping[str, Any] | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,24 +95,24 @@ class Ledger:
     ) -> None:
         self._launch = launch
         self._search = search
-        self._tracking = tracking
         self._elsewhere = finished_elsewhere
-        self._run_tags = dict(run_tags)
-        self._point_tags = point_tags
-        differs = "-dirty" if run_tags.get("git.dirty") == "true" else ""
-        self._commit = f"{run_tags[COMMIT]}{differs}" if COMMIT in run_tags else None
-        self._listener = listener or (lambda record, metrics: None)
         self._say = say or (lambda line: None)
         self._asked_at = -math.inf
+        self._now = now
         self.trials = TrialTable(launch, search.records())
         self.spending = Spending(limits or Limits(), self.trials, workers=workers, now=now)
-        self._now = now
-        # Of trials that wait: Optuna changes nothing of one but its state.
-        self._unwritten: dict[int, dict[str, Any]] = {}
-        self._device_s: dict[int, float] = {}
-        self._device_s_written: dict[int, float] = {}
+        self._writer = TrialWriter(
+            launch,
+            search,
+            tracking,
+            trials=self.trials,
+            spending=self.spending,
+            run_tags=run_tags,
+            point_tags=point_tags,
+            listener=listener,
+            now=now,
+        )
         self._groups = SeedGroups(launch, self.trials, retry_failed=retry_failed)
-        self._to_wait: set[int] = set()  # running trials that are to wait for their other seeds
         self.queue = TrialQueue(
             launch,
             self.trials,
@@ -145,6 +123,7 @@ class Ledger:
             spending=self.spending,
             retry_failed=retry_failed,
         )
+        self._stopping = Stopping(self._groups, self.trials, self.queue, self._writer)
 
     @property
     def measure(self) -> Metric:
@@ -154,8 +133,7 @@ class Ledger:
     def _add(
         self, point: Point, distributions: Mapping[str, BaseDistribution], note: str
     ) -> TrialRecord:
-        record = self._search.add_waiting(point, distributions=distributions, note=note)
-        self.trials.put(record)
+        record = self._writer.add(point, distributions, note)
         self._groups.add(record)
         return record
 
@@ -168,7 +146,7 @@ class Ledger:
         Raises StoreUnavailable while MLflow does not answer within `patience_s` (None: its own
         timeout): no trial starts then.
         """
-        self._end_seeds_of_stopped_points()
+        self._stopping.end_seeds_of_stopped_points()
         self._take_in_enqueued()
         while (number := self.queue.next()) is not None:
             assignment = self._hand_out(number, patience_s)
@@ -193,8 +171,7 @@ class Ledger:
                 continue
             note = note_of(point, self._launch.base_point())
             distributions = distributions_at(self._launch, point.overrides)
-            record = self._search.take_in(asked, point, distributions=distributions, note=note)
-            self.trials.put(record)
+            record = self._writer.take_in(asked, point, distributions=distributions, note=note)
             self._groups.add(record)
             self.queue.put_asked(record, point)
             self._say(f"trial {record.number} is the enqueued point {point.cell}: tried next")
@@ -207,167 +184,43 @@ class Ledger:
     def _hand_out(self, number: int, patience_s: float | None = None) -> Assignment:
         record = self.trials[number]
         point = self.queue.point_of(record)
-        record = self._ensure_run(record, point, patience_s)
+        record = self._writer.ensure_run(record, point, patience_s)
         self.queue.hand_out(number)
         self.trials.begin(number, point.tokens)
         return Assignment(record=record, point=point)
 
     def annotate(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Attributes of a trial that has its run, in both stores."""
-        record = self.trials[number]
-        self._tracking.set_tags(record.run_id, attributes)
-        self._update(record, attributes=attributes)
-
-    def _ensure_run(
-        self, record: TrialRecord, point: Point, patience_s: float | None = None
-    ) -> TrialRecord:
-        if record.run_id is not None:
-            return record
-        run_id = self._tracking.create_run(
-            point,
-            number=record.number,
-            patience_s=patience_s,
-            tags={
-                "study": self._launch.study.name,
-                "scale": self._launch.scale,
-                "corpus_digest": str(point.corpus_digest),
-                **self._point_tags(point),
-                **self._run_tags,
-            },
-        )
-        link = self._tracking.link(run_id)
-        return self._update(record, attributes={RUN_ID: run_id, RUN_LINK: link})
+        self._writer.annotate(self.trials[number], attributes)
 
     def _reuse(self, record: TrialRecord, source: Finished) -> None:
-        self._search.set_state(record.trial_id, TrialState.RUNNING)
-        attributes = {
-            REUSED_FROM: source.run_id or source.launch,
-            MOE_DIGEST: source.moe_digest,
-            COMMIT: source.commit,
-            **source.machine,
-        }
-        if source.checkpoint_place:
-            attributes[CHECKPOINT_PLACE] = source.checkpoint_place
-        record = self._update(record, state="running", attributes=attributes)
-        self._tracking.set_tags(
-            record.run_id,
-            {
-                REUSED_FROM: source.run_id,
-                "reused_from_launch": source.launch,
-                MOE_DIGEST: source.moe_digest,
-                COMMIT: source.commit or "",
-                **source.machine,
-            },
-        )
-        same_metric = source.metric == self._launch.study.metric
-        for step, value in sorted(source.curve.items()) if same_metric else ():
-            self._search.report(record.trial_id, step, value)
+        record = self._writer.start_from_result(record, source)
         entry = {**source.metrics, STEP: source.last_step, TIMESTAMP_MS: source.ended_ms}
         self.completed(record.number, entry, tokens=0)
-
-    # Early stopping ------------------------------------------------------------------------------
-
-    def judged(self, number: int, step: int, value: float) -> bool:
-        """Whether a trial's process ends after an evaluation before its last: since the point is
-        stopped, or until its other seeds have come as far. `stopped` then hears of the end."""
-        verdict = self._groups.evaluated(self.trials[number], step, value)
-        if verdict is Verdict.WAIT:
-            self._to_wait.add(number)
-        else:
-            self._tell_seeds(self.trials[number], verdict)
-        return verdict is not Verdict.GO_ON
-
-    def stopped(self, number: int, *, tokens: int) -> None:
-        """A trial's process has ended as `judged` said."""
-        if number not in self._to_wait:
-            self.pruned(number, tokens=tokens)
-            return
-        self._to_wait.discard(number)
-        record = self.released(number)
-        if self._groups.is_stopped(record.cell_hash):
-            self._withdraw(record)
-        elif self._groups.waits(record):
-            self.queue.hold(number)
-        else:  # the others came while the process was ending
-            self.trials.put_back(number)
-            self.queue.put_first(number)
-
-    def _tell_seeds(self, record: TrialRecord, verdict: Verdict) -> None:
-        """What was decided on a point, for its trials that wait."""
-        if verdict is Verdict.WAIT:
-            return
-        for other in self._groups.members(record.cell_hash):
-            if other.state != "waiting" or other.number in self._to_wait:
-                continue
-            if verdict is Verdict.STOP:
-                self._withdraw(other)
-            elif self.queue.is_held(other.number):
-                self.trials.put_back(other.number)
-                self.queue.release(other.number)
-
-    def _withdraw(self, record: TrialRecord) -> None:
-        """A waiting trial of a stopped point ends as its other seeds did, started or not."""
-        record = self._ensure_run(record, self.queue.point_of(record))
-        self.queue.withdraw(record.number)
-        self.pruned(record.number, tokens=self.trials.tokens_of(record))
-
-    def _end_seeds_of_stopped_points(self) -> None:
-        """Those that an earlier driver was killed before it came to."""
-        while (number := self.queue.next_stopped()) is not None:
-            self._withdraw(self.trials[number])
 
     # What happens to a trial ---------------------------------------------------------------------
 
     def started(self, number: int) -> TrialRecord:
-        record = self.trials[number]
-        self.spending.heard(number)
-        now = {ATTEMPT: record.attempt + 1, MOE_DIGEST: moe_digest()}
-        now |= {COMMIT: self._commit} if self._commit else {}
-        # What a driver wrote before it was killed between an ending's attributes and its state.
-        kinds = (ERROR, DIVERGED_AT, METRICS, ORIGIN, REUSED_FROM)
-        stale = {key: None for key in kinds if record.attributes.get(key)}
-        self._search.set_state(record.trial_id, TrialState.RUNNING)
-        self._tracking.set_status(record.run_id, "RUNNING")
-        cleared = dict.fromkeys(stale.keys() - {METRICS}, "")
-        self._tracking.set_tags(record.run_id, {**cleared, **now, **self._run_tags})
-        return self._update(record, state="running", attributes={**stale, **now})
+        return self._writer.start(self.trials[number])
 
     def restarted(self, number: int) -> TrialRecord:
         """A lost worker's trial goes on under the same number and run, as a new attempt."""
-        record = self.trials[number]
-        self._tracking.set_tags(record.run_id, {ATTEMPT: record.attempt + 1})
-        return self._update(record, attributes={ATTEMPT: record.attempt + 1})
+        return self._writer.begin_attempt(self.trials[number])
 
     def progressed(self, number: int, entry: Mapping[str, Any]) -> None:
         """One evaluation. A step that is in the record already is a replay, and changes nothing."""
         record = self.trials[number]
-        step = int(entry[STEP])
-        if record.state != "running" or step in record.curve:
-            return
-        self._tracking.log(record.run_id, [entry])
-        self._note_device_s(number, entry)
-        record = self.trials[number]
-        value = entry.get(self._launch.study.metric)
-        if value is not None:
-            self._search.report(record.trial_id, step, float(value))
-            record = replace(record, curve={**record.curve, step: float(value)})
-        self.trials.put(record)
-        self._listener(record, entry)
+        if record.state == "running" and int(entry[STEP]) not in record.curve:
+            self._writer.evaluated(record, entry)
 
-    def _note_device_s(self, number: int, entry: Mapping[str, Any]) -> None:
-        """Written now and then: the launch of a killed driver still knows what it spent."""
-        if DEVICE_S not in entry:
-            return
-        self._device_s[number] = float(entry[DEVICE_S])
-        self.spending.heard(number, entry)
-        now = self._now()
-        if now - self._device_s_written.setdefault(number, now) >= _DEVICE_S_EVERY_S:
-            self._device_s_written[number] = now
-            self._update(self.trials[number], attributes=self._spent(number))
+    def judged(self, number: int, step: int, value: float) -> bool:
+        """Whether early stopping ends a trial's process after an evaluation before its last: for
+        good, or until its other seeds have come as far. `stopped` then hears of the end."""
+        return self._stopping.judged(number, step, value)
 
-    def _spent(self, number: int) -> dict[str, float]:
-        known = self._device_s.get(number)
-        return {} if known is None else {DEVICE_S_ATTRIBUTE: known}
+    def stopped(self, number: int, *, tokens: int) -> None:
+        """A trial's process has ended as `judged` said: it is pruned, or waits."""
+        self._stopping.stopped(number, tokens=tokens)
 
     def completed(
         self,
@@ -390,57 +243,31 @@ class Ledger:
             for key, v in metrics.items()
             if key not in (STEP, TIMESTAMP_MS, TOKENS) and math.isfinite(v)
         }
-        self._tracking.log(record.run_id, [*late, metrics])
-        for path, folder in artifacts:
-            self._tracking.log_artifact(record.run_id, path, folder)
-        self._tracking.set_tags(record.run_id, {TOKENS_ATTRIBUTE: tokens, **(attributes or {})})
-        return self._end(
+        record = self._writer.complete(
             record,
-            "complete",
-            TrialState.COMPLETE,
-            value=float(value),
-            attributes={METRICS: final, TOKENS_ATTRIBUTE: tokens, **(attributes or {})},
+            float(value),
+            final,
+            entries=[*late, metrics],
+            artifacts=artifacts,
+            attributes={TOKENS_ATTRIBUTE: tokens, **(attributes or {})},
         )
-
-    def pruned(self, number: int, *, tokens: int) -> TrialRecord:
-        record = self.trials[number]
-        last = max(record.curve, default=None)
-        return self._end(
-            record,
-            "pruned",
-            TrialState.PRUNED,
-            value=None if last is None else record.curve[last],
-            attributes={TOKENS_ATTRIBUTE: tokens, **self._spent(number)},
-        )
+        self._stopping.ended(record)
+        return record
 
     def failed(
         self, number: int, reason: str, *, tokens: int = 0, diverged_at: int | None = None
     ) -> TrialRecord:
         """`diverged_at`: the step at which training left the finite numbers or its bound."""
-        record = self.trials[number]
         why: dict[str, Any] = {ERROR: reason}
         if diverged_at is not None:
             why[DIVERGED_AT] = diverged_at
-        self._tracking.set_tags(record.run_id, why)
-        return self._end(
-            record,
-            "failed",
-            TrialState.FAIL,
-            attributes={**why, TOKENS_ATTRIBUTE: tokens, **self._spent(number)},
-        )
+        record = self._writer.fail(self.trials[number], why, tokens=tokens)
+        self._stopping.ended(record)
+        return record
 
     def released(self, number: int) -> TrialRecord:
         """An interrupted trial: it will go on under the same number, from its checkpoint."""
-        record = self.trials[number]
-        spent = self._spent(number)
-        limited = self.spending.limits.any
-        if limited and record.state == "running":  # the time since the last report counts too
-            spent = {DEVICE_S_ATTRIBUTE: self.spending.device_s_of(record)}
-        self.spending.ended(number)
-        self._tracking.set_status(record.run_id, MLFLOW_STATUS_OF["waiting"])
-        record = self._update(record, attributes=spent)
-        self._search.set_state(record.trial_id, TrialState.WAITING)
-        return self._update(record, state="waiting")
+        return self._writer.release(self.trials[number])
 
     def requeued(self, number: int) -> None:
         """A lost trial that is to be handed out again before all others, as a new attempt."""
@@ -462,59 +289,3 @@ class Ledger:
         if not reason or not (waiting or not_drawn):
             return None
         return LeftOut(reason=reason, trials=waiting, trials_not_drawn=not_drawn)
-
-    def _end(
-        self,
-        record: TrialRecord,
-        state: str,
-        optuna_state: TrialState,
-        *,
-        value: float | None = None,
-        attributes: Mapping[str, Any],
-    ) -> TrialRecord:
-        if record.state == "waiting":  # it ended before it began
-            self._search.set_state(record.trial_id, TrialState.RUNNING)
-        attributes = {**self._unwritten.pop(record.number, {}), **attributes}
-        self._search.set_attributes(record.trial_id, attributes)
-        self._tracking.end(record.run_id, MLFLOW_STATUS_OF[state])
-        self._search.set_state(record.trial_id, optuna_state, value)
-        self.spending.ended(record.number)
-        record = self._update(
-            record,
-            state=state,
-            value=value if state == "complete" else None,
-            attributes=attributes,
-            written=True,
-        )
-        self._to_wait.discard(record.number)
-        if state != "pruned":
-            self._tell_seeds(record, self._groups.settle(record))
-        return record
-
-    def _update(
-        self,
-        record: TrialRecord,
-        *,
-        attributes: Mapping[str, Any] | None = None,
-        written: bool = False,
-        **changes: Any,
-    ) -> TrialRecord:
-        attributes = dict(attributes or {})
-        if changes.get("state", record.state) == "waiting":
-            self._unwritten.setdefault(record.number, {}).update(attributes)
-        elif not written:
-            attributes = {**self._unwritten.pop(record.number, {}), **attributes}
-            self._search.set_attributes(record.trial_id, attributes)
-        merged = {**record.attributes, **attributes}
-        record = replace(
-            record,
-            attributes=merged,
-            run_id=merged.get(RUN_ID),
-            error=merged.get(ERROR),
-            attempt=merged.get(ATTEMPT, 0),
-            tokens=merged.get(TOKENS_ATTRIBUTE) or 0,
-            **changes,
-        )
-        self.trials.put(record)
-        self._listener(record, None)
-        return record

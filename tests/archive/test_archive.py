@@ -74,7 +74,7 @@ def play(study, home, corpus, seeds, *, ends):
             if end == "failed":
                 ledger.failed(number, "it diverged", tokens=512, diverged_at=6)
             elif end == "pruned":
-                ledger.pruned(number, tokens=512)
+                ledger.stopped(number, tokens=512)
             else:
                 folder = home.run_folder(record.config_hash, moe_digest())
                 folder.mkdir(parents=True)

@@ -109,7 +109,7 @@ def play(ledger: Ledger, number: int, cell: str) -> None:
     elif outcome == "failed":
         ledger.failed(number, "training diverged at step 3: the loss is nan", tokens=256)
     else:
-        ledger.pruned(number, tokens=256)
+        ledger.stopped(number, tokens=256)
 
 
 def die_after(writes: int) -> None:

@@ -77,7 +77,7 @@ def _train(root, mlflow_template, corpus):
             if ending == "failed":
                 ledger.failed(number, "OutOfMemoryError: told by the test", tokens=1024)
             else:
-                ledger.pruned(number, tokens=1024)
+                ledger.stopped(number, tokens=1024)
         run(session)
         publish(session)
     assert session.exit_code == 1

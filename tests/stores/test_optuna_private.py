@@ -130,7 +130,7 @@ def test_a_waiting_trial_changes_nothing_but_its_state(monkeypatch, hold, grid_s
         ledger.next()
         ledger.started(first)
         ledger.started(second)
-        ledger.pruned(second, tokens=1)
+        ledger.stopped(second, tokens=1)
         ledger.failed(third, "it never began")
         run_id = ledger.trials[first].run_id
     assert {state for state, _ in changed} == {TrialState.RUNNING}

@@ -90,7 +90,7 @@ def test_one_seed_has_no_interval(home, hold, grid_study):
 def test_results_of_other_code_get_rows_of_their_own(hold, grid_study, monkeypatch):
     with hold(grid_study, seeds=(0,)) as session:
         finish_all(session, 2.0)
-    monkeypatch.setattr("orchestrator.trials.ledger.moe_digest", lambda: "other")
+    monkeypatch.setattr("orchestrator.trials.trial_writer.moe_digest", lambda: "other")
     with hold(grid_study, seeds=(0, 1)) as session:
         finish_all(session, 3.0)
         rows = session.table().rows

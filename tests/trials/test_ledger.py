@@ -44,7 +44,7 @@ def run_one(ledger, losses, end="completed"):
     if end == "completed":
         ledger.completed(number, entry(*losses[-1]), tokens=1024)
     elif end == "pruned":
-        ledger.pruned(number, tokens=512)
+        ledger.stopped(number, tokens=512)
     else:
         ledger.failed(number, end)
     return number

@@ -87,7 +87,7 @@ def test_a_restarted_driver_judges_by_the_same_shares(hold, study):
     with hold(study) as session:
         numbers = begun(session)
         evaluate(session.ledger, numbers["long"], 8, 1.0)
-        session.ledger.pruned(numbers["long"], tokens=512)
+        session.ledger.stopped(numbers["long"], tokens=512)
     with hold(study) as session:
         numbers = begun(session)
         assert evaluate(session.ledger, numbers["wide"], 4, 2.0)

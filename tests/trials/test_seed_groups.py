@@ -129,7 +129,7 @@ def test_seeds_of_a_stopped_point_that_wait_are_ended_by_the_next_driver(hold, s
         first = ledger.next().record.number
         ledger.started(first)
         ledger.progressed(first, entry(2, 9.0))
-        ledger.pruned(first, tokens=256)
+        ledger.stopped(first, tokens=256)
     with hold(study) as session:
         session.ledger.next()
         assert states(session)["a"] == {0: "pruned", 1: "pruned"}

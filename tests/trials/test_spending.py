@@ -71,7 +71,7 @@ def test_a_trial_that_ends_early_leaves_room(hold, grid_study):
         assert session.ledger.next() is None
         session.ledger.started(first)
         session.ledger.progressed(first, entry(2, 4.0, 1.0))
-        session.ledger.pruned(first, tokens=2 * 128)
+        session.ledger.stopped(first, tokens=2 * 128)
         assert session.ledger.next() is None, "six steps' tokens are no trial"
         finish(session.ledger, second)
     assert spent(session.records, session.launch)["tokens"] == TRIAL_TOKENS + 2 * 128
