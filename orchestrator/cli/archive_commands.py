@@ -11,12 +11,11 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
-    HomeOption,
     JsonOption,
     MlflowOption,
-    StorageOption,
     StudyArgument,
     WhichLaunch,
+    WhichStores,
     app,
     errors,
     load_study_here,
@@ -66,11 +65,11 @@ def export_command(
 
 
 @app.command("import")
+@grouped
 def import_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote.")],
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
-    mlflow_uri: MlflowOption = None,
+    *,
+    stores: WhichStores,
     as_json: JsonOption = False,
 ) -> None:
     """The launch of a file, taken into a home: the same table, claims, figures and report there.
@@ -86,14 +85,17 @@ def import_command(
         errors.print(line, highlight=False, soft_wrap=True)
 
     archived = read(file)
-    chosen = Home.at(home)
-    stores = {"optuna_storage": optuna_storage, "mlflow_uri": mlflow_uri}
-    done = import_launch(archived, chosen, **stores, say=say)
+    chosen = Home.at(stores.home)
+    done = import_launch(archived, chosen, **stores.outside, say=say)
     if done.taken:
-        launches = read_launches(archived.study.name, home=chosen, optuna_storage=optuna_storage)
+        launches = read_launches(
+            archived.study.name, home=chosen, optuna_storage=stores.optuna_storage
+        )
         launch = next(found for found in launches if found.info.name == archived.name)
         try:
-            publish_analysis(launch, load_study_here(archived.study.name), **stores, say=say)
+            publish_analysis(
+                launch, load_study_here(archived.study.name), **stores.outside, say=say
+            )
         except BadInput:
             say(
                 f"{archived.study.name}.py is not in this folder: beside it `moe-study table "

@@ -9,11 +9,11 @@ import typer
 from rich.text import Text
 
 from orchestrator.base.home import Home
+from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
-    HomeOption,
+    AddressOption,
     JsonOption,
-    MlflowOption,
-    StorageOption,
+    WhichStores,
     app,
     output,
     print_json,
@@ -23,11 +23,11 @@ _STYLES = {"ok": "green", "note": "yellow", "failed": "bold red"}
 
 
 @app.command()
+@grouped
 def doctor(
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
-    mlflow_uri: MlflowOption = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")] = None,
+    *,
+    stores: WhichStores,
+    address: AddressOption = None,
     ray: Annotated[bool, typer.Option(help="Start or join a cluster, for seconds.")] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,9 +41,8 @@ def doctor(
     quiet()
     checks = []
     for check in examine(
-        Home.at(home),
-        optuna_storage=optuna_storage,
-        mlflow_uri=mlflow_uri,
+        Home.at(stores.home),
+        **stores.outside,
         address=address,
         start_ray=ray,
     ):

@@ -11,24 +11,22 @@ import typer
 from moe.config import ConfigError
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
-    CorpusOption,
-    HomeOption,
+    AskedLaunch,
     JsonOption,
-    ScaleOption,
-    SetOption,
-    StorageOption,
     StudyArgument,
+    WhichLaunch,
     app,
     errors,
     print_json,
-    resolved,
 )
 from orchestrator.study.launch import Launch
 from search_spaces.overlay import parse_override
 
 
 @app.command("enqueue")
+@grouped
 def enqueue_command(
     study: StudyArgument,
     point: Annotated[
@@ -37,11 +35,8 @@ def enqueue_command(
     more: Annotated[
         list[str] | None, typer.Argument(metavar="PATH=VALUE", help="More values of it.")
     ] = None,
-    scale: ScaleOption = None,
-    overrides: SetOption = None,
-    corpus: CorpusOption = None,
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
+    *,
+    which: WhichLaunch,
     as_json: JsonOption = False,
 ) -> None:
     """Have a point of a sampled study tried next, with all its seeds; values left out are drawn.
@@ -49,9 +44,10 @@ def enqueue_command(
     A driver at work takes it as soon as it looks for a next trial, else the next `run` does.
     Example: moe-study enqueue search --point moe.num_experts=8 moe.top_k=2
     """
-    launch = resolved(study, scale, None, overrides, corpus)
+    asked = AskedLaunch(scale=which.scale, overrides=which.overrides, corpus=which.corpus)
+    launch = asked.resolved(study)
     values = _values(launch, [*point, *(more or [])])
-    number, name = _enqueue(launch, values, Home.at(home), optuna_storage)
+    number, name = _enqueue(launch, values, Home.at(which.home), which.optuna_storage)
     if as_json:
         print_json({"study": launch.study.name, "launch": name, "trial": number, "point": values})
         return

@@ -130,6 +130,53 @@ CheckpointOption = Annotated[
 ]
 
 
+AddressOption = Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")]
+TrialsOption = Annotated[
+    int | None, typer.Option(help="Points of a sampled study, all seeds each.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedLaunch:
+    """A launch that is to be: what its study is resolved over."""
+
+    scale: ScaleOption = None
+    seeds: SeedsOption = None
+    overrides: SetOption = None
+    corpus: CorpusOption = None
+
+    def resolved(
+        self, study: str, *, trials: int | None = None, need_corpus: bool = True
+    ) -> Launch:
+        """Raises BadInput as `study.resolve` does, and where an option cannot be read."""
+        if trials is not None and trials < 1:
+            raise BadInput(f"--trials is at least 1; received {trials}.")
+        return resolve(
+            load_study(study),
+            scale=self.scale,
+            seeds=parse_seeds(self.seeds),
+            overrides=parse_overrides(self.overrides),
+            corpus_spec=self.corpus,
+            trials=trials,
+            need_corpus=need_corpus,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhichStores:
+    """Where a launch's state is: the home, and the stores where they are not in it."""
+
+    home: HomeOption = None
+    optuna_storage: StorageOption = None
+    mlflow_uri: MlflowOption = None
+
+    @property
+    def outside(self) -> dict[str, str | None]:
+        """As functions take the two stores; None is the home's own."""
+        return {"optuna_storage": self.optuna_storage, "mlflow_uri": self.mlflow_uri}
+
+
 @dataclass(frozen=True, kw_only=True)
 class WhichLaunch:
     """The newest launch that answers to all that is given, and where it is looked for."""
@@ -150,9 +197,6 @@ class WhichLaunch:
             "corpus": self.corpus,
             "overrides": parse_overrides(self.overrides),
         }
-
-
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 def parse_seeds(text: str | None) -> tuple[int, ...] | None:
@@ -182,28 +226,6 @@ def parse_overrides(texts: list[str] | None) -> dict[str, Any]:
         return expand(overrides)
     except ConfigError as error:
         raise BadInput(str(error)) from None
-
-
-def resolved(
-    study: str,
-    scale: str | None,
-    seeds: str | None,
-    overrides: list[str] | None,
-    corpus: str | None,
-    trials: int | None = None,
-    need_corpus: bool = True,
-) -> Launch:
-    if trials is not None and trials < 1:
-        raise BadInput(f"--trials is at least 1; received {trials}.")
-    return resolve(
-        load_study(study),
-        scale=scale,
-        seeds=parse_seeds(seeds),
-        overrides=parse_overrides(overrides),
-        corpus_spec=corpus,
-        trials=trials,
-        need_corpus=need_corpus,
-    )
 
 
 def print_json(value: Any) -> None:

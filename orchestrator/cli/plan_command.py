@@ -10,20 +10,18 @@ import typer
 
 from orchestrator.base.errors import StudyError
 from orchestrator.base.home import Home
+from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
-    CorpusOption,
+    AskedLaunch,
     HomeOption,
     JsonOption,
-    ScaleOption,
-    SeedsOption,
-    SetOption,
     StudyArgument,
+    TrialsOption,
     app,
     errors,
     output,
     print_json,
     print_rows,
-    resolved,
 )
 from orchestrator.study.launch import Launch
 from orchestrator.study.library import load_study, study_names
@@ -70,13 +68,12 @@ def list_studies(as_json: JsonOption = False) -> None:
 
 
 @app.command("plan")
+@grouped
 def plan_command(
     study: StudyArgument,
-    scale: ScaleOption = None,
-    seeds: SeedsOption = None,
-    overrides: SetOption = None,
-    corpus: CorpusOption = None,
-    trials: Annotated[int | None, typer.Option(help="Points of a sampled study.")] = None,
+    *,
+    asked: AskedLaunch,
+    trials: TrialsOption = None,
     home: HomeOption = None,
     write_configs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each trial's resolved config there.")
@@ -92,13 +89,13 @@ def plan_command(
     from orchestrator.study.plan import plan
     from orchestrator.study.plan import write_configs as write
 
-    launch = resolved(study, scale, seeds, overrides, corpus, trials, need_corpus=False)
+    launch = asked.resolved(study, trials=trials, need_corpus=False)
     planned = plan(launch, Home.at(home).tokens)
     for line in planned["notes"]:
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
     if write_configs is not None:
         if not launch.is_read:
-            launch = resolved(study, scale, seeds, overrides, corpus, trials)
+            launch = asked.resolved(study, trials=trials)
         paths = write(launch, write_configs)
         errors.print(f"wrote {len(paths)} configs to {write_configs}", highlight=False)
         if launch.study.is_grid:

@@ -11,41 +11,35 @@ import typer
 
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
+    AddressOption,
+    AskedLaunch,
     CheckpointOption,
-    CorpusOption,
     HomeOption,
     JsonOption,
     MlflowOption,
-    ScaleOption,
-    SeedsOption,
-    SetOption,
-    StorageOption,
     StudyArgument,
+    TrialsOption,
+    WhichStores,
     app,
     errors,
     print_json,
     print_table,
-    resolved,
 )
 from orchestrator.cluster.connection import Resources
 
 
 @app.command("run")
+@grouped
 def run_command(
     study: StudyArgument,
-    scale: ScaleOption = None,
-    seeds: SeedsOption = None,
-    trials: Annotated[
-        int | None, typer.Option(help="Points of a sampled study, all seeds each.")
-    ] = None,
-    overrides: SetOption = None,
-    corpus: CorpusOption = None,
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
-    mlflow_uri: MlflowOption = None,
+    *,
+    asked: AskedLaunch,
+    trials: TrialsOption = None,
+    stores: WhichStores,
     checkpoint_uri: CheckpointOption = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or HOST:PORT.")] = None,
+    address: AddressOption = None,
     cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster (all).")] = None,
     concurrency: Annotated[
         int | None, typer.Option(help="Trials at once (as many as fit).")
@@ -98,11 +92,10 @@ def run_command(
     from orchestrator.driver.tune_loop import run
     from orchestrator.trials.spending import Limits
 
-    launch = resolved(study, scale, seeds, overrides, corpus, trials)
+    launch = asked.resolved(study, trials=trials)
     options = Options(
-        home=Home.at(home),
-        optuna_storage=optuna_storage,
-        mlflow_uri=mlflow_uri,
+        home=Home.at(stores.home),
+        **stores.outside,
         checkpoint_uri=checkpoint_uri,
         address=address,
         cpus=cpus,
@@ -140,16 +133,13 @@ def run_command(
 
 
 @app.command("ingest")
+@grouped
 def ingest_command(
     study: StudyArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Runs of `python -m moe.train`.")],
-    scale: ScaleOption = None,
-    seeds: SeedsOption = None,
-    overrides: SetOption = None,
-    corpus: CorpusOption = None,
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
-    mlflow_uri: MlflowOption = None,
+    *,
+    asked: AskedLaunch,
+    stores: WhichStores,
     as_json: JsonOption = False,
 ) -> None:
     """Results of `python -m moe.train` runs made elsewhere become trials of the launch.
@@ -161,8 +151,8 @@ def ingest_command(
     from orchestrator.driver.session import opened
 
     results = find_results(folder)
-    launch = resolved(study, scale, seeds, overrides, corpus)
-    options = Options(home=Home.at(home), optuna_storage=optuna_storage, mlflow_uri=mlflow_uri)
+    launch = asked.resolved(study)
+    options = Options(home=Home.at(stores.home), **stores.outside)
     with opened(launch, options, say=errors.print, start_cluster=False) as session:
         taken = ingest(session, results)
     errors.print(f"ingested {taken} of {len(results)} runs", highlight=False)

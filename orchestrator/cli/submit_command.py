@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,13 +13,13 @@ import typer
 from moe.data.sources.mixed_corpora import part_specs
 from orchestrator.base.errors import BadInput
 from orchestrator.cli.parameters import (
+    AskedLaunch,
     JsonOption,
     StudyArgument,
     app,
     errors,
     output,
     print_json,
-    resolved,
 )
 from orchestrator.study.library import imported_beside, is_path, load_study
 
@@ -94,15 +95,8 @@ def _require_meaning_there(asked: dict[str, Any]) -> None:
                 f"a path of a submitted job is absolute, and on the cluster; received {option} "
                 f"{path!r}. Write it out."
             )
-    launch = resolved(
-        asked["study"],
-        asked["scale"],
-        asked["seeds"],
-        asked["overrides"],
-        asked["corpus"],
-        asked["trials"],
-        need_corpus=False,
-    )
+    options = AskedLaunch(**{field.name: asked[field.name] for field in fields(AskedLaunch)})
+    launch = options.resolved(asked["study"], trials=asked["trials"], need_corpus=False)
     for spec in chain.from_iterable(map(part_specs, launch.corpus_specs)):
         if spec.startswith("files:") and not os.path.isabs(spec.removeprefix("files:")):
             raise BadInput(

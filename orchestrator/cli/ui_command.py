@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 
 from orchestrator.base.home import Home
-from orchestrator.cli.parameters import HomeOption, MlflowOption, StorageOption, app, errors, output
+from orchestrator.cli.option_groups import grouped
+from orchestrator.cli.parameters import WhichStores, app, errors, output
 
 
 @app.command()
+@grouped
 def ui(
-    home: HomeOption = None,
-    optuna_storage: StorageOption = None,
-    mlflow_uri: MlflowOption = None,
+    *,
+    stores: WhichStores,
     mlflow_port: Annotated[
         int | None, typer.Option(help="Of MLflow (5000, or the next free one).")
     ] = None,
@@ -41,9 +42,8 @@ def ui(
     if errors.is_terminal:
         errors.print("starting both pages, which takes some seconds", style="dim", highlight=False)
     serve(
-        Home.at(home),
-        optuna_storage=optuna_storage,
-        mlflow_uri=mlflow_uri,
+        Home.at(stores.home),
+        **stores.outside,
         mlflow_port=mlflow_port,
         optuna_port=optuna_port,
         ready=ready,

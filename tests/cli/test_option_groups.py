@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from orchestrator.cli.option_groups import grouped
-from orchestrator.cli.parameters import WhichLaunch, app
+from orchestrator.cli.parameters import AskedLaunch, WhichLaunch, WhichStores, app
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,26 @@ def test_fields_are_options_and_come_as_the_dataclass():
     assert words.index("--depth") < words.index("--times")
 
 
-@pytest.mark.parametrize("name", ["status", "table", "claims", "analyze", "report", "export"])
-def test_commands_that_read_a_launch_share_the_options_that_choose_it(name):
+SHARE = {
+    WhichLaunch: ("status", "table", "claims", "analyze", "report", "export", "enqueue"),
+    AskedLaunch: ("run", "plan", "ingest"),
+    WhichStores: ("run", "ingest", "import", "ui", "doctor"),
+}
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group, names in SHARE.items() for name in names]
+)
+def test_commands_share_the_options_of_one_question(group, name):
     command = typer.main.get_command(app).commands[name]
-    assert set(WhichLaunch.__dataclass_fields__) <= {p.name for p in command.params}
+    assert set(group.__dataclass_fields__) <= {p.name for p in command.params}
+
+
+def test_an_option_means_the_same_in_every_command():
+    meanings = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        for option in getattr(command, "params", ()):
+            meanings.setdefault(option.opts[0], {})[name] = option.help
+    several = {option for option, by in meanings.items() if len(set(by.values())) > 1}
+    # A file of another kind; tokens of a probe and of a launch; a Ray cluster and its job server.
+    assert several == {"-o", "--max-tokens", "--address", "study"}

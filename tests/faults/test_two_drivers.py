@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from orchestrator.cli.parameters import resolved
 from orchestrator.driver.options import Options
 from orchestrator.driver.session import opened
+from orchestrator.study.library import load_study
+from orchestrator.study.resolve import resolve
 
 _STUDY = """
 from moe.config import ModelConfig, TrainConfig, TrialConfig
@@ -27,12 +28,13 @@ STUDY = Study(name="held", question="?", baseline="dense", held_fixed="all",
 """
 _HOLD = """
 import sys, time
-from orchestrator.cli.parameters import resolved
+from orchestrator.study.library import load_study
+from orchestrator.study.resolve import resolve
 from orchestrator.base.home import Home
 from orchestrator.driver.options import Options
 from orchestrator.driver.session import opened
 
-launch = resolved(sys.argv[1], None, None, None, sys.argv[2], None)
+launch = resolve(load_study(sys.argv[1]), corpus_spec=sys.argv[2])
 with opened(launch, Options(home=Home.at(sys.argv[3])), say=lambda line: None, start_cluster=False):
     print("held", flush=True)
     time.sleep(600)
@@ -63,6 +65,6 @@ def test_the_second_is_told_who_holds_the_launch_and_a_dead_ones_lock_is_taken_o
         first.wait()
         first.stdout.close()
     assert list(home.root.glob("*.holder.json")), "it died without tidying up"
-    launch = resolved(str(study), None, None, None, corpus, None)
+    launch = resolve(load_study(str(study)), corpus_spec=corpus)
     with opened(launch, Options(home=home), say=print, start_cluster=False) as session:
         assert [record.state for record in session.records] == ["waiting"]
