@@ -42,27 +42,10 @@ def test_a_trial_that_keeps_losing_its_process_fails_and_the_others_go_on(
     assert mlflow_run.data.tags["error"] == failed.error
 
 
-STUDY = """
-from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
-from orchestrator.study import Study
-from search_spaces.cells import Cell
-
-TINY = TrialConfig(
-    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
-    train=TrainConfig(num_steps=2000, batch_tokens=128, micro_batch_tokens=128, eval_every=1000),
-)
-STUDY = Study(
-    name="greedy", question="?", baseline="dense", held_fixed="all", scales={"smoke": TINY},
-    cells=[Cell(name="dense", overrides={})], seeds=(0,),
-)
-"""
-
-
 @pytest.mark.slow
-def test_ray_kills_a_trial_for_want_of_memory_and_the_reason_says_so(tmp_path, home, corpus):
+def test_ray_kills_a_trial_for_want_of_memory_and_the_reason_says_so(home, corpus, study_file):
     """On a machine that, for Ray, is full as soon as anything runs."""
-    study = tmp_path / "greedy.py"
-    study.write_text(STUDY)
+    study = study_file("greedy", num_steps=2000, eval_every=1000, routers=["dense"], seeds=[0])
     full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
     code = "from orchestrator.cli import main; main()"
     asked = ("--home", home.root, "--corpus", corpus, "--cpus", "1", "--max-failures", "0")

@@ -21,26 +21,6 @@ from orchestrator.report.records import read_launch
 from orchestrator.report.table_text import as_json
 from orchestrator.study.library import load_study
 
-STUDY = """
-from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
-from orchestrator.study import Study
-from search_spaces.cells import Cell
-
-TINY = TrialConfig(
-    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
-    moe=MoEConfig(num_experts=4, top_k=2),
-    train=TrainConfig(
-        num_steps=400, batch_tokens=128, micro_batch_tokens=128, eval_every=50, eval_tokens=256
-    ),
-)
-STUDY = Study(
-    name="lost", question="?", baseline="learned", held_fixed="all", scales={"smoke": TINY},
-    cells=[Cell(name=router, overrides={"moe.router": router}) for router in
-           ("learned", "frozen")],
-    seeds=(0, 1),
-)
-"""
-
 
 def rows(table):
     return [
@@ -52,9 +32,8 @@ def rows(table):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(tmp_path, corpus, hold):
-    study = tmp_path / "lost.py"
-    study.write_text(STUDY)
+def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(tmp_path, corpus, hold, study_file):
+    study = study_file("lost", num_steps=400, eval_every=50)
     with hold(load_study(str(study))) as undisturbed:
         run(undisturbed)
 

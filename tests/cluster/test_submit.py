@@ -22,26 +22,6 @@ import pytest
 
 from orchestrator.base.urls import answers
 
-STUDY = """
-from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
-from orchestrator.study import Study
-from search_spaces.cells import Cell
-
-TINY = TrialConfig(
-    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
-    moe=MoEConfig(num_experts=4, top_k=2),
-    train=TrainConfig(
-        num_steps=5000, batch_tokens=128, micro_batch_tokens=128, eval_every=100, eval_tokens=256
-    ),
-)
-STUDY = Study(
-    name="sent", question="?", baseline="learned", held_fixed="all", scales={"smoke": TINY},
-    cells=[Cell(name=router, overrides={"moe.router": router}) for router in
-           ("learned", "frozen")],
-    seeds=(0, 1),
-)
-"""
-
 
 def free_port():
     with socket.socket() as probe:
@@ -117,9 +97,8 @@ def wait_for(what, timeout_s=400):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corpus):
-    study, home = tmp_path / "sent.py", tmp_path / "home"
-    study.write_text(STUDY)
+def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corpus, study_file):
+    study, home = study_file("sent", num_steps=5000, eval_every=100), tmp_path / "home"
     options = [
         *("--address", head, "--home", home, "--corpus", corpus, "--json"),
         *("--gpus-per-worker", "0.25", "--device", "cpu", "--cpus-per-worker", "1"),

@@ -17,26 +17,6 @@ from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
 
-STUDY = """
-from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
-from orchestrator.study import Study
-from search_spaces.cells import Cell
-
-TINY = TrialConfig(
-    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
-    moe=MoEConfig(num_experts=4, top_k=2),
-    train=TrainConfig(
-        num_steps=300, batch_tokens=128, micro_batch_tokens=128, eval_every=25, eval_tokens=256
-    ),
-)
-STUDY = Study(
-    name="killed", question="?", baseline="learned", held_fixed="all", scales={"smoke": TINY},
-    cells=[Cell(name=router, overrides={"moe.router": router}) for router in
-           ("learned", "frozen")],
-    seeds=(0, 1),
-)
-"""
-
 
 def arguments(study: Path, home: Path, corpus: str) -> list[str]:
     return ["run", str(study), "--home", str(home), "--corpus", corpus, "--cpus", "2", "--json"]
@@ -79,10 +59,9 @@ def rows(moe_study):
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("no_pdf")
 def test_a_killed_driver_costs_nothing(
-    tmp_path, corpus, mlflow_template, moe_study, rows, ray_cluster
+    tmp_path, corpus, mlflow_template, moe_study, rows, ray_cluster, study_file
 ):
-    study = tmp_path / "killed.py"
-    study.write_text(STUDY)
+    study = study_file("killed", num_steps=300, eval_every=25)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for home in (whole, broken):
         home.mkdir()

@@ -15,32 +15,11 @@ from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
 
-STUDY = """
-from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
-from orchestrator.study import Study
-from search_spaces.cells import Cell
 
-TINY = TrialConfig(
-    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
-    moe=MoEConfig(num_experts=4, top_k=2),
-    train=TrainConfig(
-        num_steps=20, batch_tokens=128, micro_batch_tokens=128, eval_every=10, eval_tokens=256
-    ),
-)
-STUDY = Study(
-    name="{name}", question="?", baseline="learned", held_fixed="all", scales={{"smoke": TINY}},
-    cells=[Cell(name=router, overrides={{"moe.router": router}}) for router in ({routers})],
-    seeds=(0,),
-)
-"""
-
-
-def drive(folder: Path, name: str, other: str, arguments: list[str]) -> tuple[int, str, str]:
+def drive(study: Path, arguments: list[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr. A machine too busy to start Ray is asked again, as it says."""
-    study = folder / f"{name}.py"
-    study.write_text(STUDY.format(name=name, routers=f"'learned', '{other}'"))
     code = "from orchestrator.cli import main; main()"
-    command = [sys.executable, "-c", code, "run", str(study), "--home", str(folder / name)]
+    command = [sys.executable, "-c", code, "run", str(study), "--home", str(study.with_suffix(""))]
     for _ in range(4):
         done = subprocess.run(
             [*command, *arguments, "--cpus", "1", "--json"],
@@ -71,16 +50,17 @@ def optuna_record():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_drivers_at_once_on_a_server_with_postgresql_and_s3(
-    lab, postgres, s3, tmp_path, corpus, optuna_record
+    lab, postgres, s3, corpus, optuna_record, study_file
 ):
     storage = postgres.url(postgres.new_database())
     arguments = ["--optuna-storage", storage, "--mlflow-uri", lab.uri, "--corpus", corpus]
+    studies = [
+        study_file(name, num_steps=20, eval_every=10, routers=["learned", other], seeds=[0])
+        for name, other in (("first", "frozen"), ("second", "random"))
+    ]
     told = {}
     with ThreadPoolExecutor() as threads:
-        for ended in (
-            threads.submit(drive, tmp_path, "first", "frozen", arguments),
-            threads.submit(drive, tmp_path, "second", "random", arguments),
-        ):
+        for ended in [threads.submit(drive, study, arguments) for study in studies]:
             code, out, err = ended.result()
             assert code == 0, err
             assert "secretpw" not in out + err

@@ -13,19 +13,6 @@ from orchestrator.driver.session import opened
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
 
-_STUDY = """
-from moe.config import ModelConfig, TrainConfig, TrialConfig
-from orchestrator.study import Study
-from search_spaces.cells import Cell
-
-TINY = TrialConfig(
-    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
-    train=TrainConfig(num_steps=4, batch_tokens=128, micro_batch_tokens=128, eval_every=2,
-                      eval_tokens=256),
-)
-STUDY = Study(name="held", question="?", baseline="dense", held_fixed="all",
-              scales={"smoke": TINY}, cells=[Cell(name="dense", overrides={})], seeds=(0,))
-"""
 _HOLD = """
 import sys, time
 from orchestrator.study.library import load_study
@@ -43,10 +30,9 @@ with opened(launch, Options(home=Home.at(sys.argv[3])), say=lambda line: None, s
 
 @pytest.mark.slow
 def test_the_second_is_told_who_holds_the_launch_and_a_dead_ones_lock_is_taken_over(
-    tmp_path, home, corpus, moe_study
+    home, corpus, moe_study, study_file
 ):
-    study = tmp_path / "held.py"
-    study.write_text(_STUDY)
+    study = study_file("held", num_steps=4, eval_every=2, routers=["dense"], seeds=[0])
     first = subprocess.Popen(
         [sys.executable, "-c", _HOLD, study, corpus, home.root],
         stdout=subprocess.PIPE,

@@ -240,33 +240,12 @@ def test_a_server_that_hangs_at_the_start_is_named_within_its_timeout(proxy, mon
     assert "secretpw" not in str(raised.value)
 
 
-STUDY = """
-from orchestrator.study import Study
-from moe.config import ModelConfig, MoEConfig, OptimConfig, TrainConfig, TrialConfig
-from search_spaces.cells import Cell
-
-TINY = TrialConfig(
-    model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
-    moe=MoEConfig(num_experts=4, top_k=2),
-    optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
-    train=TrainConfig(
-        num_steps=8, batch_tokens=128, micro_batch_tokens=64, eval_every=2, eval_tokens=256
-    ),
-)
-STUDY = Study(
-    name="away-for-good", question="?", baseline="learned", held_fixed="all",
-    scales={"smoke": TINY}, seeds=(0,), cells=[Cell(name="learned", overrides={})],
-)
-"""
-
-
 @pytest.mark.usefixtures("ray_cluster")
 def test_still_away_at_the_end_is_exit_code_1_and_deliver_mends_it(
-    moe_study, home, corpus, proxy, tmp_path, monkeypatch
+    moe_study, home, corpus, proxy, study_file, monkeypatch
 ):
     monkeypatch.setattr("orchestrator.stores.mlflow_runs.CLOSE_TIMEOUT_S", 1.0)
-    study = tmp_path / "away.py"
-    study.write_text(STUDY)
+    study = study_file("away", num_steps=8, eval_every=2, routers=["learned"], seeds=[0])
     options = ("--home", home.root, "--mlflow-uri", proxy.uri)
     proxy.after_request = '"attempt"'  # a tag of a trial that runs: one that waits would wait on
     code, out, err = moe_study("run", study, "--corpus", corpus, *options, "--json")
