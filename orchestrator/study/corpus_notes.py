@@ -8,11 +8,16 @@ from moe.config import DataConfig
 from moe.data.corpus import is_mixture
 from moe.data.dropped_text import WORTH_SAYING, about_dropped_text, expected_dropped_share
 from moe.data.prepare import sequence_labels
+from orchestrator.base.errors import BadInput
 from orchestrator.study.launch import Launch, Point
 
 
 def corpus_notes(launch: Launch, points: Sequence[Point]) -> list[str]:
-    """A line each. `points` are a grid's; a sampled study stands for itself by its base."""
+    """A line each. `points` are a grid's; a sampled study stands for itself by its base.
+
+    Raises BadInput where a row is bad that was not read before: of a file with a schema, only as
+    many are as its labels take.
+    """
     found = [note for corpus in launch.corpora.values() for note in corpus.notes]
     return [*_unread(launch), *found, *_dropped_text(launch, points or launch.base_points())]
 
@@ -36,9 +41,18 @@ def _dropped_text(launch: Launch, points: Sequence[Point]) -> list[str]:
     lines = []
     for context, data in contexts.values():
         corpus = launch.corpora.get(data.corpus)
-        if corpus is None or (corpus.source.survey_limit is not None and is_mixture(corpus)):
-            continue  # a draw from text that is far away reads all of it: `run` tells the share
-        share = expected_dropped_share(data, corpus, context)
+        if corpus is None:
+            continue
+        if corpus.source.survey_limit is not None and is_mixture(corpus):
+            lines.append(
+                f"how much of {data.corpus} fills no sequence is told by `run`: a draw from text "
+                "that is far away reads all of it"
+            )
+            continue
+        try:
+            share = expected_dropped_share(data, corpus, context)
+        except (ValueError, OSError) as error:
+            raise BadInput(str(error)) from None
         if share > WORTH_SAYING:
             lines.append(
                 about_dropped_text(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import socket
+import tarfile
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
@@ -59,6 +63,35 @@ STUDY_FILES = {
     "seed that is none": (HEAD + "STUDY = dataclasses.replace(STUDY, seeds=('0',))", "seed"),
 }  # fmt: skip
 
+
+def late_row(text):
+    """A Parquet file whose last of many rows is this: its schema says nothing of that."""
+    sink, texts = io.BytesIO(), pa.array([b"some words of text"] * 1500 + [text], pa.binary())
+    whole = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers())
+    pq.write_table(pa.table({"text": whole}), sink)
+    return sink.getvalue()
+
+
+def archive():
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        for i in range(9):
+            member = tarfile.TarInfo(f"{i}.txt")
+            member.size = 9
+            tar.addfile(member, io.BytesIO(b"some text"))
+    return sink.getvalue()
+
+
+def damaged_at_its_end():
+    sink = io.BytesIO()
+    texts = [f"some text {i}" for i in range(1500)]
+    pq.write_table(pa.table({"text": texts}), sink, row_group_size=500, use_dictionary=False)
+    data = bytearray(sink.getvalue())
+    at = pq.ParquetFile(sink).metadata.row_group(2).column(0).data_page_offset
+    data[at + 60 : at + 90] = b"\xff" * 30
+    return bytes(data)
+
+
 # name: content of a corpus file, its suffix, and what its message says
 CORPUS_FILES = {
     "not utf-8": (b"\xff\xfe\x00text" * 50, ".txt", "UTF-8"),
@@ -78,6 +111,21 @@ CORPUS_FILES = {
     "huge number": (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", ".jsonl", "digits"),
     "late bad line": (b'{"text": "a b c"}\n' * 3000 + b"{", ".jsonl", "line 3001"),
     "late bad row": (b"text,n\n" + b"some text,1\n" * 3000 + b"x\n", ".csv", "line 3002"),
+    "late bad sentence": (
+        b"# text = a b c\n1\ta\n\n" * 3000 + b"1\tb\n\n",
+        ".conllu",
+        "line 9001",
+    ),
+    "late text of Parquet": (late_row(b"\xff\xfe"), ".parquet", "valid UTF-8"),
+    "late page of Parquet": (damaged_at_its_end(), ".parquet", "was copied whole"),
+    "the same key twice": (b'{"text": "a", "text": "b"}\n', ".jsonl", "twice"),
+    "table without a header": (
+        b"one two three four five six seven eight nine,x\n" * 9,
+        ".csv",
+        "Add a line of names",
+    ),
+    "table of another delimiter": (b"text;label\na;b\n" * 9, ".csv", "semicolons"),
+    "tar that was cut": (archive()[:4196], ".tar", "cut off"),
     "broken JSON array": (b'[{"text": "a"},', ".JSON", "Mend the file"),
     "JSON of a number": (b"3", ".json", "Mend the file"),
     "open quote": (b'text\n"never closed\n', ".tsv", "Mend the quotes"),
@@ -132,6 +180,9 @@ def cases(folder, corpus, recorded, port):
     for name, (content, suffix, expected) in CORPUS_FILES.items():
         path = written(folder, f"corpus {name}{suffix}", content)
         found[f"corpus: {name}"] = (("run", "quickstart", "--corpus", f"files:{path}"), expected)
+        if name.endswith("of Parquet"):  # found when its text is counted
+            plan = ("plan", "quickstart", "--corpus", f"files:{path}")
+            found[f"plan of a corpus: {name}"] = (plan, expected)
     for name, (text, expected) in OVERRIDES.items():
         found[f"--set: {name}"] = ((*run, "--set", text), expected)
         if name.startswith(("surrogate", "no section")):

@@ -17,10 +17,16 @@ ARROW_KINDS = ("parquet", "arrow", "feather")
 
 
 def read_arrow(path: Path, kind: str, text_column: str) -> Iterator[Row]:
-    """String columns, and the one that holds the text."""
+    """String columns, and the one that holds the text.
+
+    Raises ValueError where none was named, and `text` is of another type or nothing is a string.
+    """
     number = 0
     with _opened(path, kind) as (schema, batches):
-        for batch in batches(_columns_read(schema, text_column)):
+        columns = _columns_read(schema, text_column)
+        if not text_column and (TEXT_COLUMN in schema.names or not columns):
+            _require_text(schema, TEXT_COLUMN, str(path))
+        for batch in batches(columns):
             for row in batch.to_pylist():
                 number += 1
                 yield Row(row, where=f"row {number} of {path}")
@@ -96,7 +102,7 @@ def _opened(path: Path, kind: str) -> Iterator[tuple[Any, Any]]:
             yield found
     except pa.ArrowException as error:
         raise ValueError(
-            f"a corpus file must be readable; {path} is not: {error}. "
+            f"a corpus file must be readable; {path} is not: {str(error).rstrip('. ')}. "
             f"Check that it is a file of its kind ({kind}) and was copied whole."
         ) from None
 
@@ -107,7 +113,10 @@ def _parquet(path: Path) -> Iterator[tuple[Any, Any]]:
 
     # Pages are read one after the other: with pre-buffering, a row group would be held whole, and
     # many writers make one row group of a whole file.
-    with pq.ParquetFile(path, buffer_size=BLOCK_BYTES, pre_buffer=False) as file:
+    # Checksums of pages, where a writer left them, tell damage that unpacks and reads as text.
+    with pq.ParquetFile(
+        path, buffer_size=BLOCK_BYTES, pre_buffer=False, page_checksum_verification=True
+    ) as file:
         yield (
             file.schema_arrow,
             lambda columns: file.iter_batches(batch_size=BATCH_ROWS, columns=columns),

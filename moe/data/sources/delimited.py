@@ -10,6 +10,8 @@ from moe.data.sources.plain_text import open_text
 from moe.data.sources.rows import Row
 
 MAX_FIELD_CHARS = 1 << 24  # a field is a document
+_WORDS_IN_A_NAME = 8
+_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
 def read_csv(path: Path) -> Iterator[Row]:
@@ -26,6 +28,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[Row]:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
+            _require_header(header, delimiter, path)
             if len(set(header)) != len(header):
                 raise ValueError(
                     f"the columns of a table have different names; the header of {path} is "
@@ -43,7 +46,31 @@ def _rows(path: Path, delimiter: str) -> Iterator[Row]:
                     )
                 yield Row(dict(zip(header, row, strict=True)), where=where)
         except csv.Error as error:
+            if "field limit" in str(error):
+                raise ValueError(
+                    f"a field of a table has at most {MAX_FIELD_CHARS:,} characters; the one that "
+                    f"begins near line {reader.line_num} of {path} has more. Close its quotes, or "
+                    "write so long a text as jsonl."
+                ) from None
             raise ValueError(
                 f"a table has quotes only around a field, doubled inside; near line "
                 f"{reader.line_num} of {path} this fails: {error}. Mend the quotes."
             ) from None
+
+
+def _require_header(header: list[str], delimiter: str, path: Path) -> None:
+    """Raises ValueError where the first line is a document, or of another delimiter: read on, the
+    one would be lost as a name, and the other's labels would be trained on as text."""
+    if text := [name for name in header if len(name.split()) > _WORDS_IN_A_NAME]:
+        raise ValueError(
+            f"the first line of a table names its columns; that of {path} holds text, "
+            f"{text[0][:60]!r}. Add a line of names, such as text{delimiter}label."
+        )
+    if len(header) == 1:
+        for other, called in _DELIMITERS.items():
+            if other in header[0]:
+                raise ValueError(
+                    f"the columns of a {path.suffix} lie between {_DELIMITERS[delimiter]}; the "
+                    f"header of {path} is one column, {header[0][:60]!r}, and looks like one of "
+                    f"{called}. Write it anew, or rename the column."
+                )

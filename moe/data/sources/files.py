@@ -27,7 +27,13 @@ from moe.data.sources.arrow_files import (
 )
 from moe.data.sources.delimited import read_csv, read_tsv
 from moe.data.sources.json_files import read_json, read_jsonl
-from moe.data.sources.plain_text import checked_text, read_conllu, read_txt
+from moe.data.sources.plain_text import (
+    POINTER_BYTES,
+    checked_text,
+    read_conllu,
+    read_txt,
+    require_no_pointer,
+)
 from moe.data.sources.rows import Row
 from moe.data.sources.tar_files import read_tar
 from moe.data.sources.unpacking import kind_of, readable
@@ -42,13 +48,8 @@ _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "tar": read_tar,
 }
 _ALSO_CALLED = {"ndjson": "jsonl", "jsonlines": "jsonl"}
-_WITHOUT_COLUMNS = ("txt", "conllu")
 # What `datasets` and its Hub keep beside data, in files that a folder is read without.
 _BESIDE_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-_POINTERS = {
-    b"version https://git-lfs": ("a Git LFS pointer", "Fetch the file itself: git lfs pull."),
-    b"/annex/objects/": ("a git-annex pointer", "Fetch the file itself: git annex get."),
-}
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,14 @@ class LocalFiles:
     survey_limit = None
 
     def label_candidates(self) -> tuple[str, ...] | None:
-        """Known without reading where every file has a schema, or holds nothing but text."""
+        """Known without reading where every file has a schema, or is plain text: whose format
+        nothing can be wrong in, so that no row need be read before it is used."""
         columns: set[str] = set()
         for kind, path in self._files:
             if kind in ARROW_KINDS:
                 with readable(path):
                     columns |= label_candidates(path, kind)
-            elif kind not in _WITHOUT_COLUMNS:
+            elif kind != "txt":
                 return None
         return tuple(sorted(columns))
 
@@ -188,10 +190,8 @@ def _regular(path: Path) -> Path:
 
 
 def _require_content(file: IO[bytes], path: Path) -> None:
-    begin = file.read(64)
-    for sign, (what, remedy) in _POINTERS.items():
-        if begin.startswith(sign):
-            raise ValueError(f"a corpus file holds its text; {path} is {what}. {remedy}")
+    begin = file.read(POINTER_BYTES)
+    require_no_pointer(begin, path)
     if not begin:
         raise ValueError(_empty(path, "is empty"))
 

@@ -21,6 +21,27 @@ _NEAR_THE_END = 16  # characters of a token that a block may have cut
 _SPACE = " \t\n\r"
 
 
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """`json` keeps the last of two values under one key, and the first would be lost unseen."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        doubled = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has the key {doubled!r} twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)
+
+
+def parsed(text: str) -> Any:
+    """One JSON value. Raises ValueError with what is wrong, in a few words."""
+    try:
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_told(error)) from None
+
+
 def read_jsonl(path: Path) -> Iterator[Row]:
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
@@ -28,10 +49,10 @@ def read_jsonl(path: Path) -> Iterator[Row]:
                 continue
             where = f"line {number} of {path}"
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                row = parsed(line)
+            except ValueError as error:
                 raise ValueError(
-                    f"a line of jsonl is a JSON object; {where} is not: {_told(error)}. "
+                    f"a line of jsonl is a JSON object; {where} is not: {error}. "
                     "Mend or remove the line."
                 ) from None
             if not isinstance(row, dict):
@@ -56,7 +77,6 @@ class _Objects:
 
     def __init__(self, file: TextIO, path: Path) -> None:
         self._file, self._path = file, path
-        self._decoder = json.JSONDecoder()
         self._text, self._at = "", 0
         self._ended = False
         self._number = 0
@@ -87,7 +107,7 @@ class _Objects:
             self._refuse(f"it is {_shortened(self._text[self._at : self._at + 61])}")
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
+                value, end = _DECODER.raw_decode(self._text, self._at)
                 text, self._at = self._text[self._at : end], end
                 return text, value
             except RecursionError as error:
@@ -97,7 +117,7 @@ class _Objects:
                     getattr(error, "pos", 0) >= len(self._text) - _NEAR_THE_END
                 )
                 if not cut or self._ended:
-                    self._refuse(getattr(error, "msg", str(error)))
+                    self._refuse(getattr(error, "msg", _told(error)).removesuffix(" starting at"))
                 if len(self._text) - self._at > MAX_OBJECT_CHARS:
                     self._refuse(f"it has no end within {MAX_OBJECT_CHARS} characters")
                 self._read_on()
@@ -148,6 +168,8 @@ def _require_flat(row: dict[str, Any], text: str, where: str) -> None:
 def _told(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return f"it nests deeper than {MAX_DEPTH}"
+    if "limit" in str(error) and "digits" in str(error):  # of `int`, in Python's words
+        return "it holds a number of thousands of digits"
     return str(error)
 
 

@@ -20,6 +20,11 @@ from moe.data.sources.rows import Row, text_row
 CUT_CHARS = 16 * 1024  # a longer text is cut at the next blank line
 CUT_AT_LINE_CHARS = 2 * CUT_CHARS  # or else here, at the end of a line
 MAX_LINE_CHARS = 1 << 20  # or else inside a line
+POINTER_BYTES = 64
+_POINTERS = {
+    b"version https://git-lfs": ("a Git LFS pointer", "Fetch the file itself: git lfs pull."),
+    b"/annex/objects/": ("a git-annex pointer", "Fetch the file itself: git annex get."),
+}
 
 
 @contextmanager
@@ -57,6 +62,13 @@ def checked_text(file: IO[bytes], path: Path) -> Iterator[bytes]:
         raise ValueError(
             f"text must be valid UTF-8; {path} ends inside a character. Was it copied whole?"
         )
+
+
+def require_no_pointer(begin: bytes, name: Path | str) -> None:
+    """Raises ValueError where a file begins as what stands for a large one in a checkout does."""
+    for sign, (what, remedy) in _POINTERS.items():
+        if begin.startswith(sign):
+            raise ValueError(f"a corpus file holds its text; {name} is {what}. {remedy}")
 
 
 def read_txt(path: Path) -> Iterator[Row]:

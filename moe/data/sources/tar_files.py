@@ -7,7 +7,6 @@ Nothing is unpacked to disk. The archive is read once, from its start.
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Iterator
 from itertools import groupby
@@ -16,20 +15,48 @@ from typing import Any
 
 from moe.data.labels import TEXT_COLUMN
 from moe.data.sources import unpacking
-from moe.data.sources.plain_text import checked_text, pieces
+from moe.data.sources.json_files import parsed
+from moe.data.sources.plain_text import (
+    POINTER_BYTES,
+    checked_text,
+    pieces,
+    require_no_pointer,
+)
 from moe.data.sources.rows import Row, text_row
 
 MAX_MEMBER_BYTES = 1 << 28
+
+
+class _Header(tarfile.TarInfo):
+    """`tarfile` takes a damaged header, or a file that ends before its two blocks of zeros, for the
+    end of the archive: all members behind it would be lost unseen."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            if archive.offset == 0:
+                raise  # no archive at all, which is said as such
+            what = f"damaged ({error})"
+            if isinstance(error, tarfile.EmptyHeaderError | tarfile.TruncatedHeaderError):
+                what = "cut off: blocks of zeros, which end an archive, are missing"
+            raise tarfile.ReadError(f"it is {what} at byte {archive.offset}") from None
 
 
 def read_tar(path: Path) -> Iterator[Row]:
     try:
         with (
             unpacking.open_bytes(path) as file,
-            tarfile.open(fileobj=file, mode="r|") as archive,
+            tarfile.open(fileobj=file, mode="r|", tarinfo=_Header) as archive,
         ):
             for _, members in groupby(_members(archive, path), key=lambda member: member[0]):
                 yield from _documents([(kind, text) for _, kind, text in members], path)
+            while rest := archive.fileobj.read(unpacking.BLOCK_BYTES):
+                if rest.strip(b"\0"):
+                    raise tarfile.ReadError("more follows its end, as where archives were joined")
     except tarfile.TarError as error:
         raise ValueError(
             f"a corpus file must be readable; {path} is not: {error}. "
@@ -43,9 +70,15 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, t
         folder, slash, name = member.name.rpartition("/")
         key, _, kind = name.partition(".")
         kind = kind.lower()
-        if not member.isfile() or kind not in ("txt", "json") or not key:
+        if member.isdir() or kind not in ("txt", "json") or not key:
             continue
         named = f"{member.name} in {path}"
+        if not member.isfile():
+            what = f"a link to {member.linkname}" if member.linkname else "a pipe or a device"
+            raise ValueError(
+                f"a member of an archive holds its text; {named} is {what}. Write the archive "
+                "with the files themselves: tar --dereference --hard-dereference."
+            )
         if member.size > MAX_MEMBER_BYTES:
             raise ValueError(
                 f"a member of an archive is held in memory and has at most {MAX_MEMBER_BYTES} "
@@ -53,7 +86,9 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, t
             )
         content = archive.extractfile(member)
         assert content is not None
-        data = b"".join(checked_text(io.BytesIO(content.read()), Path(named)))
+        begin = content.read(POINTER_BYTES)
+        require_no_pointer(begin, named)
+        data = b"".join(checked_text(io.BytesIO(begin + content.read()), Path(named)))
         yield f"{folder}{slash}{key}", kind, (named, data.decode("utf-8-sig"))
 
 
@@ -67,8 +102,8 @@ def _documents(members: list[tuple[str, tuple[str, str]]], path: Path) -> Iterat
             texts.append(text)
             continue
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            found = parsed(text)
+        except ValueError as error:
             raise ValueError(
                 f"a .json member of an archive is an object; {named} is not: {error}. Mend it."
             ) from None

@@ -82,6 +82,6 @@ def readable(path: Path) -> Iterator[None]:
         ) from None
     except UNPACKING_ERRORS as error:
         raise ValueError(
-            f"a corpus file must be readable; {path} is not: {error}. "
+            f"a corpus file must be readable; {path} is not: {str(error).rstrip('. ')}. "
             "Check its permissions, and that it was copied whole."
         ) from None

@@ -23,6 +23,23 @@ from moe.data.sources import json_files
 from .conftest import make_rows, write_jsonl, write_parquet
 
 ROWS = make_rows(40)
+
+
+def members(*named):
+    """A tar of them; a string in place of the content is a link to that."""
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        for name, content in named:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return sink.getvalue()
+
+
 PACKERS = {
     "": bytes,
     ".gz": gzip.compress,
@@ -196,6 +213,11 @@ def test_what_is_no_text_is_named_and_not_skipped(tmp_path):
         ("a.csv", b'text,n\n"x"y,1\n', "near line 2"),
         ("a.csv", b'text,n\n"x,1\ny,2\n', "Mend the quotes"),
         ("a.csv", b"text,text\nx,y\n", "Rename those"),
+        ("a.csv", b"one two three four five six seven eight nine,en\nx,y\n", "Add a line of names"),
+        ("a.csv", b"text;language\nx;en\n", "looks like one of semicolons"),
+        ("a.csv", b"text\tlanguage\nx\ten\n", "looks like one of tabs"),
+        ("a.tsv", b"text,language\nx,en\n", "looks like one of commas"),
+        ("a.csv", b'text\n"' + b"long " * 3_400_000 + b'"\n', "at most 16,777,216 characters"),
         ("a.json", b'[{"text": "a"} {"text": "b"}]', "object 1"),
         ("a.json", b'[{"text": "a"},]', "a comma stands before"),
         ("a.json", b'[{"text": "a"}', "has no end; was it copied whole?"),
@@ -208,8 +230,19 @@ def test_what_is_no_text_is_named_and_not_skipped(tmp_path):
         ("a.json", b'[{"text": "a", "n": ' + b"[" * 90000 + b"]" * 90000 + b"}]", "nests"),
         ("a.jsonl", b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "line 1"),
         ("a.json", b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "object 1"),
+        ("a.jsonl", b'{"text": "a", "text": "b"}', "line 1"),
+        ("a.jsonl", b'{"text": "a", "n": {"m": 1, "m": 2}}', "it has the key 'm' twice"),
+        ("a.json", b'[{"text": "a", "text": "b"}]', "it has the key 'text' twice"),
+        ("a.tar", members(("a.txt", b"x"), ("a.json", b'{"n": 1, "n": 2}')), "the key 'n' twice"),
+        ("a.tar", members(("a.txt", b"x"), ("b.txt", "a.txt")), "b.txt in"),
+        ("a.tar", members(("a.txt", b"version https://git-lfs.github.com/spec/v1\n")), "git lfs"),
+        ("a.tar", members(("a.txt", b"x"), ("a.json", b"[" * 90000 + b"]" * 90000)), "deeper"),
         ("a.tar", b"no archive at all " * 100, "Check that it is a tar archive"),
         ("a.tar", archive(ROWS)[:5000], "was copied whole"),
+        ("a.tar", archive(ROWS)[: 2048 + 100], "cut off"),  # inside a header
+        ("a.tar", archive(ROWS)[:2048], "cut off"),  # between two members
+        ("a.tar", archive(ROWS)[:2060] + b"\xff\xff" + archive(ROWS)[2062:], "at byte 2048"),
+        ("a.tar", archive(ROWS[:20]) + archive(ROWS[20:]), "more follows its end"),
         ("a.arrow", b"no arrow at all " * 100, "Check that it is a file of its kind"),
         ("a.feather", b"ARROW1\0\0 not really", "Check that it is a file of its kind"),
         ("a.jsonl.zst", b"no zstandard " * 100, "is not: "),
@@ -314,6 +347,28 @@ def test_kinds_of_parquet_columns_are_said(tmp_path):
         message = refusal(tmp_path / "a.parquet", text_column=column)
         assert f"the column {column!r} holds" in message
         assert kind.split("<")[0] in message
+
+
+def test_a_damaged_page_of_parquet_is_told_by_its_checksum(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"some text {i}" for i in range(50)]})
+    pq.write_table(table, path, write_page_checksum=True, compression="none", use_dictionary=False)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"some text 7", b"some test 7"))
+    assert "copied whole" in refusal(path)
+
+
+def test_a_label_is_not_taken_for_the_text_beside_text_of_another_kind(tmp_path):
+    """Only strings are read of a file with a schema, unless another column is named."""
+    for text, said in (
+        (pa.array([["x"]]), "'text' holds list"),
+        (pa.array([b"x"]), "holds binary"),
+    ):
+        pq.write_table(pa.table({"text": text, "label": ["a"]}), tmp_path / "a.parquet")
+        assert said in refusal(tmp_path / "a.parquet")
+    inside = pa.array([{"content": "x", "n": 1}])
+    pq.write_table(pa.table({"message": inside}), tmp_path / "a.parquet")
+    assert "message (struct<content: string" in refusal(tmp_path / "a.parquet")
 
 
 def test_a_text_file_has_no_columns_to_choose(tmp_path):
