@@ -48,6 +48,11 @@ def bytes_of(token: str) -> bytes:
         return token.encode()
 
 
+def characters_of(token: bytes) -> str:
+    """A token in GPT-2's printable alphabet, as tokenizer.json spells it."""
+    return "".join(map(_CHARACTER_OF.__getitem__, token))
+
+
 def to_ranks(id_of: dict[bytes, int]) -> bytes:
     """A vocabulary in tiktoken's file format."""
     lines = sorted((id_, base64.b64encode(token)) for token, id_ in id_of.items())
@@ -63,6 +68,7 @@ def _byte_of_character() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_of_character()
+_CHARACTER_OF = {value: character for character, value in _BYTE_OF.items()}
 
 
 def _is_gpt2(data: bytes) -> bool:

@@ -15,6 +15,7 @@ from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app
     archive_commands,
     doctor_command,
     enqueue_command,
+    export_model_command,
     new_command,
     plan_command,
     read_commands,

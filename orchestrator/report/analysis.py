@@ -14,16 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moe.train.run_folder import Storage
-from orchestrator.base.checkpoint_place import CheckpointPlace
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.base.whole_files import whole
 from orchestrator.report.judge import analysis_folder
 from orchestrator.report.records import LaunchRecords
-from orchestrator.stores.trial_record import CHECKPOINT_PLACE, TrialRecord
+from orchestrator.stores.trained_weights import folder_with_weights
+from orchestrator.stores.trial_record import TrialRecord
 
-FINAL = "final"
 DEFAULT_TOKENS = 100_000
 DEFAULT_PERMUTATIONS = 200
 
@@ -170,26 +168,10 @@ def _with_weights(
 ) -> Iterator[tuple[TrialRecord, str]]:
     """Complete trials whose final weights are in the home, where the trial says, or at the URI."""
     for record in launch.trials:
-        if record.state != "complete":
-            continue
-        named = [checkpoint_uri, record.attributes.get(CHECKPOINT_PLACE), None]
-        places = [CheckpointPlace.of(home, uri) for uri in dict.fromkeys(named)]
-        for place in places:
-            folder = place.run_folder(record.config_hash, record.code_digest)
-            if _holds_final(place, folder, say):
+        if record.state == "complete":
+            folder = folder_with_weights(record, home, checkpoint_uri, say)
+            if folder is not None:
                 yield record, folder
-                break
-        else:
-            looked = " or ".join(place.name for place in places)
-            say(f"{record.cell} seed {record.seed} left no weights in {looked}")
-
-
-def _holds_final(place: CheckpointPlace, folder: str, say: Callable[[str], None]) -> bool:
-    try:
-        return FINAL in Storage.at(folder).names()
-    except (OSError, ValueError) as error:
-        say(f"{place.name} cannot be read ({place.without_secrets(error)}); see --checkpoint-uri")
-        return False
 
 
 def _columns(tokenized: Any) -> set[str]:
