@@ -1,19 +1,24 @@
-"""`python -m moe.train CONFIG.json --tokens DIR --out DIR`: one run by itself.
+"""`python -m moe.train CONFIG.json --tokens DIR --out DIR`: one run by itself, or many.
 
 One JSON object a line on stdout for each evaluation; messages go to stderr. In DIR: config.json,
 metrics.jsonl, result.json, routing.parquet and the checkpoints. The same command goes on where a
-killed one was. Exit codes: 0 done; 1 the run failed (result.json says why); 2 bad input, one
-message and nothing created; 130 interrupted.
+killed one was. Of several configs, or with `--jobs`, each trains in a process and a folder of its
+own, DIR/NAME, and stderr tells how far they are. Exit codes: 0 done; 1 a run failed (result.json
+says why); 2 bad input, one message and nothing created; 130 interrupted, or stopped by `--until`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
+import signal
 import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,81 +31,183 @@ from moe.config import TrialConfig
 from moe.data.token_store import TokenStore, verify
 from moe.identity import config_hash
 from moe.train.machine import machine
+from moe.train.many_runs import (
+    INTERRUPTED,
+    Jobs,
+    command_of,
+    find_configs,
+    find_runs,
+    slice_of,
+    tokens_of,
+)
+from moe.train.results_archive import METRICS_FILE, RESULT_FILE, pack
 from moe.train.run_folder import Storage, TakenOverError
 from moe.train.training_run import DivergenceError, TrainResult, World, resolve, train
-
-METRICS_FILE = "metrics.jsonl"
-RESULT_FILE = "result.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
+    is_one = len(options.configs) == 1 and not options.configs[0].is_dir()
+    many = ("jobs", "slice", "archive", "retry_failed")
+    if is_one and all(not getattr(options, name) for name in many):
+        return _train_one(options.configs[0], options)
+    return _train_many(options)
+
+
+def _train_many(options: argparse.Namespace) -> int:
+    try:
+        files = find_configs(options.configs)
+        found = find_runs(files, read=_read, tokens=options.tokens, out=options.out)
+        runs = slice_of(found, options.slice or (0, 1))
+    except (ValueError, OSError) as error:
+        return _refuse(error)
+    passed_on = ["--threads", str(options.threads), "--device", options.device]
+    passed_on += ["--compile"] if options.compile else []
+    if options.checkpoint_every is not None:
+        passed_on += ["--checkpoint-every", str(options.checkpoint_every)]
+    code = Jobs(
+        runs,
+        lambda run: command_of(run, *passed_on),
+        at_once=options.jobs or 1,
+        until_s=options.until,
+        retry_failed=options.retry_failed,
+    ).train()
+    if options.archive is not None:
+        try:
+            kept = pack([run.out for run in runs], options.archive)
+        except OSError as error:
+            print(f"error: {options.archive} cannot be written: {error}", file=sys.stderr)
+            return 1
+        print(f"{options.archive} holds the results of {kept} runs", file=sys.stderr)
+    return code
+
+
+def _train_one(file: Path, options: argparse.Namespace) -> int:
     try:
         device = _device(options.device)
-        config = _read(options.config)
+        config = _read(file)
         world = World(device=device, compile=options.compile)
-        store = TokenStore.open(options.tokens)
+        store = TokenStore.open(tokens_of(config, options.tokens))
         verify(store.path)
         config = resolve(config, store, world)
     except (ValueError, OSError) as error:
         return _refuse(error)
     torch.set_num_threads(options.threads)
-    recorder = _Recorder(options.out, device)
     every = options.checkpoint_every
     if every is None:
         every = max(1, config.train.num_steps // 10)
-    try:
-        result = train(
-            config,
-            store,
-            report=recorder.report,
-            out=options.out,
-            world=world,
-            checkpoint_every=every,
-        )
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if isinstance(error, ValueError | OSError) and not recorder.curve:
-            return _refuse(error)
-        if isinstance(error, TakenOverError):  # the result is the other's to write
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        if isinstance(error, DivergenceError | OSError):
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        recorder.finish(config, error=f"{type(error).__name__}: {error}")
-        return 1
+    with _asked_to_stop(options.until) as stops:
+        recorder = _Recorder(options.out, device, stops)
+        try:
+            result = train(
+                config,
+                store,
+                report=recorder.report,
+                out=options.out,
+                world=world,
+                checkpoint_every=every,
+            )
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues", file=sys.stderr)
+            return INTERRUPTED
+        except Exception as error:
+            return _failed(error, config, recorder)
     recorder.finish(config, result=result)
+    if result.status == "stopped":
+        step = result.curve[-1]["step"]
+        print(f"stopped after step {step}; the same command continues", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m moe.train", description="Train one config.")
-    parser.add_argument("config", type=Path, metavar="CONFIG.json", help="a resolved TrialConfig")
-    parser.add_argument(
-        "--tokens", type=Path, required=True, metavar="DIR", help="prepared tokens of its corpus"
+def _failed(error: Exception, config: TrialConfig, recorder: _Recorder) -> int:
+    if isinstance(error, ValueError | OSError) and not recorder.curve:
+        return _refuse(error)
+    if isinstance(error, TakenOverError):  # the result is the other's to write
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if isinstance(error, DivergenceError | OSError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    recorder.finish(config, error=f"{type(error).__name__}: {error}")
+    return 1
+
+
+@contextmanager
+def _asked_to_stop(until_s: float | None) -> Iterator[Callable[[], bool]]:
+    """Whether the run is to stop at the evaluation that asks: at SIGTERM, or after `until_s`."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    end = math.inf if until_s is None else time.monotonic() + until_s
+    try:
+        yield lambda: bool(heard) or time.monotonic() >= end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(
+        prog="python -m moe.train", description="Train one config, or many."
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder of this run alone"
+    made.add_argument(
+        "configs",
+        type=Path,
+        nargs="+",
+        metavar="CONFIG.json",
+        help="a resolved TrialConfig, several, or a folder of them",
     )
-    parser.add_argument(
+    made.add_argument(
+        "--tokens",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="prepared tokens of its corpus, or a folder of such by digest",
+    )
+    made.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of this run alone; of many, they have folders in it",
+    )
+    made.add_argument(
+        "--jobs", type=_positive, metavar="N", help="train N at a time, the longest first"
+    )
+    made.add_argument(
+        "--until",
+        type=_seconds,
+        metavar="SECONDS",
+        help="from then on stop at the next evaluation, with a checkpoint; the command continues",
+    )
+    made.add_argument(
+        "--slice", type=_slice, metavar="K/N", help="every N-th run from the K-th on, K from 0"
+    )
+    made.add_argument(
+        "--archive",
+        type=Path,
+        metavar="FILE.tar.gz",
+        help="write the results, without checkpoints, into a file that `moe-study ingest` takes",
+    )
+    made.add_argument(
+        "--retry-failed", action="store_true", help="of many: try again what failed before"
+    )
+    made.add_argument(
         "--threads", type=_positive, default=1, help="CPU threads (they change the last bits)"
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument(
+    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    made.add_argument(
         "--compile", action="store_true", help="torch.compile, on CUDA in bfloat16 (last bits)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--checkpoint-every",
         type=int,
         metavar="STEPS",
         help="optimiser steps between checkpoints; 0 is none (default: a tenth of the run)",
     )
-    return parser
+    return made
 
 
 def _positive(text: str) -> int:
@@ -108,6 +215,20 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1; received {value}")
     return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0; received {text}")
+    return value
+
+
+def _slice(text: str) -> tuple[int, int]:
+    k, _, n = text.partition("/")
+    if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
+        raise argparse.ArgumentTypeError(f"is K/N with K from 0 to N - 1; received {text}")
+    return int(k), int(n)
 
 
 def _read(path: Path) -> TrialConfig:
@@ -134,18 +255,20 @@ def _refuse(error: Exception) -> int:
 class _Recorder:
     """The files and lines of a run, beside what `train` itself writes."""
 
-    def __init__(self, out: Path, device: str) -> None:
+    def __init__(self, out: Path, device: str, stops: Callable[[], bool]) -> None:
         self.out = out
         self.device = device
+        self.stops = stops
         self.curve: list[dict[str, float]] = []
 
-    def report(self, entry: dict[str, float], checkpoint: object) -> None:
+    def report(self, entry: dict[str, float], checkpoint: object) -> bool:
         """A run that goes on replays its curve, so that the file is whole each time."""
         line = json.dumps(entry, allow_nan=False)
         print(line, flush=True)
         with (self.out / METRICS_FILE).open("a" if self.curve else "w") as file:
             file.write(line + "\n")
         self.curve.append(entry)
+        return self.stops()
 
     def finish(
         self, config: TrialConfig, *, result: TrainResult | None = None, error: str | None = None

@@ -136,7 +136,10 @@ def run_command(
 @grouped
 def ingest_command(
     study: StudyArgument,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Runs of `python -m moe.train`.")],
+    results: Annotated[
+        Path,
+        typer.Argument(metavar="RESULTS", help="Runs of `python -m moe.train`, or their archive."),
+    ],
     *,
     asked: AskedLaunch,
     stores: WhichStores,
@@ -144,18 +147,20 @@ def ingest_command(
 ) -> None:
     """Results of `python -m moe.train` runs made elsewhere become trials of the launch.
 
-    Example: moe-study ingest quickstart results/ --scale gpu
+    Examples: moe-study ingest quickstart results/ --scale gpu
+    moe-study ingest quickstart results.tar.gz
     """
-    from orchestrator.driver.ingest import find_results, ingest
+    from orchestrator.driver.ingest import find_results, ingest, results_folder
     from orchestrator.driver.options import Options
     from orchestrator.driver.session import opened
 
-    results = find_results(folder)
-    launch = asked.resolved(study)
-    options = Options(home=Home.at(stores.home), **stores.outside)
-    with opened(launch, options, say=errors.print, start_cluster=False) as session:
-        taken = ingest(session, results)
-    errors.print(f"ingested {taken} of {len(results)} runs", highlight=False)
+    with results_folder(results) as folder:
+        found = find_results(folder)
+        launch = asked.resolved(study)
+        options = Options(home=Home.at(stores.home), **stores.outside)
+        with opened(launch, options, say=errors.print, start_cluster=False) as session:
+            taken = ingest(session, found)
+    errors.print(f"ingested {taken} of {len(found)} runs", highlight=False)
     print_session(session, as_json)
     raise typer.Exit(session.exit_code)
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from moe.code_digest import moe_digest, trains_as
 from moe.metrics import STEP, TIMESTAMP_MS
+from moe.train.results_archive import RESULT_FILE, unpack
 from orchestrator.base.errors import BadInput
 from orchestrator.base.whole_files import whole
 from orchestrator.driver.session import Session
 from orchestrator.stores.trial_record import MOE_DIGEST, ORIGIN
 
-RESULT_FILE = "result.json"
 ROUTING_FILE = "routing.parquet"
 _KEYS = {
     **dict.fromkeys(("config_hash", "moe_digest", "status"), str),
@@ -23,6 +26,23 @@ _KEYS = {
     **{"metrics": dict, "tokens": int, "error": (str, type(None))},
 }
 _STAMPS = {STEP, TIMESTAMP_MS}
+
+
+@contextmanager
+def results_folder(place: Path) -> Iterator[Path]:
+    """The folder of runs itself, or for as long as is needed what an archive of them holds.
+
+    Raises BadInput where `python -m moe.train --archive` did not write the file.
+    """
+    if not os.path.isfile(place):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="moe-results-") as name:
+        try:
+            unpack(place, Path(name))
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        yield Path(name)
 
 
 def find_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import ray
 import typer
 import yaml
 
+from moe.train.command import parser
 from orchestrator.cli import app
 from orchestrator.cluster.capacity import Growth
 
@@ -93,3 +96,37 @@ def test_commands_that_are_written_down_are_understood(page, monkeypatch):
     assert commands
     for command in commands:
         parse(command)
+
+
+@pytest.mark.parametrize(
+    ("slurm", "expected"),
+    [
+        ({}, {"slice": (0, 1), "jobs": 1, "threads": 1, "until": None}),
+        (
+            {
+                **{"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "2"},
+                **{"SLURM_ARRAY_TASK_COUNT": "8", "SLURM_CPUS_PER_TASK": "6", "JOBS": "2"},
+            },
+            {"slice": (3, 8), "jobs": 2, "threads": 3, "until": None},
+        ),
+        ({"SLURM_JOB_END_TIME": "1"}, {"slice": (0, 1), "until": 0.0}),
+    ],
+)
+def test_a_task_of_a_slurm_array_trains_its_slice(tmp_path, slurm, expected):
+    """The script's own words, told by what stands in for Python."""
+    python = tmp_path / "python"
+    python.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    places = {"CONFIGS": "my configs", "TOKENS": "tokens", "OUT": "out", "PYTHON": str(python)}
+    done = subprocess.run(
+        [DEPLOY / "slurm.sh"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], **places, **slurm},
+    )
+    module, name, *arguments = done.stdout.splitlines()
+    assert (module, name) == ("-m", "moe.train")
+    options = vars(parser().parse_args(arguments))
+    assert options["configs"] == [Path("my configs")]
+    assert {key: options[key] for key in expected} == expected

@@ -11,8 +11,9 @@ from mlflow.tracking import MlflowClient
 
 from moe.code_digest import moe_digest
 from moe.metrics import VAL_LOSS
+from moe.train.results_archive import pack
 from orchestrator.base.errors import BadInput
-from orchestrator.driver.ingest import find_results, ingest
+from orchestrator.driver.ingest import find_results, ingest, results_folder
 from orchestrator.driver.tune_loop import run
 from orchestrator.study.plan import write_configs
 from orchestrator.study.resolve import resolve
@@ -57,7 +58,12 @@ def test_train_alone_then_ingest_equals_run_to_the_bit(tmp_path, hold, home, gri
         (home.root / name).rename(tmp_path / f"first-{name}")
     with hold(grid_study, seeds=(0,)) as second:
         assert ingest(second, find_results(tmp_path / "out")) == 3
-        assert ingest(second, find_results(tmp_path / "out")) == 0
+        archive = tmp_path / "results.tar.gz"
+        pack([*(tmp_path / "out").iterdir()], archive)
+        with results_folder(archive) as folder:
+            packed = find_results(folder)
+            assert [r for _, r in packed] == [r for _, r in find_results(tmp_path / "out")]
+            assert ingest(second, packed) == 0
     ran = {r.config_hash: r for r in session.records}
     ingested = {r.config_hash: r for r in second.records}
     assert ran.keys() == ingested.keys()
@@ -89,3 +95,12 @@ def test_a_torn_result_is_named(tmp_path):
     (tmp_path / "result.json").write_text('{"config_hash": "x"')
     with pytest.raises(BadInput, match="Run it again"):
         find_results(tmp_path)
+
+
+def test_a_file_that_is_no_archive_is_refused(tmp_path):
+    (tmp_path / "results.tar.gz").write_text("none")
+    with (
+        pytest.raises(BadInput, match="an archive of results"),
+        results_folder(tmp_path / "results.tar.gz"),
+    ):
+        pass
