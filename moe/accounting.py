@@ -16,10 +16,11 @@ class Accounting:
 
     params_total: every weight of the model. A head that is tied to the token embedding counts
         once; positions, routers and shared experts are in.
-    params_active: the same, with only the chosen experts of each block.
+    params_active: the same, with only the chosen experts of each block: top_k of them, also where
+        experts choose (the mean of a token) or have no room for all (the most that it passes).
     params_embedding: token embedding, learned positions, and a head of its own.
-    params_router: routers that are stored: learned and frozen. `random` redraws its weights,
-        `hash` and `label` have none.
+    params_router: routers that are stored: learned and frozen, with the map of learned noise.
+        `random` redraws its weights, `hash` and `label` have none.
     params_non_embedding_active: params_active - params_embedding.
     flops_per_token: forward and backward, for one token of a full context,
             6 * M + 12 * num_layers * d_model * context_length + 6 * d_model * vocab_size
@@ -66,7 +67,7 @@ def account(config: TrialConfig) -> Accounting:
     trunk = embedding + norm(d) + model.num_layers * (attention + 2 * norm(d))
 
     num_routers = min(num_moe, 1) if moe.routing_scope == "global" else num_moe
-    router_weights = num_routers * moe.total_experts * d
+    router_weights = num_routers * moe.total_experts * d * (2 if moe.noisy_top_k else 1)
     stored_router = router_weights if moe.router_kind.stores_weights else 0
 
     shared_width = moe.shared_experts * config.d_expert

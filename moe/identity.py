@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from moe.config import TrialConfig
@@ -84,6 +85,10 @@ _LATER: dict[str, Any] = {
     "moe.score_temperature": 0.07,
     "moe.router_precision": "fp32",
     "moe.router_jitter": 0.0,
+    "moe.selection": "token",
+    "moe.capacity_factor": 0.0,
+    "moe.dropping": "order",
+    "moe.noisy_top_k": False,
     "moe.expert_groups": 1,
     "moe.chosen_groups": 1,
     "model.norm": "layernorm",
@@ -159,6 +164,10 @@ def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
         neutral("expert_groups", "chosen_groups")  # all groups may be chosen: no limit
     if config.train.precision == "fp32":
         neutral("router_precision")
+    if not moe.experts_choose:
+        neutral("selection")
+    if not moe.limits_capacity:
+        neutral("capacity_factor", "dropping")
     if moe.follows_labels:
         values["moe"] |= {"routing_unit": "sequence", "routing_scope": "global"}
     else:
@@ -199,6 +208,16 @@ def told(config: TrialConfig) -> dict[str, Any]:
         if (path := f"{section}.{name}") not in left_out
         and _text(value) != _text(default[section][name])
     }
+
+
+def config_told(values: Mapping[str, Any]) -> TrialConfig:
+    """The configuration that `told` tells, of seed 0 and without where tokens came from. Raises
+    ConfigError for values that no run of this version has."""
+    sections = defaults(TrialConfig())
+    for path, value in values.items():
+        section, _, name = path.partition(".")
+        sections.setdefault(section, {})[name] = value
+    return TrialConfig.from_dict(sections)
 
 
 def config_hash(config: TrialConfig) -> str:

@@ -9,17 +9,20 @@ from typing import Literal
 
 from moe.config import MoEConfig
 
+Needs = Literal["", "experts", "scores", "limited room", "uncertain experts"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """`needs`: which runs have it: all, those with experts, or those whose router scores them."""
+    """`needs`: which runs have it: all, those with experts, those whose router scores them, those
+    whose experts have limited room, or those where a token may get no expert."""
 
     name: str
     unit: str
     better: Literal["lower", "higher", "neither"]
     reduction: str
     meaning: str
-    needs: Literal["", "experts", "scores"] = ""
+    needs: Needs = ""
 
     @property
     def is_loss(self) -> bool:
@@ -32,9 +35,17 @@ class Metric:
 
     def is_measured(self, moe: MoEConfig) -> bool:
         """Whether a run of such a mixture has it."""
-        if not self.needs:
-            return True
-        return not moe.is_dense and (self.needs == "experts" or moe.router_kind.scores)
+        match self.needs:
+            case "":
+                return True
+            case "experts":
+                return not moe.is_dense
+            case "scores":
+                return not moe.is_dense and moe.router_kind.scores
+            case "limited room":
+                return moe.limits_capacity
+            case "uncertain experts":
+                return moe.limits_capacity or moe.experts_choose
 
     def require_direction(self, what: str) -> None:
         """Raises ValueError where neither way is better; `what` needs to know (a sentence)."""
@@ -70,12 +81,19 @@ MAX_VIOLATION = "router/max_violation"
 DEAD_EXPERTS = "router/dead_experts"
 CONFIDENCE = "router/confidence"
 SATURATION = "router/saturation"
+DROPPED = "router/dropped"
+UNSERVED = "router/unserved"
 
 _EVAL = "mean over the held-out tokens"
 _SINCE = "mean over steps since the last evaluation"
 _LAYERS = "mean over MoE blocks, on the evaluation set"
 
-_NEEDS: dict[str, Literal["scores"]] = {BALANCE_LOSS: "scores", Z_LOSS: "scores"}
+_NEEDS: dict[str, Needs] = {
+    BALANCE_LOSS: "scores",
+    Z_LOSS: "scores",
+    DROPPED: "limited room",
+    UNSERVED: "uncertain experts",
+}
 
 METRICS: tuple[Metric, ...] = tuple(
     Metric(
@@ -123,6 +141,8 @@ METRICS: tuple[Metric, ...] = tuple(
         (DEAD_EXPERTS, "pairs", "lower", "sum over blocks", "(block, expert) with f_e < 1/(10 N)"),
         (CONFIDENCE, "1", "neither", _LAYERS, "mean of the largest router probability"),
         (SATURATION, "1", "neither", _LAYERS, "overlap of the choice now with the final choice"),
+        (DROPPED, "1", "lower", _LAYERS, "share of the choices that found no room in their expert"),
+        (UNSERVED, "1", "lower", _LAYERS, "share of the routed units that no expert serves"),
     )
 )
 

@@ -62,10 +62,18 @@ NATURAL_CONDITIONS: tuple[Condition, ...] = (
     ),
     *_only(
         "gate gate_scale score score_temperature router_precision router_jitter expert_groups "
-        "chosen_groups router_init_std z_loss_coefficient sequence_representation prefix_length",
+        "chosen_groups router_init_std z_loss_coefficient sequence_representation prefix_length "
+        "selection",
         on="moe.router",
         not_in=routers_that(lambda kind: not kind.scores),
     ),
+    *_only("noisy_top_k", on="moe.router", is_in=routers_that(lambda kind: kind.trains)),
+    *_only(
+        "routing_unit balance expert_groups chosen_groups capacity_factor",
+        on="moe.selection",
+        not_in=("expert",),
+    ),
+    *_only("dropping", on="moe.capacity_factor", not_in=(0.0,)),
     *_only("score_temperature", on="moe.score", is_in=("cosine",)),
     *_only("chosen_groups", on="moe.expert_groups", not_in=(1,)),
     *_only("routing_unit routing_scope", on="moe.router", not_in=_FOLLOW_LABELS),

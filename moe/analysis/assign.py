@@ -81,6 +81,11 @@ def choose(
             "an analysis of experts needs a model that has some; received moe.num_experts=0. "
             "Leave dense cells out."
         )
+    if config.moe.experts_choose:
+        raise ValueError(
+            "an analysis of experts follows what tokens choose; received moe.selection=expert, "
+            "where a token's experts hang on the tokens beside it. Leave such cells out."
+        )
     if (largest := int(probe.token_T.max())) >= config.data.vocab_size:
         raise ValueError(
             f"a probe is tokenized as the model's corpus was, with ids below "

@@ -10,6 +10,7 @@ from moe.config.mixture import (
     GROUPED_WIDTH,
     Balance,
     BalanceScope,
+    Dropping,
     Gate,
     MoEConfig,
     Router,
@@ -17,6 +18,7 @@ from moe.config.mixture import (
     RoutingScope,
     RoutingUnit,
     Score,
+    Selection,
     SequenceRepresentation,
 )
 from moe.config.model import Activation, ModelConfig, Norm, Position, QKNorm
@@ -34,6 +36,7 @@ __all__ = [
     "BalanceScope",
     "ConfigError",
     "DataConfig",
+    "Dropping",
     "Gate",
     "MoEConfig",
     "ModelConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "RoutingUnit",
     "Schedule",
     "Score",
+    "Selection",
     "SequenceRepresentation",
     "TrainConfig",
     "TrialConfig",

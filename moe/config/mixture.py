@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moe.config.checks import axis, check_types, require
+from moe.config.choice_rules import check_choice
 from moe.config.router_kinds import ROUTER_KINDS, RouterKind, routers_that
 
 RoutingUnit = Literal["token", "sequence"]
@@ -14,6 +15,8 @@ Router = Literal[tuple(ROUTER_KINDS)]
 SequenceRepresentation = Literal["mean", "prefix"]
 Gate = Literal["switch", "softmax_topk", "double_softmax", "sigmoid", "sigmoid_topk"]
 Score = Literal["linear", "cosine"]
+Selection = Literal["token", "expert"]
+Dropping = Literal["order", "probability"]
 RouterPrecision = Literal["fp32", "run"]
 Balance = Literal["none", "switch", "sequence", "loss_free"]
 BalanceScope = Literal["micro_batch", "global_batch"]
@@ -54,6 +57,14 @@ class MoEConfig:
         "mean", "a sequence's router input: mean over all positions, or its causal prefix"
     )
     prefix_length: int = axis(0, "positions P of the causal prefix; used by `prefix` only")
+    selection: Selection = axis(
+        "token",
+        "who chooses: a unit its top_k experts (token); or an expert, of the tokens of a "
+        "micro-batch, those that it gives the largest gates, tokens * top_k / num_experts of them, "
+        "so that a token has any number of experts, from none on (expert): later tokens decide "
+        "with, which leaks from the future of a text",
+        "2202.09368",
+    )
     gate: Gate = axis(
         "softmax_topk",
         "weights of the chosen: softmax over all (switch), over the chosen (softmax_topk), "
@@ -77,11 +88,30 @@ class MoEConfig:
         "e: in training the router's input is multiplied by uniform noise of [1-e, 1+e]",
         "2101.03961",
     )
+    noisy_top_k: bool = axis(
+        False,
+        "in training scores get normal noise, whose width is the softplus of a second linear map "
+        "of the input that is learned too",
+        "1701.06538",
+    )
     expert_groups: int = axis(1, "equal groups of the experts, for a limited choice", "2412.19437")
     chosen_groups: int = axis(
         1,
         "groups that a unit may choose experts of, by the sum of their two best scores",
         "2412.19437",
+    )
+    capacity_factor: float = axis(
+        0.0,
+        "room of an expert: this many times an even share of a micro-batch's assignments; what "
+        "finds none is dropped, and passes by the residual connection. 0 is no limit",
+        "2006.16668, 2101.03961",
+    )
+    dropping: Dropping = axis(
+        "order",
+        "who finds room: what comes first in the micro-batch (order); or what has the largest "
+        "router probability, on which later tokens decide with, a leak from the future of a text "
+        "(probability)",
+        "2101.03961, 2106.05974",
     )
     balance: Balance = axis(
         "none",
@@ -114,6 +144,7 @@ class MoEConfig:
             ("expert_groups", 1),
             ("chosen_groups", 1),
             ("router_jitter", 0),
+            ("capacity_factor", 0),
             ("z_loss_coefficient", 0),
         ):
             value = getattr(self, name)
@@ -192,6 +223,7 @@ class MoEConfig:
             self.routing_unit,
             "Use moe.balance=switch, or moe.routing_unit=token.",
         )
+        check_choice(self)
         if self.uses_prefix:
             require(
                 self.prefix_length >= 1,
@@ -227,6 +259,29 @@ class MoEConfig:
             and self.router_kind.scores
             and self.sequence_representation == "prefix"
         )
+
+    @property
+    def experts_choose(self) -> bool:
+        """Whether experts choose tokens; where each takes all of them, nobody chooses."""
+        return self.num_experts > 0 and self.selection == "expert" and self.top_k < self.num_experts
+
+    @property
+    def limits_capacity(self) -> bool:
+        """Whether an expert may have too little room: with room for every unit it never has."""
+        return self.num_experts > 0 and 0 < self.capacity_factor * self.top_k < self.num_experts
+
+    @property
+    def leaks_future(self) -> bool:
+        """Whether later tokens of a text decide which experts an earlier one passes.
+
+        Such a decoder reads, in training and in evaluation, what it could not read while it writes:
+        its loss is none of a language model, and compares with that of its like only.
+        """
+        if self.num_experts == 0 or not self.router_kind.scores:
+            return False
+        reads_all = self.routing_unit == "sequence" and not self.uses_prefix
+        by_rank = self.limits_capacity and self.dropping == "probability"
+        return reads_all or self.experts_choose or (by_rank and self.routing_unit == "token")
 
     @property
     def total_experts(self) -> int:

@@ -93,6 +93,11 @@ class TrialConfig:
         return self.d_expert + -self.d_expert % GROUPED_WIDTH
 
     @property
+    def leaks_future(self) -> bool:
+        """Whether later tokens of a text reach earlier ones (`MoEConfig.leaks_future`)."""
+        return bool(self.moe_layers) and self.moe.leaks_future
+
+    @property
     def moe_layers(self) -> tuple[int, ...]:
         """Indices of the blocks that hold experts."""
         if self.moe.is_dense:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from moe.config import ModelConfig, TrialConfig
 from moe.model.activations import NONLINEARITIES
 from moe.model.balance import LoadBalance
+from moe.model.capacity import within_capacity
 from moe.model.experts import Experts
 from moe.model.initialisation import linear, residual_std
 from moe.model.router import ROUTERS, RouterContext, Routing
+from moe.model.selection import capacity
 from moe.model.stacked import Stacked, one_matrix
 
 
@@ -45,7 +47,7 @@ class MoELayer(nn.Module):
 
     def __init__(self, config: TrialConfig, layer: int) -> None:
         super().__init__()
-        moe = config.moe
+        moe = self.moe = config.moe
         decides = moe.routing_scope == "layer" or layer == config.moe_layers[0]
         scores = decides and moe.router_kind.scores
         self.router = ROUTERS[moe.router](config, layer) if decides else None
@@ -70,11 +72,19 @@ class MoELayer(nn.Module):
             routing = decision
         else:
             bias_N = self.balance.bias_N if self.balance is not None else None
-            routing = self.router(x_BSD, context, bias_N)
+            routing = self._with_room(self.router(x_BSD, context, bias_N), x_BSD)
         y_BSD = self.experts(x_BSD, routing)
         if self.shared is not None:
             y_BSD = y_BSD + self.shared(x_BSD)
         return y_BSD, routing
+
+    def _with_room(self, routing: Routing, x_BSD: Tensor) -> Routing:
+        if not self.moe.limits_capacity:
+            return routing
+        num_units = len(routing.expert_index)
+        room = capacity(self.moe, num_units, self.moe.capacity_factor)
+        num_rows = x_BSD.shape[:2].numel() // num_units
+        return within_capacity(routing, room, self.moe.dropping, num_rows)
 
     def matrices(self) -> list[Stacked]:
         found = self.experts.matrices()

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe.config import Gate, RoutingUnit, TrialConfig
-from moe.model.initialisation import matrix
+from moe.model.initialisation import Rule, matrix
 from moe.model.seeding import named_generator
-from moe.model.selection import choose, within_groups
+from moe.model.selection import capacity, choose, taken_by_experts, within_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,15 @@ class Routing:
     """One block's decision; blocks under a global scope hold the same object.
 
     unit: what a row of the tensors stands for.
-    expert_index: [U, K] int64, K different experts of each unit.
+    expert_index: [U, K] int64, K different experts of each unit; all of them, in order, where
+        experts choose.
     gate: [U, K], the weights of their outputs.
-    counts_N: assignments per expert counted in tokens: a sequence counts its length.
+    counts_N: what was chosen, assignments per expert counted in tokens: a sequence counts its
+        length.
     logits, probs: [U, N], the scores and their softmax over all experts; None for hash and label.
+    kept: [U, K] bool, which of the assignments take place; None for all. The gates of the others
+        are 0.
+    served_N: `counts_N` of those that take place; the same tensor where none is dropped.
     """
 
     unit: RoutingUnit
@@ -47,6 +52,20 @@ class Routing:
     counts_N: Tensor
     logits: Tensor | None = None
     probs: Tensor | None = None
+    kept: Tensor | None = None
+    served_N: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.kept is None) == (self.served_N is None)
+        if self.served_N is None:
+            object.__setattr__(self, "served_N", self.counts_N)
+
+    @property
+    def passed(self) -> Tensor:
+        """`expert_index`, with -1 for an assignment that does not take place."""
+        if self.kept is None:
+            return self.expert_index
+        return self.expert_index.masked_fill(~self.kept, -1)
 
 
 def softmax(logits_UN: Tensor) -> Tensor:
@@ -100,8 +119,12 @@ class ScoringRouter(nn.Module):
         self.seed = config.train.seed
         self.layer = layer
         self.shape_ND = (config.moe.total_experts, config.model.d_model)
+        self.noise_weight = None
         if config.moe.router_kind.stores_weights:
             self.rules = {"weight": matrix(config.moe.router_init_std)}
+        if config.moe.noisy_top_k:
+            self.noise_weight = nn.Parameter(torch.empty(self.shape_ND))
+            self.rules["noise_weight"] = Rule(value=0.0, decays=True)
 
     def weight_of(self, context: RouterContext) -> Tensor:
         raise NotImplementedError
@@ -124,26 +147,44 @@ class ScoringRouter(nn.Module):
         with torch.autocast(device, enabled=False):
             weight_ND = self.weight_of(context)
             x_UD = self.units(self._noisy(x_BSD.to(weight_ND.dtype)))
-            logits_UN = self._scores(
-                x_UD, weight_ND, torch.get_autocast_dtype(device) if in_run else weight_ND.dtype
-            )
+            dtype = torch.get_autocast_dtype(device) if in_run else weight_ND.dtype
+            logits_UN = self._scores(x_UD, weight_ND, dtype)
+            if self.noise_weight is not None and self.training:
+                logits_UN = logits_UN + self._noise(x_UD, dtype)
             probs_UN = softmax(logits_UN)
-            score_UN = logits_UN.detach()
-            if selection_bias_N is not None:
-                score_UN = score_UN + selection_bias_N
-            if moe.chosen_groups < moe.expert_groups:
-                score_UN = within_groups(score_UN, moe.expert_groups, moe.chosen_groups)
-            index_UK = choose(score_UN, moe.active_experts)
+            if moe.experts_choose:
+                index_UK = torch.arange(moe.total_experts, device=x_UD.device)
+                index_UK = index_UK.expand(len(x_UD), -1)
+            else:
+                index_UK = self._chosen(logits_UN.detach(), selection_bias_N)
             gate_UK = gate_weights(moe.gate, logits_UN, probs_UN, index_UK)
+            if moe.gate_scale != 1:
+                gate_UK = gate_UK * moe.gate_scale
+            routing = {"unit": moe.routing_unit, "logits": logits_UN, "probs": probs_UN}
+            if moe.experts_choose:
+                num_taken = capacity(moe, len(x_UD))
+                kept_UN = taken_by_experts(gate_UK.detach(), num_taken)
+                taken_N = torch.full_like(logits_UN[0], num_taken)
+                return Routing(
+                    expert_index=index_UK,
+                    gate=gate_UK.where(kept_UN, 0),
+                    counts_N=taken_N,
+                    kept=kept_UN,
+                    served_N=taken_N,
+                    **routing,
+                )
             tokens_per_unit = x_BSD.shape[:2].numel() // len(x_UD)
-            return Routing(
-                unit=moe.routing_unit,
-                expert_index=index_UK,
-                gate=gate_UK if moe.gate_scale == 1 else gate_UK * moe.gate_scale,
-                counts_N=count_tokens(index_UK, moe.total_experts, tokens_per_unit),
-                logits=logits_UN,
-                probs=probs_UN,
-            )
+            counts_N = count_tokens(index_UK, moe.total_experts, tokens_per_unit)
+            return Routing(expert_index=index_UK, gate=gate_UK, counts_N=counts_N, **routing)
+
+    def _chosen(self, score_UN: Tensor, selection_bias_N: Tensor | None) -> Tensor:
+        """The experts [U, K] that the units choose."""
+        moe = self.moe
+        if selection_bias_N is not None:
+            score_UN = score_UN + selection_bias_N
+        if moe.chosen_groups < moe.expert_groups:
+            score_UN = within_groups(score_UN, moe.expert_groups, moe.chosen_groups)
+        return choose(score_UN, moe.active_experts)
 
     def _noisy(self, x_BSD: Tensor) -> Tensor:
         """The input times uniform noise of [1-e, 1+e], in training alone (2101.03961, 2.2)."""
@@ -151,6 +192,11 @@ class ScoringRouter(nn.Module):
             return x_BSD
         noise_BSD = torch.rand_like(x_BSD) * 2 - 1
         return x_BSD * (1 + self.moe.router_jitter * noise_BSD)
+
+    def _noise(self, x_UD: Tensor, dtype: torch.dtype) -> Tensor:
+        """Normal noise of a width for each score, learned (1701.06538, 2.1); it begins at ln 2."""
+        width_UN = F.softplus(F.linear(x_UD.to(dtype), self.noise_weight.to(dtype)).to(x_UD.dtype))
+        return torch.randn_like(width_UN) * width_UN
 
     def _scores(self, x_UD: Tensor, weight_ND: Tensor, dtype: torch.dtype) -> Tensor:
         """Scores [U, N] in float32, whichever precision they were made in."""

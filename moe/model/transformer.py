@@ -183,13 +183,16 @@ class MoETransformer(nn.Module):
         """Compiles attention and FFNs, where the time goes, one by one.
 
         Experts on the grouped path have no shape that depends on their loads, so changing loads
-        compile nothing again. Routers stay as they are: a random one draws by the step's number.
+        compile nothing again; where units have different numbers of experts there is such a shape,
+        and they stay as they are. So do routers: a random one draws by the step's number.
         """
         for block in self.blocks:
             block.attention.compile(dynamic=False)
             parts = [block.ffn]
             if isinstance(block.ffn, MoELayer):
-                parts = [block.ffn.experts, block.ffn.shared]
+                parts = [block.ffn.shared]
+                if not (self.config.moe.experts_choose or self.config.moe.limits_capacity):
+                    parts.append(block.ffn.experts)
             for part in parts:
                 if part is not None:
                     part.compile(dynamic=False)

@@ -118,7 +118,7 @@ class EvaluationSet:
             first_unit = first_sequence * self._units_per_sequence
             for probe_UK, block in zip(probe_LUK, output.routing, strict=True):
                 window_UK = probe_UK[first_unit : first_unit + len(block.expert_index)]
-                window_UK.copy_(block.expert_index[: len(window_UK)])
+                window_UK.copy_(block.passed[: len(window_UK)])
         sum_over_ranks(loss_sum_and_count, world)
         (loss_sum, count), *of_parts = loss_sum_and_count.tolist()
         values = {
@@ -145,7 +145,9 @@ class EvaluationSet:
     def _empty_probe(self) -> Tensor:
         """[L, U, K]: each rank fills in its own units, so that a sum over ranks completes it."""
         num_units = min(PROBE_UNITS, self.num_sequences * self._units_per_sequence)
-        shape = (len(self.config.moe_layers), num_units, self.config.moe.active_experts)
+        moe = self.config.moe
+        most = moe.total_experts if moe.experts_choose else moe.active_experts
+        shape = (len(self.config.moe_layers), num_units, most)
         return torch.zeros(shape, dtype=torch.int64, device=self.world.device)
 
 

@@ -32,7 +32,9 @@ class RoutingTotals:
 
     def __init__(self, num_blocks: int, num_experts: int, device: str) -> None:
         self.num_experts = num_experts
-        width = 2 * num_experts + 2  # counts, probabilities, largest probability, units with one
+        # Counts, probabilities; largest probability, units with one; choices, those dropped, units,
+        # those that no expert serves.
+        width = 2 * num_experts + 6
         self.sums_LW = torch.zeros(num_blocks, width, dtype=torch.float64, device=device)
 
     def add(self, routing: Sequence[Routing]) -> None:
@@ -43,17 +45,26 @@ class RoutingTotals:
                 sums_W[n : 2 * n] += block.probs.sum(0, dtype=torch.float64)
                 sums_W[2 * n] += block.probs.amax(1).sum(dtype=torch.float64)
                 sums_W[2 * n + 1] += len(block.probs)
+            if block.served_N is not block.counts_N:
+                sums_W[2 * n + 2] += block.counts_N.sum()
+                sums_W[2 * n + 3] += (block.counts_N - block.served_N).sum()
+            if block.kept is not None:
+                sums_W[2 * n + 4] += len(block.kept)
+                sums_W[2 * n + 5] += len(block.kept) - block.kept.any(1).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingSnapshot:
-    """The routers at one evaluation. NaN where a router has no probabilities, or no bias."""
+    """The routers at one evaluation. NaN where a router has no probabilities, or no bias, or where
+    every choice takes place. A probe holds -1 where one does not."""
 
     load_LN: np.ndarray
     probability_LN: np.ndarray
     confidence_L: np.ndarray
     bias_LN: np.ndarray
     probe_LUK: np.ndarray
+    dropped_L: np.ndarray
+    unserved_L: np.ndarray
 
     @classmethod
     def of(
@@ -62,7 +73,8 @@ class RoutingSnapshot:
         """From sums over all batches and ranks. The one place where a device is waited for."""
         n = totals.num_experts
         sums_LW = totals.sums_LW.cpu().numpy()
-        counts_LN, units_L1 = sums_LW[:, :n], sums_LW[:, 2 * n + 1 :]
+        counts_LN, units_L1 = sums_LW[:, :n], sums_LW[:, 2 * n + 1 : 2 * n + 2]
+        choices_L, dropped_L, limited_L, unserved_L = sums_LW[:, 2 * n + 2 :].T
         units_L1 = np.where(units_L1 > 0, units_L1, np.nan)
         missing_LN = np.full_like(counts_LN, np.nan)
         return cls(
@@ -71,10 +83,13 @@ class RoutingSnapshot:
             confidence_L=sums_LW[:, 2 * n] / units_L1[:, 0],
             bias_LN=missing_LN if bias_LN is None else bias_LN.double().cpu().numpy(),
             probe_LUK=probe_LUK.cpu().numpy().astype(np.int16),
+            dropped_L=dropped_L / np.where(choices_L > 0, choices_L, np.nan),
+            unserved_L=unserved_L / np.where(limited_L > 0, limited_L, np.nan),
         )
 
     def health(self) -> dict[str, float]:
-        """The scalars of METRICS; confidence only where there are probabilities (2408.15664)."""
+        """The scalars of METRICS that there are for any router: confidence where there are
+        probabilities (2408.15664), and what is dropped where that may be."""
         num_experts = self.load_LN.shape[1]
         values = {
             names.LOAD_ENTROPY: float(np.mean([_entropy(load_N) for load_N in self.load_LN])),
@@ -83,6 +98,12 @@ class RoutingSnapshot:
         }
         if np.isfinite(self.confidence_L).all():
             values[names.CONFIDENCE] = float(np.mean(self.confidence_L))
+        for name, share_L in (
+            (names.DROPPED, self.dropped_L),
+            (names.UNSERVED, self.unserved_L),
+        ):
+            if np.isfinite(share_L).all():
+                values[name] = float(np.mean(share_L))
         return values
 
 
@@ -97,9 +118,13 @@ def _entropy(load_N: np.ndarray) -> float:
 def saturation(now_LUK: np.ndarray, final_LUK: np.ndarray) -> float:
     """Share of a unit's K choices that it will also make at the end (OLMoE, 2409.02060).
 
-    Mean over blocks and units; 1 if equal, K/N by chance. The K choices of a unit differ.
+    Mean over blocks and choices; 1 if equal, K/N by chance. The K choices of a unit differ; -1 is
+    none. NaN where no unit has any.
     """
-    return float((now_LUK[..., :, None] == final_LUK[..., None, :]).any(-1).mean())
+    made_LUK = now_LUK >= 0
+    if not made_LUK.any():
+        return math.nan
+    return float((now_LUK[..., :, None] == final_LUK[..., None, :]).any(-1)[made_LUK].mean())
 
 
 @dataclass(kw_only=True)
@@ -115,7 +140,8 @@ class RoutingHistory:
         self.snapshots.append(snapshot)
 
     def saturations(self) -> dict[int, float]:
-        """`saturation` of each evaluation's probe against the last one's, by step."""
+        """`saturation` of each evaluation's probe against the last one's, by step; NaN where no
+        expert chose any of the probe."""
         return {
             step: saturation(snapshot.probe_LUK, self.snapshots[-1].probe_LUK)
             for step, snapshot in zip(self.steps, self.snapshots, strict=True)
@@ -158,6 +184,9 @@ class RoutingHistory:
     def from_tensors(cls, layers: tuple[int, ...], tensors: dict[str, Tensor]) -> RoutingHistory:
         history = cls(layers=layers)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        if tensors:
+            missing = np.full(arrays["confidence_L"].shape, np.nan)  # in checkpoints of before
+            arrays = {"dropped_L": missing, "unserved_L": missing} | arrays
         for i, step in enumerate(arrays.pop("steps", [])):
             snapshot = RoutingSnapshot(**{name: array[i] for name, array in arrays.items()})
             history.add(int(step), snapshot)

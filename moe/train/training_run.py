@@ -324,6 +324,7 @@ class _Run:
                 {name: entry[name] for name in kept}
                 | {names.SATURATION: saturations[entry[names.STEP]]}
                 for entry in self.curve
+                if math.isfinite(saturations[entry[names.STEP]])
             ]
         last = self.curve[-1]
         return TrainResult(

@@ -62,6 +62,9 @@ def analyze_launch(
             config = model.config
             if not config.moe_layers:
                 continue
+            if config.moe.experts_choose:
+                say(f"{record.cell} is left out: its experts choose tokens by what else is there")
+                continue
             digest = config.data.digest
             if digest not in prepared and digest not in unfit:
                 store = TokenStore.open(home.tokens / digest)

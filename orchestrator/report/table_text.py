@@ -20,6 +20,7 @@ from orchestrator.report.verdict_text import HEADINGS as CLAIM_HEADINGS
 from orchestrator.report.verdict_text import markdown_table, remarks, verdict_rows
 
 FORMATS = ("markdown", "csv", "latex", "json")
+_NAMED = 8  # cells that a footnote names
 _LISTS = ("seeds", "run_ids", "commits", "torch", "processors")
 
 
@@ -113,6 +114,13 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
         told = sorted({value for row in table.rows for value in getattr(row, key)})
         if len(told) > 1:
             lines.append(f"Pooled over {what}, which change last digits: {', '.join(told)}.")
+    if leaking := [row.cell for row in table.rows if row.leaks_future]:
+        more = f" and {len(leaking) - _NAMED} more" if len(leaking) > _NAMED else ""
+        lines.append(
+            f"Not causal: {', '.join(leaking[:_NAMED])}{more}. Later tokens of a text decide which "
+            "experts earlier ones pass, which no model that writes it can know; such a loss "
+            "compares with others of its kind only."
+        )
     if any(row.is_older for row in table.rows):
         lines.append(
             "Rows with values in brackets are of configurations that the study had before: nothing "

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from moe.config import ConfigError
+from moe.identity import config_told
 from moe.metrics import (
     VAL_BITS_PER_BYTE,
     VAL_LOSS,
@@ -39,8 +41,9 @@ class Row:
     """`perplexity` is that of the mean, where the table's metric is a loss; `published` the paper's
     perplexity of this cell, by corpus; `commits` are those of the code that trained it, where that
     was a checkout; `torch` and `processors` what it was trained with and on, where that is known.
-    `corpus` is what it was trained and evaluated on, in a launch that has
-    several."""
+    `leaks_future`: whether later tokens decide which experts earlier ones pass, None where its
+    configuration is not known. `corpus` is what it was trained and evaluated on, in a launch that
+    has several."""
 
     cell: str
     n: int
@@ -62,6 +65,7 @@ class Row:
     published: dict[str, float]
     corpus: str | None = None
     corpus_digest: str | None = None
+    leaks_future: bool | None = None
 
     @property
     def corpus_label(self) -> str:
@@ -208,7 +212,18 @@ def _row(records: list[TrialRecord], digest: str, published: Published, measure:
         published=dict(published.get(first.cell, {})),
         corpus=first.corpus,
         corpus_digest=first.corpus_digest,
+        leaks_future=_leaks_future(first),
     )
+
+
+def _leaks_future(record: TrialRecord) -> bool | None:
+    """None where the record does not tell its configuration, or tells one of another version."""
+    if record.config is None:
+        return None
+    try:
+        return config_told(record.config).leaks_future
+    except ConfigError:
+        return None
 
 
 def _told(key: str, records: Iterable[TrialRecord]) -> list[str]:

@@ -25,7 +25,13 @@ _RESERVED = {
     "data.corpus": "--corpus",
     "data.digest": "--corpus",
 }
-_NEEDED = {"experts": "experts", "scores": "a router that scores experts"}
+_NEEDED = {
+    "experts": "experts",
+    "scores": "a router that scores experts",
+    "limited room": "a limit on what an expert has room for (moe.capacity_factor)",
+    "uncertain experts": "tokens that may get no expert (moe.selection=expert, or a limit on what "
+    "an expert has room for)",
+}
 
 
 def resolve(

@@ -57,6 +57,10 @@ def trial_configs(draw: st.DrawFn) -> TrialConfig:
         "score_temperature": draw(st.sampled_from((0.07, 1.0))),
         "router_precision": choice(c.RouterPrecision),
         "router_jitter": draw(st.sampled_from((0.0, 0.01))),
+        "noisy_top_k": draw(st.sampled_from((False, False, True))),
+        "selection": draw(st.sampled_from(("token", "token", "expert"))),
+        "capacity_factor": draw(st.sampled_from((0.0, 0.0, 0.5, 1.25))),
+        "dropping": choice(c.Dropping),
         "expert_groups": draw(st.sampled_from((1, 1, 2, 4))),
         "chosen_groups": draw(st.sampled_from((1, 1, 2))),
         "balance": choice(c.Balance),
@@ -64,6 +68,11 @@ def trial_configs(draw: st.DrawFn) -> TrialConfig:
         "balance_scope": choice(c.BalanceScope),
         "z_loss_coefficient": draw(st.sampled_from((0.0, 1e-3))),
     }
+    if moe["selection"] == "expert" and draw(st.integers(0, 3)):
+        # What is left of all others where experts choose: mostly refused, so drawn by itself.
+        moe |= {"routing_unit": "token", "balance": "none", "expert_groups": 1, "chosen_groups": 1}
+        moe |= {"capacity_factor": 0.0, "gate": draw(st.sampled_from(("switch", "sigmoid")))}
+        moe["router"] = draw(st.sampled_from(c.routers_that(lambda kind: kind.scores)))
     values = {
         "model": model,
         "moe": moe,

@@ -68,7 +68,7 @@ def train_and_resume(config: TrialConfig) -> None:
         config = dataclasses.replace(config, optim=optim)
     model = MoETransformer(config)
     counted = account(config)
-    stored = sum(t.numel() for n, t in model.state_dict().items() if n.endswith("router.weight"))
+    stored = sum(t.numel() for n, t in model.state_dict().items() if ".router." in n)
     assert counted.params_router == stored
     frozen = stored if config.moe.router == "frozen" and not config.moe.is_dense else 0
     assert counted.params_total == sum(p.numel() for p in model.parameters()) + frozen

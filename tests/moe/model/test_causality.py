@@ -7,6 +7,8 @@ gradients do not see) stay the same when later tokens are replaced, no later tok
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -100,6 +102,59 @@ def test_mean_moves_the_route_of_earlier_tokens(make_config):
     changed_BS[:, 7] = (ids_BS[:, 7] + 1) % 257
     leak = (model.logits(changed_BS) - model.logits(ids_BS))[:, :7].abs().max()
     assert leak > 1e-6
+
+
+EXPERT = TOKEN | {"selection": "expert"}
+TIGHT = TOKEN | {"capacity_factor": 0.5}
+
+
+def hears_later(model: MoETransformer, first: int = 0) -> bool:
+    """Whether logits at a position from `first` on change when later tokens of its own sequence
+    are replaced. Gradients do not see this: what leaks is who is chosen, not with what weight."""
+    ids_BS = torch.randint(0, 257, (2, 8))
+    before = model.logits(ids_BS, label_B=torch.tensor([0, 1]))
+    for b, t in itertools.product(range(2), range(first, 7)):
+        changed_BS = ids_BS.clone()
+        changed_BS[b, t + 1 :] = torch.randint(0, 257, (7 - t,))
+        after = model.logits(changed_BS, label_B=torch.tensor([0, 1]))
+        if (after - before)[b, : t + 1].abs().max() > 1e-9:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        TOKEN,
+        TOKEN | {"noisy_top_k": True},
+        TOKEN | {"router": "hash"},
+        TOKEN | {"router": "label", "top_k": 1},
+        TIGHT,
+        TIGHT | {"router": "hash"},
+        TIGHT | {"router": "label", "top_k": 1},
+        TIGHT | {"dropping": "probability"},
+        TOKEN | {"dropping": "probability", "capacity_factor": 2.0},
+        EXPERT,
+        EXPERT | {"gate": "sigmoid", "routing_scope": "global"},
+        EXPERT | {"top_k": 4},
+        SEQUENCE,
+        PREFIXED,
+        PREFIXED | {"capacity_factor": 0.5, "dropping": "probability"},
+    ],
+    ids=str,
+)
+def test_the_config_says_whether_later_tokens_are_heard(make_config, fields):
+    config = make_config(**fields)
+    model = MoETransformer(config).double().eval()
+    first = PREFIX - 1 if config.moe.uses_prefix else 0
+    assert hears_later(model, first) == config.leaks_future
+
+
+def test_what_experts_choose_leaks_past_the_gradients(make_config):
+    """Gradients alone would call it causal: a gate hangs on its own token."""
+    model = MoETransformer(make_config(**EXPERT)).double()
+    assert torch.equal(reaches(model), torch.ones(8, 8).tril().bool())
 
 
 @pytest.mark.parametrize("fields", [SEQUENCE, PREFIXED], ids=["mean", "prefix"])

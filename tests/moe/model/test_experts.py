@@ -10,14 +10,11 @@ from torch import Tensor
 
 from moe.model import experts as module_of_experts
 from moe.model.activations import NONLINEARITIES
-from moe.model.experts import (
-    Dispatch,
-    Experts,
-    LoopedMixture,
-    grouped_mixture,
-    sort_by_expert,
-)
+from moe.model.dispatch import Dispatch, sort_by_expert
+from moe.model.experts import Experts
+from moe.model.experts_by_loop import LoopedMixture
 from moe.model.experts_by_sequence import SequenceMixture
+from moe.model.experts_grouped import grouped_mixture
 from moe.model.moe_layer import MoELayer
 from moe.model.router import RouterContext, Routing, count_tokens
 
@@ -65,16 +62,19 @@ def choose(load: str, num_units: int, top_k: int, num_experts: int) -> Tensor:
 
 
 def by_expert(mixture):
-    def mix(inputs, index_UK, num_experts, rows, activation="gelu"):
+    def mix(inputs, index_UK, num_experts, rows, activation="gelu", kept_UK=None):
+        dispatch = sort_by_expert(index_UK, kept_UK)
+        if kept_UK is not None:
+            inputs = [inputs[0], inputs[1][kept_UK], *inputs[2:]]
+            index_UK = index_UK[kept_UK]
         counts_N = count_tokens(index_UK, num_experts, rows)
-        dispatch = sort_by_expert(index_UK)
         return mixture(*inputs, NONLINEARITIES[activation], dispatch, counts_N)
 
     return mix
 
 
-def by_sequence(inputs, index_UK, num_experts, rows, activation="gelu"):
-    return SequenceMixture.apply(*inputs, NONLINEARITIES[activation], index_UK)
+def by_sequence(inputs, index_UK, num_experts, rows, activation="gelu", kept_UK=None):
+    return SequenceMixture.apply(*inputs, NONLINEARITIES[activation], index_UK, kept_UK)
 
 
 def random_inputs(
@@ -87,10 +87,15 @@ def random_inputs(
 
 
 CASES = [
-    (unit, load, top_k, num_experts)
+    (unit, load, top_k, num_experts, "none")
     for unit in ("token", "sequence")
     for load in ("random", "collapsed", "some_empty")
     for top_k, num_experts in ((1, 1), (1, 4), (2, 4), (4, 4), (3, 16))
+] + [
+    (unit, "random", top_k, num_experts, dropped)
+    for unit in ("token", "sequence")
+    for dropped in ("some", "whole units")
+    for top_k, num_experts in ((1, 4), (2, 4), (3, 16))
 ]
 
 
@@ -106,9 +111,9 @@ CASES = [
 )
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
-@pytest.mark.parametrize(("unit", "load", "top_k", "num_experts"), CASES)
+@pytest.mark.parametrize(("unit", "load", "top_k", "num_experts", "dropped"), CASES)
 def test_mixture_equals_the_loop_over_tokens(
-    mixture, dtype, width, unit, load, top_k, num_experts, activation, bias
+    mixture, dtype, width, unit, load, top_k, num_experts, activation, bias, dropped
 ):
     rows = 1 if unit == "token" else S
     index_UK = choose(load, 12 // rows, top_k, num_experts)
@@ -119,8 +124,15 @@ def test_mixture_equals_the_loop_over_tokens(
         inputs[3] = inputs[5] = None
     with torch.no_grad():
         inputs[1][0] = 0.0  # a closed gate still has a gradient
-    fast = mixture(inputs, index_UK, num_experts, rows, activation)
+    kept_UK = {
+        "none": None,
+        "some": torch.rand(index_UK.shape) < 0.6,
+        "whole units": (torch.arange(len(index_UK)) % 3 == 1)[:, None].expand_as(index_UK),
+    }[dropped]
     x_URD, gate_UK, *weights = inputs
+    if kept_UK is not None:
+        gate_UK = gate_UK.where(kept_UK, 0)
+    fast = mixture([x_URD, gate_UK, *weights], index_UK, num_experts, rows, activation, kept_UK)
     naive = naive_mixture(
         x_URD.flatten(0, 1),
         gate_UK.repeat_interleave(rows, 0),
@@ -132,13 +144,18 @@ def test_mixture_equals_the_loop_over_tokens(
     torch.testing.assert_close(fast, naive, **tolerance)
     dy_URD = torch.randn_like(fast)
     wanted = [tensor for tensor in inputs if tensor is not None]
-    got, expected = (torch.autograd.grad(y, wanted, dy_URD) for y in (fast, naive))
+    got, expected = (
+        torch.autograd.grad(y, wanted, dy_URD, retain_graph=True) for y in (fast, naive)
+    )
     names = ("x", "gate", "w_in", "b_in", "w_out", "b_out") if bias else ("x", "gate", "in", "out")
     for name, g, e in zip(names, got, expected, strict=True):
         torch.testing.assert_close(g, e, **tolerance, msg=lambda m, name=name: f"d{name}: {m}")
-    idle = set(range(num_experts)) - set(index_UK.flatten().tolist())
+    passed = index_UK if kept_UK is None else index_UK[kept_UK]
+    idle = set(range(num_experts)) - set(passed.flatten().tolist())
     assert all(gradient[e].abs().max() == 0 for gradient in got[2:] for e in idle)
     assert idle or load == "random" or top_k == num_experts
+    if dropped == "whole units":
+        assert fast[0].abs().max() == got[0][0].abs().max() == 0
 
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])

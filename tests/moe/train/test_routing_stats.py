@@ -12,8 +12,10 @@ import torch
 from moe.train.routing_stats import RoutingHistory, RoutingSnapshot, RoutingTotals, saturation
 
 
-def _routing(probs_UN, counts_N):
-    return SimpleNamespace(probs=probs_UN, counts_N=torch.tensor(counts_N))
+def _routing(probs_UN, counts_N, kept_UK=None, served_N=None):
+    counts_N = torch.tensor(counts_N)
+    served_N = counts_N if served_N is None else torch.tensor(served_N)
+    return SimpleNamespace(probs=probs_UN, counts_N=counts_N, kept=kept_UK, served_N=served_N)
 
 
 def _snapshot(*batches, num_experts, bias_LN=None, probe_LUK=None):
@@ -75,6 +77,26 @@ def test_single_expert_is_evenly_loaded():
     }
 
 
+def test_shares_of_what_is_dropped():
+    """Two batches of two blocks, of three units with two choices each."""
+    some, none = (torch.tensor([[True, True], [k, False], [k, k]]) for k in (True, False))
+    batches = [
+        [_routing(None, [4.0, 2.0], kept, served) for kept, served in ((some, a), (none, b))]
+        for a, b in (([3.0, 2.0], [1.0, 1.0]), ([3.0, 2.0], [1.0, 1.0]))
+    ]
+    health = _snapshot(*batches, num_experts=2).health()
+    assert health["router/dropped"] == pytest.approx((1 / 6 + 4 / 6) / 2)
+    assert health["router/unserved"] == pytest.approx((0 + 2 / 3) / 2)
+    assert health["router/max_violation"] == pytest.approx(1 / 3), "the load is what was chosen"
+
+
+def test_saturation_leaves_out_choices_that_took_no_place():
+    final_LUK = np.array([[[0, 1], [2, -1]]])
+    assert saturation(np.array([[[0, -1], [-1, -1]]]), final_LUK) == 1
+    assert saturation(np.array([[[0, -1], [-1, 3]]]), final_LUK) == 0.5
+    assert math.isnan(saturation(np.full((1, 2, 2), -1), final_LUK))
+
+
 def test_saturation_counts_the_overlap_whatever_its_order():
     final_LUK = np.array([[[0, 1], [2, 3]]])
     assert saturation(final_LUK, final_LUK) == 1
@@ -111,6 +133,16 @@ def test_history_survives_a_checkpoint_and_becomes_a_table():
     assert math.isclose(table[0]["mean_probability"], 0.9, rel_tol=1e-6)
     assert [row["load"] for row in table if row["layer"] == 3] == [1.0, 0.0, 1.0, 0.0]
     assert all(row["mean_probability"] is None for row in table if row["layer"] == 3)
+
+
+def test_history_of_a_checkpoint_of_before_has_no_shares_of_what_is_dropped():
+    history = RoutingHistory(layers=(1,))
+    history.add(5, _snapshot([_routing(None, [3.0, 1.0])], num_experts=2))
+    tensors = history.to_tensors()
+    old = {k: v for k, v in tensors.items() if k not in ("dropped_L", "unserved_L")}
+    (again,) = RoutingHistory.from_tensors((1,), old).snapshots
+    assert again.health() == history.snapshots[0].health()
+    assert "router/dropped" not in again.health()
 
 
 def test_empty_history_survives_a_checkpoint():

@@ -49,9 +49,14 @@ def test_loss_falls_on_learnable_text(run, make_config):
     assert result.metrics[names.TRAIN_LOSS] < result.metrics[names.TRAIN_LOSS_LAST_100]
 
 
-def test_reported_metrics_are_the_named_ones(run, make_config):
-    result = run(make_config(num_experts=4, top_k=2))
-    known = {metric.name for metric in METRICS} - {names.SATURATION, names.VAL_LOSS_OF_PART}
+@pytest.mark.parametrize(
+    "fields", [{}, {"capacity_factor": 0.5}, {"selection": "expert", "gate": "switch"}], ids=str
+)
+def test_reported_metrics_are_the_named_ones(run, make_config, fields):
+    config = make_config(num_experts=4, top_k=2, **fields)
+    result = run(config)
+    known = {metric.name for metric in METRICS if metric.is_measured(config.moe)}
+    known -= {names.SATURATION, names.VAL_LOSS_OF_PART}
     always = {names.STEP, names.TOKENS, names.TIMESTAMP_MS}
     assert [set(entry) for entry in result.curve] == [known | always] * 3
     assert [metrics for metrics, _ in run.reports] == result.curve
