@@ -23,6 +23,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.archive import container
+from orchestrator.archive.merged_analysis import merged_analysis
 from orchestrator.base.home import Home
 from orchestrator.base.whole_files import whole
 from orchestrator.report.records import LaunchRecords
@@ -165,7 +166,7 @@ def records_of(launch: ArchivedLaunch) -> Iterator[LaunchRecords]:
     with TemporaryDirectory() as folder:
         home = Home(Path(folder))
         unpack_files(launch, home)
-        yield LaunchRecords(home=home, info=search.info, trials=search.records(), store=search)
+        yield LaunchRecords.of(home, search.info, search.records(), search)
 
 
 def _in_memory(launch: ArchivedLaunch) -> OptunaTrials:
@@ -202,25 +203,6 @@ def _place_of(name: str, home: Home) -> Path:
         case ["checkpoints", config_hash, digest, file]:
             return home.run_folder(config_hash, digest) / file
     return home.root / name
-
-
-def merged_analysis(path: Path, content: bytes) -> bytes:
-    """A probe's rows (JSON) or shares (parquet) in the home, and those of the other trials in
-    the file."""
-    if path.suffix == ".json":
-        rows = json.loads(path.read_text())
-        known = {(row["cell"], row["seed"]) for row in rows}
-        new = [row for row in json.loads(content) if (row["cell"], row["seed"]) not in known]
-        return json.dumps([*rows, *new], indent=1).encode() if new else path.read_bytes()
-    ours, theirs = pq.read_table(path), pq.read_table(io.BytesIO(content))
-    known = set(zip(*ours.select(["cell", "seed"]).to_pydict().values(), strict=True))
-    pairs = zip(*theirs.select(["cell", "seed"]).to_pydict().values(), strict=True)
-    new = theirs.filter(pa.array([pair not in known for pair in pairs], pa.bool_()))
-    if not new.num_rows:
-        return path.read_bytes()
-    stream = io.BytesIO()
-    pq.write_table(pa.concat_tables([ours, new.cast(ours.schema)]), stream)
-    return stream.getvalue()
 
 
 def _require_whole(launch: ArchivedLaunch) -> None:

@@ -28,6 +28,7 @@ from orchestrator.report.records import LaunchRecords
 from orchestrator.report.rungs import rung_line, rungs_of_launch
 from orchestrator.report.table_files import write_environment, write_table
 from orchestrator.report.tables import Table
+from orchestrator.stores.configurations import told_apart
 from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.mlflow_client import connect, quiet
 from orchestrator.stores.mlflow_client import require_usable as require_tracking
@@ -75,8 +76,9 @@ class Session:
     def exit_code(self) -> int:
         if self.interrupted:
             return 130
-        healed = {r.config_hash for r in self.records if r.state in ("complete", "pruned")}
-        failed = {r.config_hash for r in self.records if r.state == "failed"} - healed
+        current = [r for r in self.records if not r.is_older]
+        healed = {r.config_hash for r in current if r.state in ("complete", "pruned")}
+        failed = {r.config_hash for r in current if r.state == "failed"} - healed
         return 1 if failed or self.undelivered or self.ledger.queue.not_found else 0
 
     def table(self) -> Table:
@@ -173,20 +175,34 @@ def opened(
         tracking = MlflowRuns.open(client, launch, home, owner=owner, uri=mlflow_uri)
         try:
             mended = reconcile(search, tracking, metric=launch.study.metric)
+            records = search.records()
+            search.state_current(launch.points() if launch.study.is_grid else (), records)
+            records = told_apart(records, search.info.attributes, home)
             session = Session(
                 launch=launch,
                 options=options,
                 info=search.info,
                 search=search,
-                ledger=_ledger(launch, options, storage, search, tracking, listener, tokens, say),
+                ledger=Ledger(
+                    launch,
+                    search,
+                    tracking,
+                    records=records,
+                    finished_elsewhere=finished_elsewhere(storage, launch.name),
+                    run_tags=_run_tags(options.resources),
+                    point_tags=tokens.tags_of,
+                    retry_failed=options.retry_failed,
+                    listener=listener,
+                    say=say,
+                    limits=options.limits,
+                    workers=options.resources.workers,
+                ),
                 tracking=tracking,
                 tokens=tokens,
                 said=[],
                 say=say,
                 marker=marker,
             )
-            search.state_current(launch.points() if launch.study.is_grid else (), session.records)
-            session.info = search.info
             grown = [_grown_line(path, values) for path, values in added.items()]
             about = [
                 *moved,
@@ -205,31 +221,6 @@ def opened(
             yield session
         finally:
             _leave(session)
-
-
-def _ledger(
-    launch: Launch,
-    options: Options,
-    storage: BaseStorage,
-    search: OptunaTrials,
-    tracking: MlflowRuns,
-    listener: Listener | None,
-    tokens: Tokens,
-    say: Say,
-) -> Ledger:
-    return Ledger(
-        launch,
-        search,
-        tracking,
-        finished_elsewhere=finished_elsewhere(storage, launch.name),
-        run_tags=_run_tags(options.resources),
-        point_tags=tokens.tags_of,
-        retry_failed=options.retry_failed,
-        listener=listener,
-        say=say,
-        limits=options.limits,
-        workers=options.resources.workers,
-    )
 
 
 def _grown_line(path: str, values: list[Any]) -> str:

@@ -20,7 +20,7 @@ from orchestrator.base.whole_files import whole
 from orchestrator.report.judge import analysis_folder
 from orchestrator.report.records import LaunchRecords
 from orchestrator.stores.trained_weights import folder_with_weights
-from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.stores.trial_record import CONFIG_HASH, TrialRecord
 
 DEFAULT_TOKENS = 100_000
 DEFAULT_PERMUTATIONS = 200
@@ -103,7 +103,7 @@ def analyze_launch(
                 num_permutations=permutations,
                 word_form=word_forms[digest],
             ):
-                whose = {"probe": probe_spec, "config_hash": record.config_hash}
+                whose = {"probe": probe_spec, CONFIG_HASH: record.config_hash}
                 rows.append({**whose, **row.to_dict()})
             shares.append(_named(shares_of(choices), record))
             if record.cell not in drawn:
@@ -128,10 +128,10 @@ def analyze_launch(
 
 
 def _named(shares: pa.Table, record: TrialRecord) -> pa.Table:
-    """With the cell and the seed in front."""
+    """With the cell, the seed and the configuration in front."""
     count = shares.num_rows
-    seeds = pa.array([record.seed] * count, pa.int32())
-    named = shares.add_column(0, "seed", seeds)
+    named = shares.add_column(0, CONFIG_HASH, pa.array([record.config_hash] * count))
+    named = named.add_column(0, "seed", pa.array([record.seed] * count, pa.int32()))
     return named.add_column(0, "cell", pa.array([record.cell] * count))
 
 

@@ -20,6 +20,7 @@ from orchestrator.report.page import render_report
 from orchestrator.report.pareto import pareto_points
 from orchestrator.report.records import LaunchRecords, read_launch
 from orchestrator.report.verdicts import Verdict
+from orchestrator.stores.configurations import named_rows
 from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, PARAMS_ACTIVE, PARAMS_TOTAL, RUN_LINK
 from orchestrator.study.library import load_study
 from orchestrator.study.study import Study
@@ -58,6 +59,7 @@ class LaunchFrames:
                 "started": r.started,
                 "ended": r.ended,
                 "error": r.error,
+                "is_older": r.is_older,
             }
             for r in self.records.trials
         ]
@@ -66,7 +68,8 @@ class LaunchFrames:
 
     def table_frame(self) -> pd.DataFrame:
         """A row a cell, as `moe-study table` has it, with a column a published corpus, and
-        `corpus` where the launch has several."""
+        `corpus` where the launch has several. `is_older`: of a configuration that the study had
+        before; nothing is judged by it."""
         table = self.records.table(self.study)
         rows = []
         for row in table.rows:
@@ -79,6 +82,7 @@ class LaunchFrames:
                     "seeds": row.seeds,
                     "run_ids": row.run_ids,
                     "moe_digest": row.moe_digest,
+                    "is_older": row.is_older,
                 }
             )
         return pd.DataFrame(rows)
@@ -99,8 +103,10 @@ class LaunchFrames:
         return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["id", "verdict"])
 
     def analysis_frame(self) -> pd.DataFrame:
-        """The rows of `moe-study analyze`, of all probes; no `layer` on means over layers."""
-        return pd.DataFrame(read_analysis(self.records.home, self.name))
+        """The rows of `moe-study analyze`, of all probes; no `layer` on means over layers. Those of
+        configurations that the study had before are named and marked as in `table_frame`."""
+        rows = read_analysis(self.records.home, self.name)
+        return pd.DataFrame(named_rows(rows, self.records.trials))
 
     def pareto_frame(self) -> pd.DataFrame:
         """A row a cell, the cheapest first, and whether it is on the front of value and FLOPs."""

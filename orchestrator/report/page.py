@@ -175,13 +175,14 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
 
 def _reproduce(launch: LaunchRecords) -> dict[str, Any]:
     given = launch.info.attributes
-    seeds = sorted({r.seed for r in launch.trials})
+    current = [r for r in launch.trials if not r.is_older]
+    seeds = sorted({r.seed for r in current})
     study = launch.info.study
     named = study if study in study_names() else f"{study}.py"
     command = ["moe-study", "run", named, "--scale", given["scale"]]
     command += ["--seeds", ",".join(map(str, seeds))] if seeds else []
-    if given["sampled"] and launch.trials:
-        command += ["--trials", str(len({r.cell_hash for r in launch.trials}))]
+    if given["sampled"] and current:
+        command += ["--trials", str(len({r.cell_hash for r in current}))]
     option = given.get("corpus_option", given["corpus"])
     command += ["--corpus", option] if option else []
     for path, value in given["overrides"].items():

@@ -194,9 +194,12 @@ def _heading(launch: LaunchRecords, title: str, how: str) -> Heading:
     info = launch.info
     digest = main_digest(launch.trials)
     parts = [f"{info.name}, code {digest[:8]}" if digest else info.name]
-    other = len([r for r in launch.trials if r.state == "complete"]) - len(counted(launch.trials))
-    if other:
+    complete = [r for r in launch.trials if r.state == "complete"]
+    older = sum(r.is_older for r in complete)
+    if other := len(complete) - older - len(counted(launch.trials)):
         parts.append(f"{other} complete trials of other code are left out")
+    if older:
+        parts.append(f"{older} of configurations that the study had before are left out")
     if info.attributes.get("sampled"):
         parts.append(f"at most the {MOST_SAMPLED} best cells are shown")
     if reason := NO_EVIDENCE.get(info.attributes.get("scale", "")):

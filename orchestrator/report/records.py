@@ -13,9 +13,9 @@ from typing import Any
 from moe.metrics import Metric, describe
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
-from orchestrator.report.configurations import rows_of, told_apart
 from orchestrator.report.judge import Judgement, judge_launch, read_analysis
 from orchestrator.report.tables import Table, table_of
+from orchestrator.stores.configurations import rows_of, told_apart
 from orchestrator.stores.importances import importances
 from orchestrator.stores.optuna_launches import LaunchInfo, launches_in
 from orchestrator.stores.optuna_storage import open_storage, trouble_named
@@ -60,7 +60,8 @@ class LaunchRecords:
         several = len(set(self.info.corpora.values())) > 1  # whose losses do not compare
         if self.store is None or several or not self.info.attributes["sampled"]:
             return {}
-        return importances(self.store)
+        older = {record.number for record in self.trials if record.is_older}
+        return importances(self.store, without=older)
 
     def analysis(self) -> list[Mapping[str, Any]]:
         """Rows of `analyze`, of the configurations that the study has now. Raises BadInput where a

@@ -149,7 +149,7 @@ def best_row(records: Sequence[TrialRecord], measure: Metric) -> tuple[str, floa
     """Cell, mean and number of seeds of the best point so far, among those over the most seeds."""
     groups: dict[tuple[str, str], dict[int, TrialRecord]] = {}
     for record in sorted(records, key=lambda r: r.number):
-        if record.state == "complete":
+        if record.state == "complete" and not record.is_older:
             group = groups.setdefault((record.cell_hash, record.code), {})
             group[record.seed] = record
     if not groups:

@@ -114,7 +114,12 @@ class OptunaTrials:
 
         Raises BadInput where a trial of the launch has these values, or was asked for with them.
         """
-        same = [r for r in self.records() if dict(r.params) == dict(values)]
+        same = [
+            r
+            for r in self.records()
+            if dict(r.params) == dict(values)  # over this base: the study may have been edited
+            and r.cell_hash == launch.sampled_point(values, r.seed).cell_hash
+        ]
         waiting = [asked.number for asked in self.enqueued() if asked.values == values]
         if same or waiting:
             found = f"trial {same[0].number}, {same[0].state}" if same else f"trial {waiting[0]}"

@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,10 @@ class Assignment:
 
 
 class Ledger:
-    """States of one launch's trials. Not thread-safe: the driver's loop is its only user."""
+    """States of one launch's trials. Not thread-safe: the driver's loop is its only user.
+
+    `records` are those that the launch has, with older configurations told apart.
+    """
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class Ledger:
         search: OptunaTrials,
         tracking: MlflowRuns,
         *,
+        records: Iterable[TrialRecord],
         finished_elsewhere: Mapping[str, Finished],
         run_tags: Mapping[str, str],
         point_tags: Callable[[Point], Mapping[str, str]] = lambda _: {},
@@ -99,7 +103,7 @@ class Ledger:
         self._say = say or (lambda line: None)
         self._asked_at = -math.inf
         self._now = now
-        self.trials = TrialTable(launch, search.records())
+        self.trials = TrialTable(launch, records)
         self.spending = Spending(limits or Limits(), self.trials, workers=workers, now=now)
         self._writer = TrialWriter(
             launch,

@@ -55,7 +55,9 @@ class SeedGroups:
             self._read_record()
 
     def add(self, record: TrialRecord) -> None:
-        """A trial of the launch, new or read."""
+        """A trial of the launch, new or read; one of an older configuration is of no point."""
+        if record.is_older:
+            return
         self._ids.setdefault(record.cell_hash, len(self._ids))
         self._members.setdefault(record.cell_hash, {})[record.seed] = record.number
 

@@ -24,6 +24,7 @@ class TrialTable:
         sampler, metric = launch.study.sampler, launch.study.metric
         self._history = SearchHistory(sampler.history_limit, metric=metric)
         self._cell_hashes: set[str] = set()
+        self._current: set[str] = set()
         self._tokens_committed = 0
         self._device_s_at_rest = 0.0
         for record in records:
@@ -34,7 +35,9 @@ class TrialTable:
         self._count(record.number, -1)
         self._records[record.number] = record
         self._cell_hashes.add(record.cell_hash)
-        self._history.note(record)
+        if not record.is_older:
+            self._current.add(record.cell_hash)
+            self._history.note(record)
         if record.state == "running":
             self._running.add(record.number)
         else:
@@ -86,8 +89,8 @@ class TrialTable:
 
     @property
     def num_cells(self) -> int:
-        """Configurations, seeds apart."""
-        return len(self._cell_hashes)
+        """Configurations of the study as it is asked now, seeds apart."""
+        return len(self._current)
 
     @property
     def shown_to_sampler(self) -> list[TrialRecord]:

@@ -20,9 +20,10 @@ from mlflow.tracking import MlflowClient
 from moe.code_digest import moe_digest
 from moe.metrics import VAL_LOSS
 from orchestrator.archive import container
-from orchestrator.archive.archived_launch import merged_analysis, pack, read, records_of
+from orchestrator.archive.archived_launch import pack, read, records_of
 from orchestrator.archive.export_launch import export_launch
 from orchestrator.archive.import_launch import import_launch
+from orchestrator.archive.merged_analysis import merged_analysis
 from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
 from orchestrator.cli.parameters import EXPORT_SUFFIX
@@ -280,6 +281,47 @@ def test_rows_and_shares_of_analyze_merge_by_trial(tmp_path):
             table = pq.read_table(path).to_pydict()
             found = list(zip(table["seed"], table["share"], strict=True))
         assert found == [(0, 0.5), (1, 0.75)]
+
+
+def test_rows_of_two_configurations_of_one_cell_merge_by_their_configuration(tmp_path):
+    """A study that was edited between two homes: cell and seed name another trial in each."""
+
+    def rows(*found):
+        return json.dumps([{**ROW, "seed": 0, "config_hash": h, "nmi": n} for h, n in found])
+
+    def shares(*found):
+        hashes, of_each = zip(*found, strict=True)
+        columns = {"cell": ["c"] * len(found), "seed": [0] * len(found), "share": of_each}
+        return parquet({**columns, "config_hash": hashes})
+
+    for name, of in {"a.json": rows, "a.shares.parquet": shares}.items():
+        path = tmp_path / name
+        here, there = of(("old", 0.5)), of(("old", 0.25), ("new", 0.75))
+        as_bytes = (lambda x: x.encode()) if path.suffix == ".json" else (lambda x: x)
+        path.write_bytes(as_bytes(here))
+        path.write_bytes(merged := merged_analysis(path, as_bytes(there)))
+        assert merged_analysis(path, as_bytes(there)) == merged
+        if path.suffix == ".json":
+            found = [(row["config_hash"], row["nmi"]) for row in json.loads(merged)]
+        else:
+            table = pq.read_table(path).to_pydict()
+            found = list(zip(table["config_hash"], table["share"], strict=True))
+        assert found == [("old", 0.5), ("new", 0.75)]
+
+
+def test_rows_that_do_not_say_their_configuration_merge_by_cell_and_seed(tmp_path):
+    def unsaid(*seeds):
+        return {"cell": ["c"] * len(seeds), "seed": seeds, "share": [0.5] * len(seeds)}
+
+    path = tmp_path / "a.shares.parquet"
+    path.write_bytes(parquet(unsaid(0)))
+    said = {**unsaid(0, 1), "config_hash": ["x", "y"]}
+    path.write_bytes(merged_analysis(path, parquet(said)))
+    assert pq.read_table(path).to_pydict() == {
+        **{name: list(values) for name, values in unsaid(0, 1).items()},
+        "config_hash": [None, "y"],
+    }
+    assert merged_analysis(path, parquet(unsaid(0, 1))) == path.read_bytes()
 
 
 def parquet(columns):

@@ -90,6 +90,7 @@ def drive(home: Home, launch: Launch) -> None:
         launch,
         search,
         tracking,
+        records=search.records(),
         finished_elsewhere=finished_elsewhere(storage, launch.name),
         run_tags={},
     )

@@ -8,9 +8,16 @@ import json
 import pytest
 
 from moe.metrics import STEP, TIMESTAMP_MS, VAL_LOSS
+from orchestrator.base.errors import BadInput
+from orchestrator.report.notebook import LaunchFrames
+from orchestrator.report.page import render_report
+from orchestrator.report.print_figures import _heading
 from orchestrator.report.records import read_launch
-from orchestrator.report.table_text import render
-from orchestrator.study import Better
+from orchestrator.report.table_text import as_json, render
+from orchestrator.report.tables import best_row
+from orchestrator.stores.mlflow_client import connect
+from orchestrator.study import Better, EarlyStopping
+from orchestrator.study.resolve import resolve
 from orchestrator.trials.spending import spent
 from search_spaces.overlay import overlay
 
@@ -45,7 +52,7 @@ def loss_of(point):
     return {"dense": 3.0, "learned": 2.0, "frozen": 2.5}[point.cell] + point.seed / 100
 
 
-def read(home, study):
+def read_home(home, study):
     launch = read_launch(study.name, home=home)
     return launch, launch.table(study)
 
@@ -59,7 +66,7 @@ def test_a_claim_pairs_seeds_of_one_configuration_only(home, hold, study):
     with hold(new, seeds=(0,)) as session:
         finish(session, 3, lambda point: loss_of(point) + 10)
         own = session.table()
-    _, table = read(home, new)
+    _, table = read_home(home, new)
     assert [dataclasses.asdict(row) for row in own.rows] == [
         dataclasses.asdict(row) for row in table.rows
     ]
@@ -90,7 +97,7 @@ def test_before_any_trial_of_the_edit_nothing_is_judged_by_old_ones(home, hold, 
     new = edited(study, optim__warmup_steps=5)
     with hold(new) as session:
         finish(session, 1, loss_of)  # dense, seed 0
-    _, table = read(home, new)
+    _, table = read_home(home, new)
     assert table.judgement.verdicts[0].n == 0
     assert {row.cell for row in table.rows if row.n and not row.is_older} == {"dense"}
 
@@ -102,7 +109,7 @@ def test_an_edit_that_is_taken_back_has_its_rows_again(home, hold, study):
         finish(session, 6, lambda point: loss_of(point) + 10)
     with hold(study) as session:
         assert session.ledger.next() is None
-    _, table = read(home, study)
+    _, table = read_home(home, study)
     now = {row.cell: row.mean for row in table.rows if not row.is_older}
     assert now == {
         "dense": pytest.approx(3.005),
@@ -120,7 +127,7 @@ def test_rows_of_analyze_are_of_the_configuration_that_they_were_measured_on(hom
         finish(session, 6, loss_of)
     with hold(edited(study, optim__warmup_steps=5)) as session:
         finish(session, 3, loss_of)
-    launch, _ = read(home, study)
+    launch, _ = read_home(home, study)
     old = next(r for r in launch.trials if r.asked_as == "learned" and r.seed == 0)
     new = next(r for r in launch.trials if r.cell == "learned" and r.seed == 0)
     row = {"probe": "p", "cell": "learned", "seed": 0, "layer": 0}
@@ -134,6 +141,15 @@ def test_rows_of_analyze_are_of_the_configuration_that_they_were_measured_on(hom
     folder.mkdir(parents=True)
     (folder / "p.json").write_text(json.dumps(rows))
     assert launch.analysis() == [rows[1], rows[3]]
+    frames = LaunchFrames(study=study, records=launch)
+    assert frames.analysis_frame()[["cell", "is_older"]].values.tolist() == [
+        ["learned (optim.warmup_steps=2)", True],
+        ["learned", False],
+        ["learned", True],
+        ["other", False],
+    ]
+    older = frames.trials_frame().is_older
+    assert older.sum() == frames.table_frame().query("is_older").n.sum() == 6
 
 
 def test_old_trials_are_priced_as_they_were_trained(hold, study):
@@ -156,7 +172,91 @@ def test_points_over_another_base_stand_apart(home, hold, sampled_study):
     new = edited(study, train__num_steps=16)
     with hold(new, trials=3) as session:
         finish(session, 1, lambda point: 2.0)
-    _, table = read(home, new)
+    _, table = read_home(home, new)
     done = [(row.mean, row.is_older) for row in table.rows if row.n]
     assert done == [(2.0, False), (1.0, True), (1.0, True)]
     assert all("(train.num_steps=8)" in row.cell for row in table.rows if row.is_older)
+
+
+def test_a_sampler_learns_nothing_from_points_over_another_base(home, hold, sampled_study):
+    """As many points as are asked for are drawn over the base of now, the first as if alone."""
+    study = dataclasses.replace(sampled_study, trials=2)
+    with hold(study) as session:
+        finish(session, 2, lambda point: 1.0)
+        assert [r.value for r in session.ledger.trials.shown_to_sampler] == [1.0, 1.0]
+        first = [dict(r.params) for r in session.records]
+    with hold(edited(study, train__num_steps=16)) as session:
+        assert session.ledger.trials.shown_to_sampler == []
+        finish(session, 2, lambda point: 2.0)
+        assert session.ledger.next() is None
+        trials = session.ledger.trials
+        assert [r.value for r in trials.shown_to_sampler] == [2.0, 2.0]
+        assert (len(trials), trials.num_cells) == (4, 2)
+        assert dict(session.records[2].params) == first[0]
+        assert best_row(session.records, study.measure)[1] == 2.0
+        assert {r.number for r in session.read().trials if r.is_older} == {0, 1}
+    asked = resolve(edited(study, train__num_steps=32), corpus_spec=session.launch.corpus_spec)
+    with pytest.raises(BadInput, match="no point is trained twice"):
+        session.search.enqueue(session.launch, first[0])
+    assert session.search.enqueue(asked, first[0]) == 4, "over another base it is another point"
+    session.search.refuse(session.search.enqueued()[0], "asked for in a test")
+    with hold(study) as session:  # taken back
+        assert [r.value for r in session.ledger.trials.shown_to_sampler] == [1.0, 1.0]
+        assert session.ledger.next() is None
+
+
+@pytest.mark.parametrize("kind", ["grid", "sampled"])
+def test_early_stopping_compares_within_a_configuration(hold, grid_study, sampled_study, kind):
+    """Better values over another base stop nothing; worse ones would let everything go on."""
+    rule = EarlyStopping(first_rung=0.25, reduction_factor=2)
+    one_seed = {"seeds": (0,), "early_stopping": rule}
+    study = dataclasses.replace(grid_study if kind == "grid" else sampled_study, **one_seed)
+
+    def reach_rung(session, value):
+        number = session.ledger.next().record.number
+        session.ledger.started(number)
+        ends = session.ledger.judged(number, 2, value)
+        session.ledger.progressed(number, {STEP: 2, TIMESTAMP_MS: 1, VAL_LOSS: value})
+        return ends
+
+    with hold(study) as session:
+        assert not reach_rung(session, 1.0)
+        assert not reach_rung(session, 0.5)
+    with hold(edited(study, optim__warmup_steps=5)) as session:
+        assert not reach_rung(session, 5.0), "the first of its base goes on"
+        assert reach_rung(session, 6.0), "the second is compared with it"
+    with hold(edited(study, optim__warmup_steps=5)) as session:
+        assert not reach_rung(session, 4.0), "a later driver reads the same from the record"
+
+
+def test_a_failure_before_an_edit_is_no_failure_of_the_study_now(hold, study):
+    with hold(study, seeds=(0,)) as session:
+        number = session.ledger.next().record.number
+        session.ledger.started(number)
+        session.ledger.failed(number, "diverged")
+        finish(session, 2, loss_of)
+        assert session.exit_code == 1
+    with hold(edited(study, optim__warmup_steps=5), seeds=(0,)) as session:
+        finish(session, 3, loss_of)
+        assert session.exit_code == 0
+
+
+def test_a_file_of_an_edited_launch_makes_the_table_of_its_home(home, hold, study, tmp_path):
+    from orchestrator.archive import container
+    from orchestrator.archive.archived_launch import pack, read, records_of
+    from orchestrator.archive.export_launch import export_launch
+
+    with hold(study) as session:
+        finish(session, 6, loss_of)
+    new = edited(study, optim__warmup_steps=5)
+    with hold(new, seeds=(0,)) as session:
+        finish(session, 3, lambda point: loss_of(point) + 10)
+    launch, table = read_home(home, new)
+    file = tmp_path / "edited.moe-study"
+    container.write(file, pack(export_launch(launch, connect(home.mlflow_uri))))
+    with records_of(read(file)) as archived:
+        assert as_json(archived.table(new)) == as_json(table)
+    assert "--seeds 0 " in render_report(launch, new), "what was asked last is had again"
+    note = _heading(launch, "", "").note
+    assert "6 of configurations that the study had before are left out" in " ".join(note.split())
+    assert "other code" not in note

@@ -2,7 +2,8 @@
 
 A study file may be edited between two runs of one launch: then a cell's name, or a sampled study's
 base, has stood for two configurations. Those of before stay in the record. Here they get the name
-that tells them apart, "slow (optim.warmup_steps=2)", and nothing is judged by them.
+that tells them apart, "slow (optim.warmup_steps=2)", and nothing is judged by them: neither a claim
+or a table, nor the next point of a sampler or a trial that early stopping looks at.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ def told_apart(
     """The records of a launch, those of an older configuration under a name of their own.
 
     `attributes` are the launch's. Of a grid, the configuration of a cell is what its last driver
-    asked for, or where it did not say so, that of the cell's newest trial.
+    asked for, or where it did not say so, that of the cell's newest trial. Records that were told
+    apart already are told apart anew.
     """
-    records = sorted(records, key=lambda r: r.number)
+    records = [_as_asked(record) for record in sorted(records, key=lambda r: r.number)]
     if attributes.get("sampled"):
         base = attributes.get(BASE)
         if base is None:
@@ -57,17 +59,36 @@ def rows_of(
     Rows say whose they are; those written before they did, by cell and seed alone, count where only
     one configuration has stood for these.
     """
+    return [
+        row for row, is_older in zip(rows, _are_older(rows, records), strict=True) if not is_older
+    ]
+
+
+def named_rows(
+    rows: Sequence[Mapping[str, Any]], records: Sequence[TrialRecord]
+) -> list[dict[str, Any]]:
+    """All rows of `analyze`, those of older configurations marked (`is_older`) and, where they say
+    whose they are, under the name that tells them apart."""
+    cells = {record.config_hash: record.cell for record in records}
+    return [
+        {**row, "cell": cells.get(row.get("config_hash"), row["cell"]), "is_older": is_older}
+        for row, is_older in zip(rows, _are_older(rows, records), strict=True)
+    ]
+
+
+def _are_older(rows: Sequence[Mapping[str, Any]], records: Sequence[TrialRecord]) -> list[bool]:
     older = {record.config_hash for record in records if record.is_older}
     asked = {(r.asked_as, r.seed) for r in records if r.is_older}
     return [
-        row
+        row["config_hash"] in older if "config_hash" in row else (row["cell"], row["seed"]) in asked
         for row in rows
-        if (
-            row["config_hash"] not in older
-            if "config_hash" in row
-            else (row["cell"], row["seed"]) not in asked
-        )
     ]
+
+
+def _as_asked(record: TrialRecord) -> TrialRecord:
+    if not record.is_older:
+        return record
+    return replace(record, cell=record.asked_as, asked_as="", is_older=False)
 
 
 def _of_base(record: TrialRecord, base: Values, axes: Collection[str]) -> TrialRecord:
