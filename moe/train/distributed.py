@@ -6,12 +6,14 @@ A world of one needs no process group: every function here then does nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 Result = TypeVar("Result")
 
@@ -72,26 +74,35 @@ def max_over_ranks(value: float, world: World) -> float:
     return values.item()
 
 
-def sum_gradients(parameters: Sequence[Tensor], extra: Tensor, world: World) -> Tensor:
-    """Sums all gradients and the vector `extra` over the ranks, in one flat all-reduce.
+def replicate(model: nn.Module, world: World) -> nn.Module:
+    """The model as every worker calls it: while it goes backward, gradients are averaged over them.
 
-    A parameter that no token reached has no gradient; it counts as zero, with one worker as with
-    several, so that AdamW's moments decay alike in both. Returns the summed `extra`.
+    By torch's own engine. A gradient lies in the bucket that is reduced, so there is no second copy
+    (2006.15704, section 4). Experts that no token of a worker reached have no gradient there, so
+    the unused are looked for; that also keeps the buckets as they were made, whence a resumed run
+    sums in the order of the whole one. Buffers are each worker's own: they agree by what is summed
+    in `end_step`.
     """
+    if world.size == 1:
+        return model
+    return DistributedDataParallel(
+        model, find_unused_parameters=True, gradient_as_bucket_view=True, forward_sync_buffers=False
+    )
+
+
+def accumulating(replica: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
+    """Around the forward and backward pass of a micro-batch: only the step's last one reduces."""
+    if is_last or not isinstance(replica, DistributedDataParallel):
+        return nullcontext()
+    return replica.no_sync()
+
+
+def complete_gradients(parameters: Sequence[Tensor]) -> None:
+    """A parameter that no token reached on any worker has no gradient; it counts as zero, with one
+    worker as with several, so that AdamW's moments decay alike in both."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    if world.size == 1:
-        return extra
-    gradients = [parameter.grad for parameter in parameters]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients] + [extra.reshape(-1)])
-    dist.all_reduce(flat)
-    pieces = flat.split([gradient.numel() for gradient in gradients] + [extra.numel()])
-    torch._foreach_copy_(
-        gradients,
-        [piece.view_as(g) for piece, g in zip(pieces[:-1], gradients, strict=True)],
-    )
-    return pieces[-1].view_as(extra)
 
 
 def gather(value: Any, world: World) -> list[Any]:

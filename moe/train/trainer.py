@@ -15,7 +15,13 @@ from moe.config import TrialConfig
 from moe.data.token_store import TokenStore
 from moe.model.transformer import MoETransformer
 from moe.train.checkpoint import Checkpoint
-from moe.train.distributed import World, sum_gradients
+from moe.train.distributed import (
+    World,
+    accumulating,
+    complete_gradients,
+    replicate,
+    sum_over_ranks,
+)
 from moe.train.evaluate import DeviceBatch, autocast
 from moe.train.optim import build_optimizer, learning_rate
 from moe.train.step_log import BALANCE_LOSS, GRAD_NORM, LOSS, NUM_COLUMNS, Z_LOSS, StepLog
@@ -32,6 +38,7 @@ class Trainer:
         self.model = MoETransformer(config).to(world.device)
         if world.compile and self.is_cuda and config.train.precision == "bf16":
             self.model.compile_parts()
+        self.replica = replicate(self.model, world)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model, config.optim)
         self.log = StepLog(max(config.train.eval_every, _CHECK_EVERY), world.device)
@@ -44,7 +51,8 @@ class Trainer:
             group["lr"] = learning_rate(self.config.optim, step, self.config.train.num_steps)
         self.model.train()
         self.model.begin_step()
-        row_C = sum_gradients(self.parameters, self._backward(step), self.world)
+        row_C = sum_over_ranks(self._backward(step), self.world)
+        complete_gradients(self.parameters)
         gradients = [parameter.grad for parameter in self.parameters]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.config.optim.grad_clip > 0:
@@ -54,7 +62,8 @@ class Trainer:
         if not self.is_cuda or step % _CHECK_EVERY == 0:
             self.check(step)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        # Among several workers gradients stay in the buckets that are reduced.
+        self.optimizer.zero_grad(set_to_none=self.world.size == 1)
         self.model.end_step()
 
     def check(self, step: int) -> None:
@@ -67,13 +76,16 @@ class Trainer:
         train = self.config.train
         share = train.micro_batch_tokens / train.batch_tokens
         row_C = torch.zeros(NUM_COLUMNS, device=self.world.device)
-        for batch in self._micro_batches(step):
-            with autocast(self.config, self.world.device):
-                output = self.model(
-                    batch.ids_BS, batch.targets_BS, label_B=batch.label_B, step=step
-                )
-                loss = (output.loss + output.aux_loss) * share
-            loss.backward()
+        count = train.batch_tokens // train.micro_batch_tokens // self.world.size
+        for number, batch in enumerate(self._micro_batches(step), 1):
+            with accumulating(self.replica, is_last=number == count):
+                with autocast(self.config, self.world.device):
+                    output = self.replica(
+                        batch.ids_BS, batch.targets_BS, label_B=batch.label_B, step=step
+                    )
+                    loss = (output.loss + output.aux_loss) * share
+                # Of the workers' gradients the mean is taken, of their shares the sum.
+                (loss * self.world.size if self.world.size > 1 else loss).backward()
             row_C[LOSS] += output.loss.detach() * share
             row_C[BALANCE_LOSS] += output.balance_loss * share
             row_C[Z_LOSS] += output.z_loss * share

@@ -30,6 +30,8 @@ SETTINGS = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
     "TUNE_WARN_THRESHOLD_S": "60",
+    # torch warns each worker of each trial that all experts were reached in a step: not amiss.
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
 

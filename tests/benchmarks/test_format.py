@@ -18,6 +18,7 @@ KEYS = {"case", "baseline", "ours", "theirs", "unit", "ratio", "goal", "met"}
 SCRIPTS = {
     "moe_layer": ["--tiny", "--repeats", "1", "--batched-bytes", "1e9"],
     "train_step": ["--tiny", "--repeats", "1", "--steps", "1"],
+    "data_parallel": ["--tiny", "--workers", "2", "--steps", "4", "--repeats", "1"],
     "gpu": ["--repeats", "1", "--steps", "1", "--micro-batch-tokens", "2048"],
     "search_saves": ["--seeds", "1"],
     "data": ["--repeats", "1", "--bytes", "2e5", "--corpus"],
