@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from moe.config import ModelConfig, TrialConfig
 from moe.model.activations import NONLINEARITIES
 from moe.model.balance import LoadBalance
-from moe.model.capacity import within_capacity
+from moe.model.expert_capacity import within_capacity
 from moe.model.experts import Experts
 from moe.model.initialisation import linear, residual_std
 from moe.model.router import ROUTERS, RouterContext, Routing

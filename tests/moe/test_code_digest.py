@@ -225,7 +225,7 @@ class Mutant(ast.NodeTransformer):
 # Each file that decides a number of a result, and what of it is changed.
 MUTATED = [
     ("model/balance.py", "operator"),
-    ("model/capacity.py", "comparison"),
+    ("model/expert_capacity.py", "comparison"),
     ("model/dispatch.py", "number"),
     ("model/experts.py", "comparison"),
     ("model/experts_by_loop.py", "comparison"),

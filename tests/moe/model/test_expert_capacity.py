@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moe.config import ConfigError
-from moe.model.capacity import within_capacity
+from moe.model.expert_capacity import within_capacity
 from moe.model.moe_layer import MoELayer
 from moe.model.router import RouterContext, Routing, count_tokens
 from moe.model.selection import capacity, taken_by_experts
