@@ -8,7 +8,7 @@ from orchestrator.study.library import load_study
 from search_spaces.budget import count
 from search_spaces.families import FAMILIES, family
 from search_spaces.overlay import diff
-from studies import block_family, deepseek_moe
+from studies import block_family, deepseek_moe, olmoe_ablations
 
 
 def configs(name: str, scale: str) -> dict:
@@ -32,6 +32,18 @@ def test_mixtures_of_deepseek_have_one_budget(scale):
     wide, gshard = found[deepseek_moe.WIDE_GSHARD], found[deepseek_moe.GSHARD]
     assert wide.d_expert == 1.5 * gshard.d_expert
     assert {c.moe.shared_experts for c in mixtures.values()} == {0, 1}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper"])
+def test_mixtures_of_olmoe_have_one_budget_and_differ_in_one_choice(scale):
+    found = configs("olmoe_ablations", scale)
+    fine = found[olmoe_ablations.FINE.name]
+    assert (fine.moe.total_experts, fine.moe.active_experts) == (64, 8)
+    for name, config in found.items():
+        if name != olmoe_ablations.NO_QK_NORM.name:  # whose norms are weights
+            assert count(config, "active") == count(fine, "active"), name
+        if not config.moe.is_dense and name != olmoe_ablations.NO_QK_NORM.name:
+            assert count(config, "total") == count(fine, "total"), name
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper"])
