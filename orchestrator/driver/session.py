@@ -26,7 +26,7 @@ from orchestrator.driver.options import Options, require_folders, require_sane
 from orchestrator.driver.prepared_corpora import Preparing, Tokens
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.rungs import rung_line, rungs_of_launch
-from orchestrator.report.table_files import write_environment, write_table
+from orchestrator.report.table_files import write_environment, write_registration, write_table
 from orchestrator.report.tables import Table
 from orchestrator.stores.configurations import told_apart
 from orchestrator.stores.driver_lock import driver_locks
@@ -35,16 +35,17 @@ from orchestrator.stores.mlflow_client import require_usable as require_tracking
 from orchestrator.stores.mlflow_private import database_of
 from orchestrator.stores.mlflow_runs import MlflowRuns, absence_named
 from orchestrator.stores.moved_home import settle
-from orchestrator.stores.optuna_launches import OWNER, LaunchInfo
+from orchestrator.stores.optuna_launches import OWNER, REGISTRATIONS, LaunchInfo
 from orchestrator.stores.optuna_private import relational
 from orchestrator.stores.optuna_storage import open_storage, require_usable, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
-from orchestrator.stores.parent_run import STOPPED_BY, require_not_deleted
+from orchestrator.stores.parent_run import STOPPED_BY, TAG_LIMIT, require_not_deleted
 from orchestrator.stores.reuse import finished_elsewhere, laid_out_as_before
 from orchestrator.stores.sqlite_files import with_log
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.cautions import cautions
 from orchestrator.study.launch import Launch
+from orchestrator.study.registration import tag_text
 from orchestrator.trials.ledger import Ledger
 from orchestrator.trials.reconcile import reconcile
 from orchestrator.trials.spending import LeftOut
@@ -212,6 +213,10 @@ def opened(
                 *filter(None, [waits]),
             ]
             tracking.begin()
+            if history := search.info.attributes.get(REGISTRATIONS):
+                tracking.set_tags(
+                    tracking.parent_run_id, {"registration": tag_text(history, TAG_LIMIT)}
+                )
         except BaseException:
             tracking.abandon()
             raise
@@ -281,7 +286,10 @@ def _leave(session: Session) -> None:
             session.tell(str(left_out))
             tracking.set_tags(tracking.parent_run_id, {STOPPED_BY: str(left_out)})
         folder = session.parent_folder
-        for path in (*write_table(session.table(), folder), write_environment(folder)):
+        files = [*write_table(session.table(), folder), write_environment(folder)]
+        if history := session.search.info.attributes.get(REGISTRATIONS):
+            files.append(write_registration(history, folder))
+        for path in files:
             tracking.log_artifact(tracking.parent_run_id, path)
     finally:  # a store or disk that fails here must not keep the outbox from being delivered
         try:

@@ -1,11 +1,14 @@
 """What the data say of one claim, before any correction for the other claims.
 
-Every claim yields two p-values, for "it holds" and for "its contrary holds"; at most one of them
-can be below 0.5.
+Every claim yields two p-values, for "it holds" and for "its contrary holds". The test is that of
+the study's design: a t test at one number of seeds, or one that holds at every look.
 
-- Better, NotBetter: the two-sided paired t test, counted for the side on which the mean lies.
+- Better, NotBetter: the two-sided paired test, counted for the side on which the mean lies.
 - Equivalent, and Specialises between two thresholds: two one-sided tests (TOST) for holding, the
   two-sided test for lying wholly outside.
+- Where a seed of the claim's cells has collapsed, a test that ranks or signs alone decide checks
+it:
+  the claim's p is the larger of the two, so that it is decided only where both agree.
 - Compounds (All, Ordered, LargerEffect): the claim holds at the largest p of its parts
   (intersection-union test, Berger 1982, which needs no correction); its contrary, that some part
   fails, has the smallest p times the number of parts (Bonferroni).
@@ -14,16 +17,16 @@ can be below 0.5.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.report.statistics import (
-    mean_interval,
-    paired_differences,
-    region_p_values,
-    two_sided_p,
-)
+import numpy as np
+
+from orchestrator.report.collapse import collapsed
+from orchestrator.report.findings import Finding, compound, join
+from orchestrator.report.mean_tests import BothP, Power, SidedTest, tests_of
+from orchestrator.report.statistics import mean_interval, paired_differences
 from orchestrator.study.claims import (
     NULL_MEAN,
     All,
@@ -37,72 +40,57 @@ from orchestrator.study.claims import (
     Specialises,
     lower_is_better,
 )
+from orchestrator.study.comparability import Evaluated, unlike
+from orchestrator.study.design import Design, Fixed
 
 Values = Mapping[str, Mapping[int, Mapping[str, float]]]
 Rows = Sequence[Mapping[str, Any]]
-BothP = tuple[float, float]  # p for "the claim holds", p for "its contrary holds"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One claim's numbers. `p_at(n)` gives both p-values at n seeds of the same mean and spread.
-
-    Without a test (missing cells, one seed) `p_at` is None, both p are 1 and `note` says why.
-    """
-
-    id: str
-    statement: str
-    p_holds: float = 1.0
-    p_fails: float = 1.0
-    p_at: Callable[[int], BothP] | None = None
-    metric: str | None = None
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    confidence: float | None = None
-    n: int = 0
-    margin: float | None = None
-    note: str = ""
-    parts: tuple[Finding, ...] = ()
-
-    @property
-    def p_value(self) -> float:
-        return min(self.p_holds, self.p_fails)
-
-    @property
-    def tested(self) -> bool:
-        return self.p_at is not None
 
 
 class _NoDataError(Exception):
     """Why a claim cannot be tested; becomes the finding's note."""
 
 
-class Evidence:
-    """Final values (cell -> seed -> metric) and rows of `analyze`, asked claim by claim.
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the values of a launch came about, as far as its tests need to know.
 
-    `corpora`: digest of each cell's corpus, where they have different ones.
+    `order`: seeds as they were first asked for, which a sequential test follows; seeds that it does
+    not name come last, by their number. `running`: (cell, seed) that have begun or wait: a
+    sequential test goes no further than the first of them. `seeds`: those that a fixed design is
+    judged on; None: any. `evaluated`: of each cell, how its values come about, where that is known.
     """
+
+    order: Sequence[int] = ()
+    running: Collection[tuple[str, int]] = ()
+    seeds: Collection[int] | None = None
+    evaluated: Mapping[str, Evaluated] = field(default_factory=dict)
+
+
+class Evidence:
+    """Final values (cell -> seed -> metric) and rows of `analyze`, asked claim by claim."""
 
     def __init__(
         self,
         values: Values,
         rows: Rows | None,
-        alpha: float,
-        corpora: Mapping[str, str] | None = None,
+        design: Design,
+        sampling: Sampling | None = None,
     ) -> None:
-        self.values, self.rows, self.alpha = values, rows or (), alpha
-        self.corpora = corpora or {}
+        self.values, self.rows, self.design = values, rows or (), design
+        self.sampling = sampling or Sampling()
+        self.test, self.check = tests_of(self.design)
+        self._place = {seed: i for i, seed in enumerate(self.sampling.order)}
 
     def finding(self, claim: Claim) -> Finding:
         """Never raises on missing data: the finding's note names it."""
         match claim:
             case Ordered():
-                return _all(claim, [self.finding(step) for step in claim.steps])
+                return compound(claim, [self.finding(step) for step in claim.steps])
             case All():
-                return _all(claim, [self.finding(part) for part in claim.parts])
+                return compound(claim, [self.finding(part) for part in claim.parts])
             case LargerEffect():
-                return _all(claim, [self._larger(claim, other) for other in claim.than])
+                return compound(claim, [self._larger(claim, other) for other in claim.than])
             case Specialises():
                 return self._specialises(claim)
             case Better() | NotBetter() | Equivalent():
@@ -111,16 +99,20 @@ class Evidence:
 
     def _pair(self, claim: Better | NotBetter | Equivalent) -> Finding:
         margin = claim.by if isinstance(claim, Better) else claim.margin
+        cells = (claim.a, claim.b)
         try:
-            self._require_one_corpus(claim.a, claim.b)
+            self._require_alike(claim.a, claim.b, claim.metric)
             a, b = self._metric(claim.a, claim.metric), self._metric(claim.b, claim.metric)
             return self._region(
-                paired_differences(a, b),
-                _region_of(claim, margin),
+                self._in_order(paired_differences(a, b), cells),
+                region_of(claim, margin),
+                cells=cells,
+                off=self._off(cells, claim.metric),
                 id=claim.id,
                 statement=claim.statement,
                 metric=claim.metric,
                 margin=margin or None,
+                leaks=self._leaks(cells),
                 note=_unpaired(a, b),
             )
         except _NoDataError as missing:
@@ -129,32 +121,48 @@ class Evidence:
     def _larger(self, claim: LargerEffect, other: Effect) -> Finding:
         """|E| > |F| where E - F and E + F have one sign, |E| < |F| where they have opposite signs.
 
-        Both are tested by two-sided paired t tests and both must reject, so that no sign has to be
+        Both are tested by two-sided paired tests and both must reject, so that no sign has to be
         read off the data first. Shown is |E| - |F|, with the signs of the means.
         """
+        cells = tuple(dict.fromkeys((*claim.effect.cells, *other.cells)))
         label: dict[str, Any] = {
             "id": f"{claim.id}.{other.name}",
             "statement": f"the effect of {claim.effect.name} is larger than that of {other.name}",
+            "leaks": self._leaks(cells),
         }
         try:
             e, f = self._effect(claim.effect, claim.metric), self._effect(other, claim.metric)
-            seeds = sorted(e.keys() & f.keys())
-            sign_e, sign_f = (math.copysign(1, sum(x[s] for s in seeds)) for x in (e, f))
-            contrast = {seed: sign_e * e[seed] - sign_f * f[seed] for seed in seeds}
-            label |= {"metric": claim.metric, **_interval(contrast, 1 - self.alpha)}
+            shared = self._in_order({seed: 0.0 for seed in e if seed in f}, cells)
+            sign_e, sign_f = (math.copysign(1, sum(x[s] for s in shared)) for x in (e, f))
+            contrast = {seed: sign_e * e[seed] - sign_f * f[seed] for seed in shared}
+            label |= {"metric": claim.metric, **self._shown(contrast)}
         except _NoDataError as missing:
             return Finding(**label, note=str(missing))
-        if len(seeds) < 2:
+        if len(shared) < 2:
             return Finding(**label, note=join("one seed: no interval", _unpaired(e, f)))
-        minus, plus = (mean_interval(e[s] + sign * f[s] for s in seeds) for sign in (-1, 1))
+        minus, plus = (np.array([e[s] + sign * f[s] for s in shared]) for sign in (-1, 1))
 
-        def p_at(n: int) -> BothP:
-            p = max(float(two_sided_p(sample.mean, sample.sd, n)) for sample in (minus, plus))
-            agreement = minus.mean * plus.mean
-            return (p if agreement > 0 else 1.0), (p if agreement < 0 else 1.0)
+        def both(test: SidedTest) -> BothP:
+            (up, down), (up_sum, down_sum) = test.two_sided(minus, 0), test.two_sided(plus, 0)
+            holds = min(max(up, up_sum), max(down, down_sum))
+            return holds, min(max(up, down_sum), max(down, up_sum))
 
-        holds, fails = p_at(len(seeds))
-        return Finding(**label, p_holds=holds, p_fails=fails, p_at=p_at, note=_unpaired(e, f))
+        powers = [self._power(x, (0.0, math.inf)) for x in (minus, plus)]
+
+        def power(n: int, level: float) -> BothP:
+            """At least: that both are found."""
+            (up, down), (up_sum, down_sum) = (of(n, level) for of in powers)
+            holds = max(up + up_sum, down + down_sum) - 1
+            return max(0.0, holds), max(0.0, max(up + down_sum, down + up_sum) - 1)
+
+        off = self._off(cells, claim.metric)
+        return Finding(
+            **label,
+            **self._decided(both, off, cells),
+            power=power,
+            collapsed=off,
+            note=_unpaired(e, f),
+        )
 
     def _specialises(self, claim: Specialises) -> Finding:
         """One finding a probe with such labels; several probes must all agree."""
@@ -169,7 +177,7 @@ class Evidence:
         for i, probe in enumerate(probes, start=1):
             of_probe = [row for row in rows if row["probe"] == probe]
             parts.append(self._specialises_on(claim, of_probe, f"{claim.id}.{i}", f"probe {probe}"))
-        return _all(claim, parts)
+        return compound(claim, parts)
 
     def _specialises_on(self, claim: Specialises, rows: Rows, id: str, note: str) -> Finding:
         try:
@@ -179,8 +187,10 @@ class Evidence:
                 note = join(note, _unpaired(sample, control))
                 sample = paired_differences(sample, control)
             return self._region(
-                sample,
+                self._in_order(sample, claim.cells),
                 (claim.at_least, math.inf if claim.at_most is None else claim.at_most),
+                cells=claim.cells,
+                off=_named(claim.cell, collapsed(sample)),
                 id=id,
                 statement=claim.statement,
                 metric=claim.measure,
@@ -190,24 +200,94 @@ class Evidence:
             return Finding(id=id, statement=claim.statement, note=join(str(missing), note))
 
     def _region(
-        self, sample: Mapping[int, float], region: tuple[float, float], *, note: str, **label: Any
+        self,
+        sample: Mapping[int, float],
+        region: tuple[float, float],
+        *,
+        cells: Sequence[str],
+        off: tuple[str, ...],
+        note: str,
+        **label: Any,
     ) -> Finding:
         """The finding that the mean over seeds of `sample` lies in an open region."""
-        low, high = region
-        both_ends = math.isfinite(low) and math.isfinite(high)
-        label |= _interval(sample, 1 - (2 if both_ends else 1) * self.alpha)
+        both_ends = all(map(math.isfinite, region))
+        label |= self._shown(sample, one_sided=both_ends)
         if len(sample) < 2:
             return Finding(**label, note=join("one seed: no interval", note))
-        found = mean_interval(sample.values())
-
-        def p_at(n: int) -> BothP:
-            inside, outside = region_p_values(found.mean, found.sd, n, low=low, high=high)
-            return float(inside), float(outside)
-
-        if found.sd == 0:
+        x = np.array(list(sample.values()))
+        if np.ptp(x) == 0:
             note = join(note, "the same at every seed: check that the seeds are replicates")
-        holds, fails = p_at(found.n)
-        return Finding(**label, p_holds=holds, p_fails=fails, p_at=p_at, note=note)
+        return Finding(
+            **label,
+            **self._decided(lambda test: test.region(x, *region), off, cells),
+            power=self._power(x, region),
+            collapsed=off,
+            note=note,
+        )
+
+    def _decided(
+        self, test_by: Callable[[SidedTest], BothP], off: Sequence[str], cells: Sequence[str]
+    ) -> dict[str, Any]:
+        """Both p-values; where seeds collapsed, the larger of those of the test and its check."""
+        asked, running = self.sampling.seeds, self.sampling.running
+        if isinstance(self.design, Fixed) and asked is not None:
+            late = sorted({seed for cell, seed in running if cell in cells and seed in asked})
+            if late:
+                named = f"{'seed' if len(late) == 1 else 'seeds'} {', '.join(map(str, late))}"
+                return {"withheld": f"a fixed design is judged once, and has yet to see {named}"}
+        holds, fails = test_by(self.test)
+        if not off:
+            return {"p_holds": holds, "p_fails": fails}
+        check_holds, check_fails = test_by(self.check)
+        return {
+            "p_holds": max(holds, check_holds),
+            "p_fails": max(fails, check_fails),
+            "checks": ((holds, fails), (check_holds, check_fails)),
+        }
+
+    def _power(self, x: np.ndarray, region: tuple[float, float]) -> Power:
+        found = mean_interval(x)
+        return self.test.power(found.mean, found.sd, *region)
+
+    def _shown(self, sample: Mapping[int, float], *, one_sided: bool = False) -> dict[str, Any]:
+        """Estimate, its size in standard deviations, and its interval."""
+        if not sample:
+            raise _NoDataError("the cells share no seed")
+        x = np.array(list(sample.values()))
+        found = mean_interval(x)
+        shown: dict[str, Any] = {"estimate": found.mean, "n": found.n}
+        if found.n < 2:
+            return shown
+        low, high = self.test.interval(x, self.design.alpha, one_sided=one_sided)
+        bounds = {"low": low, "high": high} if math.isfinite(low) else {}
+        return shown | {
+            **bounds,
+            "effect": found.mean / found.sd if found.sd else None,
+            "confidence": 1 - (2 if one_sided else 1) * self.design.alpha,
+        }
+
+    def _in_order(self, sample: Mapping[int, float], cells: Sequence[str]) -> dict[int, float]:
+        """The seeds that the design's test counts, in its order."""
+        seeds = sorted(sample, key=lambda seed: (self._place.get(seed, math.inf), seed))
+        if isinstance(self.design, Fixed):
+            return {seed: sample[seed] for seed in seeds}
+        waits = {seed for cell, seed in self.sampling.running if cell in cells}
+        found: dict[int, float] = {}
+        for seed in sorted({*seeds, *waits}, key=lambda s: (self._place.get(s, math.inf), s)):
+            if seed in waits:
+                break  # a seed that is slow to come must not be left out for what it will say
+            found[seed] = sample[seed]
+        return found
+
+    def _off(self, cells: Sequence[str], metric: str) -> tuple[str, ...]:
+        return tuple(
+            line for cell in cells for line in _named(cell, collapsed(self._metric(cell, metric)))
+        )
+
+    def _leaks(self, cells: Sequence[str]) -> tuple[str, ...]:
+        known = {cell: e for cell in cells if (e := self.sampling.evaluated.get(cell)) is not None}
+        leaking = tuple(cell for cell, how in known.items() if not how.is_causal)
+        return leaking if 0 < len(leaking) < len(cells) else ()
 
     def _metric(self, cell: str, metric: str) -> dict[int, float]:
         trials = self.values.get(cell)
@@ -221,16 +301,17 @@ class Evidence:
                 raise _NoDataError(f"cell {cell}, seed {seed}: {metric} is {value}")
         return found
 
-    def _require_one_corpus(self, a: str, b: str) -> None:
-        if self.corpora.get(a) != self.corpora.get(b) and {a, b} <= self.values.keys():
-            raise _NoDataError(
-                f"{a} and {b} were trained on different text, where losses do not compare"
-            )
+    def _require_alike(self, a: str, b: str, metric: str) -> None:
+        how = self.sampling.evaluated
+        if a in how and b in how and {a, b} <= self.values.keys():
+            why = unlike(how[a], how[b], metric)
+            if why is not None:
+                raise _NoDataError(f"{a} and {b} were evaluated on {why}")
 
     def _effect(self, effect: Effect, metric: str) -> dict[int, float]:
         """The signed mean over the effect's pairs, at each seed that all its cells share."""
         for a, b in effect.pairs:
-            self._require_one_corpus(a, b)
+            self._require_alike(a, b, metric)
         pairs = [
             paired_differences(self._metric(a, metric), self._metric(b, metric))
             for a, b in effect.pairs
@@ -247,12 +328,7 @@ def probe_labels(probe: str) -> str:
     return rest.rpartition(":")[2].partition("=")[0] if kind == "table" else rest
 
 
-def join(*notes: str) -> str:
-    """The notes that say something, in one line."""
-    return "; ".join(note for note in notes if note)
-
-
-def _region_of(claim: Better | NotBetter | Equivalent, margin: float) -> tuple[float, float]:
+def region_of(claim: Better | NotBetter | Equivalent, margin: float) -> tuple[float, float]:
     """Where a minus b must lie for the claim to hold."""
     if isinstance(claim, Equivalent):
         return -margin, margin
@@ -281,41 +357,5 @@ def _unpaired(a: Mapping[int, float], b: Mapping[int, float]) -> str:
     return f"unpaired seeds left out: {', '.join(map(str, alone))}" if alone else ""
 
 
-def _interval(sample: Mapping[int, float], confidence: float) -> dict[str, Any]:
-    if not sample:
-        raise _NoDataError("the cells share no seed")
-    found = mean_interval(sample.values(), confidence=confidence)
-    shown = {"estimate": found.mean, "low": found.low, "high": found.high, "n": found.n}
-    return shown | {"confidence": confidence if found.n > 1 else None}
-
-
-def _all(claim: Claim, parts: Sequence[Finding]) -> Finding:
-    """The compound, with the numbers of the part that decides it."""
-
-    def combine(both: Iterable[BothP]) -> BothP:
-        holds, fails = zip(*both, strict=True)
-        return max(holds), min(1.0, len(parts) * min(fails))
-
-    def p_at(n: int) -> BothP:
-        return combine(part.p_at(n) if part.p_at else (1.0, 1.0) for part in parts)
-
-    holds, fails = combine((part.p_holds, part.p_fails) for part in parts)
-    if fails < holds:
-        shown = min(parts, key=lambda part: part.p_fails)
-    else:
-        shown = max(parts, key=lambda part: (part.p_holds, not part.tested))
-    return Finding(
-        id=claim.id,
-        statement=claim.statement,
-        p_holds=holds,
-        p_fails=fails,
-        p_at=p_at if any(part.tested for part in parts) else None,
-        metric=shown.metric,
-        estimate=shown.estimate,
-        low=shown.low,
-        high=shown.high,
-        confidence=shown.confidence,
-        n=shown.n,
-        margin=shown.margin,
-        parts=tuple(parts),
-    )
+def _named(cell: str, off: Mapping[int, float]) -> tuple[str, ...]:
+    return tuple(f"{cell}, seed {seed}: {distance:+.3g}" for seed, distance in off.items())

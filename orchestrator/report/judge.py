@@ -6,15 +6,19 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.report.evidence import Sampling
 from orchestrator.report.verdicts import Verdict, judge
-from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.stores.trial_record import FINISHED_STATES, TrialRecord
 from orchestrator.study.claims import All, Claim, Specialises
+from orchestrator.study.comparability import Evaluated
+from orchestrator.study.design import Fixed
+from orchestrator.study.registration import DESIGN, History, design_remarks, standing
 from orchestrator.study.study import Study
 
 # Why the verdicts of a scale are no evidence, whatever their intervals say.
@@ -28,12 +32,17 @@ class Judgement:
     """Verdicts in the order of the study's claims, and what a reader must know beside them.
 
     `evidence` is False at a scale that is too small, with the reason in `evidence_reason`.
+    `exploratory` says why the verdicts are not those of the design that was registered. `leaking`
+    are cells whose routes depend on later tokens, so that their losses are of no causal model.
     """
 
     verdicts: tuple[Verdict, ...]
     evidence: bool
     evidence_reason: str | None
     notes: tuple[str, ...] = ()
+    design: str = ""
+    exploratory: str | None = None
+    leaking: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The keys that the JSON of `claims` and of `table` share."""
@@ -41,6 +50,9 @@ class Judgement:
             "evidence": self.evidence,
             "evidence_reason": self.evidence_reason,
             "notes": list(self.notes),
+            "design": self.design,
+            "exploratory": self.exploratory is not None,
+            "exploratory_reason": self.exploratory,
             "claims": [verdict.to_dict() for verdict in self.verdicts],
         }
 
@@ -51,29 +63,105 @@ def judge_launch(
     scale: str,
     records: Sequence[TrialRecord],
     rows: Sequence[Mapping[str, Any]] = (),
+    history: History = (),
 ) -> Judgement:
     """Every claim of `study` on one launch's trials and on `rows` of `moe-study analyze`.
 
     Complete trials alone count, and of one code digest: the one that trained the most of them.
+    `history` is what was registered of the launch (`orchestrator.study.registration`).
     """
     digest = main_digest(records)
     older = [r for r in records if r.is_older]
-    records = [r for r in records if not r.is_older]
+    records = sorted((r for r in records if not r.is_older), key=lambda r: r.number)
     counted = [r for r in records if r.state == "complete" and r.code == digest]
+    evaluated = _evaluated(study, scale, records)
+    seeds = _seeds_of_design(study, history)
+    sampling = Sampling(
+        order=tuple(dict.fromkeys(r.seed for r in records)),
+        running=_to_come(study, records, seeds),
+        seeds=seeds,
+        evaluated=evaluated,
+    )
+    verdicts = judge(
+        study.claims,
+        values_of(counted, study.metric),
+        specialization_rows=rows,
+        design=study.design,
+        sampling=sampling,
+    )
     reason = NO_EVIDENCE.get(scale)
     return Judgement(
         verdicts=tuple(
-            judge(
-                study.claims,
-                values_of(counted, study.metric),
-                specialization_rows=rows,
-                corpora={r.cell: r.corpus_digest for r in counted if r.corpus_digest},
-            )
+            replace(verdict, registered=standing(history, claim, metric=study.metric))
+            for verdict, claim in zip(verdicts, study.claims, strict=True)
         ),
         evidence=reason is None,
         evidence_reason=reason,
-        notes=(*_older(older), *_other_code(records, digest), *_unanalysed(study, rows)),
+        notes=(
+            *design_remarks(history, study),
+            *_older(older),
+            *_other_code(records, digest),
+            *_unanalysed(study, rows),
+        ),
+        design=_design_text(study, seeds),
+        exploratory=_exploratory(study, counted, seeds),
+        leaking=tuple(cell for cell, how in evaluated.items() if not how.is_causal),
     )
+
+
+def _seeds_of_design(study: Study, history: History) -> tuple[int, ...] | None:
+    """Those that a fixed design is judged on; None where none were registered."""
+    if not isinstance(study.design, Fixed) or not history:
+        return None
+    design = history[-1][DESIGN]
+    return tuple(design["seeds"]) if design["kind"] == "fixed" else None
+
+
+def _design_text(study: Study, seeds: Sequence[int] | None) -> str:
+    if not isinstance(study.design, Fixed) or seeds is None:
+        return str(study.design)
+    return f"{Fixed(seeds=max(2, len(seeds)), alpha=study.design.alpha)} ({_numbers(seeds)})"
+
+
+def _to_come(
+    study: Study, records: Sequence[TrialRecord], seeds: Sequence[int] | None
+) -> set[tuple[str, int]]:
+    """Cells and seeds without a result that may yet have one."""
+    ended = {(r.cell, r.seed) for r in records if r.state in FINISHED_STATES}
+    begun = {(r.cell, r.seed) for r in records}
+    asked = {(cell, seed) for cell in {r.cell for r in records} for seed in seeds or ()}
+    return (begun | asked) - ended
+
+
+def _exploratory(
+    study: Study, counted: Sequence[TrialRecord], seeds: Sequence[int] | None
+) -> str | None:
+    if not study.claims or seeds is None:
+        return None
+    cells = {cell for claim in study.claims for cell in claim.cells}
+    more = sorted({r.seed for r in counted if r.cell in cells} - set(seeds))
+    if not more:
+        return None
+    return (
+        f"the design is fixed at seeds {_numbers(seeds)}, and {_numbers(more)} came on top: "
+        "looking again with more seeds decides equal cells far more often than its alpha says"
+    )
+
+
+def _numbers(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _evaluated(study: Study, scale: str, records: Sequence[TrialRecord]) -> dict[str, Evaluated]:
+    """How the values of each cell come about: as its trials say, or where they are too old to, as
+    the study has it."""
+    newest = {r.cell: r for r in records}
+    if all(r.config is not None for r in newest.values()):
+        return {cell: Evaluated.of_record(r.config, r.corpus_digest) for cell, r in newest.items()}
+    base = study.scales.get(scale)
+    if base is None or not study.is_grid:
+        return {}
+    return {cell.name: Evaluated.of(cell.config(base)) for cell in study.cells_over(base)}
 
 
 def main_digest(records: Sequence[TrialRecord]) -> str:

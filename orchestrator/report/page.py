@@ -24,7 +24,7 @@ from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
 from orchestrator.report.table_text import body, footnotes, headings
 from orchestrator.report.tables import Table
-from orchestrator.report.verdict_text import remarks
+from orchestrator.report.verdict_text import remarks, verdict_word
 from orchestrator.report.verdicts import Verdict
 from orchestrator.stores.trial_record import RUN_LINK, TrialRecord, count_states
 from orchestrator.study.library import study_names
@@ -104,6 +104,9 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "id": verdict.id,
         "statement": verdict.statement,
         "verdict": verdict.verdict,
+        "word": verdict_word(verdict),
+        "registered": verdict.registered,
+        "effect": None if verdict.effect is None else f"{verdict.effect:+.1f} sd",
         "metric": verdict.metric,
         "estimate": _number(verdict.estimate),
         "interval": None

@@ -17,7 +17,7 @@ from orchestrator.report.judge import Judgement, judge_launch, read_analysis
 from orchestrator.report.tables import Table, table_of
 from orchestrator.stores.configurations import rows_of, told_apart
 from orchestrator.stores.importances import importances
-from orchestrator.stores.optuna_launches import LaunchInfo, launches_in
+from orchestrator.stores.optuna_launches import REGISTRATIONS, LaunchInfo, launches_in
 from orchestrator.stores.optuna_storage import open_storage, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import TrialRecord
@@ -76,6 +76,7 @@ class LaunchRecords:
             scale=self.info.attributes["scale"],
             records=self.trials,
             rows=self.analysis() if rows is None else rows,
+            history=self.info.attributes.get(REGISTRATIONS) or (),
         )
 
     def table(self, study: Study, rows: Rows | None = None) -> Table:

@@ -1,19 +1,17 @@
 """Means, paired differences, tests of a region, and correction for many tests (docs/metrics.md).
 
-A sample is one number a seed. Every test here needs only its n, mean and standard deviation, so
-the same functions answer "what do these seeds say" and "how many seeds would be enough".
+A sample is one number a seed; every test here needs only its n, mean and standard deviation. Tests
+that hold at every look are in `anytime`, how often tests decide is in `power`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special, stats
-
-MAX_SEEDS = 1_000_000  # a claim that needs more than this will never be decided by seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,23 +148,6 @@ def holm_levels(p_values: Sequence[float], *, alpha: float = 0.05) -> list[float
         going = going and p[i] <= levels[i]
         decided += going
     return levels.tolist()
-
-
-def seeds_until(p_at: Callable[[int], float], *, alpha: float = 0.05) -> int | None:
-    """The smallest n of at least 2 with p_at(n) <= alpha, for a p that falls once it is below 0.5.
-
-    None where not even MAX_SEEDS would do (for instance at a difference of exactly 0).
-    """
-    _check_level("alpha", alpha)
-    fails, holds = 1, 2
-    while p_at(holds) > alpha:
-        if holds == MAX_SEEDS:
-            return None
-        fails, holds = holds, min(2 * holds, MAX_SEEDS)
-    while holds - fails > 1:
-        middle = (fails + holds) // 2
-        fails, holds = (fails, middle) if p_at(middle) <= alpha else (middle, holds)
-    return holds
 
 
 def kendall_tau(ours: Mapping[str, float], published: Mapping[str, float]) -> RankCorrelation:

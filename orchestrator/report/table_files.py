@@ -1,16 +1,18 @@
-"""The table and the environment of a launch, as files.
+"""The table, the registered claims and the environment of a launch, as files.
 
 MLflow's page of the parent run lists only the latest children, so it gets the table as an artifact.
 """
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib import metadata
 from pathlib import Path
 
 from orchestrator.report.table_text import render
 from orchestrator.report.tables import Table
+from orchestrator.study.registration import History
 
 
 def write_table(table: Table, folder: Path) -> list[Path]:
@@ -19,6 +21,13 @@ def write_table(table: Table, folder: Path) -> list[Path]:
         paths.append(folder / f"table.{suffix}")
         paths[-1].write_text(render(table, form))
     return paths
+
+
+def write_registration(history: History, folder: Path) -> Path:
+    """What the study claimed, and since when."""
+    path = folder / "registration.json"
+    path.write_text(json.dumps(history, indent=1))
+    return path
 
 
 def write_environment(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from orchestrator.report.verdict_text import HEADINGS as CLAIM_HEADINGS
 from orchestrator.report.verdict_text import markdown_table, remarks, verdict_rows
 
 FORMATS = ("markdown", "csv", "latex", "json")
+NOT_CAUSAL = "\N{DAGGER}"
 _NAMED = 8  # cells that a footnote names
 _LISTS = ("seeds", "run_ids", "commits", "torch", "processors")
 
@@ -50,7 +51,7 @@ def _headings(measure: Metric) -> list[str]:
 def _cells(row: Row, measure: Metric) -> list[str]:
     shown = ["-" if row.perplexity is None else f"{row.perplexity:.3f}"]
     return [
-        row.cell,
+        f"{row.cell} {NOT_CAUSAL}" if row.leaks_future else row.cell,
         _count(row),
         "-" if row.mean is None else f"{row.mean:.4f}",
         _interval(row),
@@ -117,7 +118,7 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
     if leaking := [row.cell for row in table.rows if row.leaks_future]:
         more = f" and {len(leaking) - _NAMED} more" if len(leaking) > _NAMED else ""
         lines.append(
-            f"Not causal: {', '.join(leaking[:_NAMED])}{more}. Later tokens of a text decide which "
+            f"{NOT_CAUSAL} Not causal: {', '.join(leaking[:_NAMED])}{more}. Later tokens of a text decide which "
             "experts earlier ones pass, which no model that writes it can know; such a loss "
             "compares with others of its kind only."
         )

@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from moe.config import ConfigError
-from moe.identity import config_told
 from moe.metrics import (
     VAL_BITS_PER_BYTE,
     VAL_LOSS,
@@ -31,6 +29,7 @@ from orchestrator.stores.trial_record import (
     TORCH,
     TrialRecord,
 )
+from orchestrator.study.comparability import leaks_future
 from orchestrator.study.corpora import corpus_label
 
 Published = Mapping[str, Mapping[str, float]]  # cell -> corpus -> perplexity
@@ -212,18 +211,8 @@ def _row(records: list[TrialRecord], digest: str, published: Published, measure:
         published=dict(published.get(first.cell, {})),
         corpus=first.corpus,
         corpus_digest=first.corpus_digest,
-        leaks_future=_leaks_future(first),
+        leaks_future=None if first.config is None else leaks_future(first.config),
     )
-
-
-def _leaks_future(record: TrialRecord) -> bool | None:
-    """None where the record does not tell its configuration, or tells one of another version."""
-    if record.config is None:
-        return None
-    try:
-        return config_told(record.config).leaks_future
-    except ConfigError:
-        return None
 
 
 def _told(key: str, records: Iterable[TrialRecord]) -> list[str]:

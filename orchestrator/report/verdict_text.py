@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from orchestrator.report.findings import join
 from orchestrator.report.judge import Judgement
 from orchestrator.report.verdicts import Verdict
+from orchestrator.study.registration import BEFORE
 
 HEADINGS = (
     "claim",
     "verdict",
     "estimate",
     "interval",
+    "effect",
     "perplexity",
     "n",
     "margin",
@@ -23,7 +26,8 @@ HEADINGS = (
 def verdict_rows(verdicts: Iterable[Verdict], *, parts: bool = False) -> list[list[str]]:
     """A row a claim, in the order of HEADINGS; with `parts`, a compound's parts below it.
 
-    The estimate of a claim on the loss is in nats, beside it as a change of perplexity.
+    The estimate of a claim on the loss is in nats, beside it as a change of perplexity; its effect
+    is in standard deviations of a seed's difference.
     """
     rows = []
     for verdict in verdicts:
@@ -33,10 +37,27 @@ def verdict_rows(verdicts: Iterable[Verdict], *, parts: bool = False) -> list[li
     return rows
 
 
+def verdict_word(verdict: Verdict) -> str:
+    """Its verdict, with what keeps it from being evidence."""
+    return verdict.verdict if verdict.causal else f"{verdict.verdict} (not causal)"
+
+
+def _why(verdict: Verdict) -> str:
+    late = verdict.registered not in (None, BEFORE)
+    return join(f"claim {verdict.registered}" if late else "", verdict.reason)
+
+
 def remarks(judgement: Judgement) -> list[str]:
     """What must stand beside the verdicts: that they are no evidence, and what was left out."""
-    warning = f"Not evidence: {judgement.evidence_reason}."
-    return [*([] if judgement.evidence else [warning]), *(f"{note}." for note in judgement.notes)]
+    lines = [] if judgement.evidence else [f"Not evidence: {judgement.evidence_reason}."]
+    if judgement.verdicts:
+        lines.append(f"Design: {judgement.design}.")
+    if judgement.exploratory:
+        lines.append(f"Exploratory: {judgement.exploratory}.")
+    if before := [v.id for v in judgement.verdicts if v.registered == BEFORE]:
+        named = "All claims" if len(before) == len(judgement.verdicts) else ", ".join(before)
+        lines.append(f"Registered before the data: {named}.")
+    return [*lines, *(f"{note}." for note in judgement.notes)]
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -49,14 +70,15 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
 def _row(verdict: Verdict) -> list[str]:
     return [
         verdict.id,
-        verdict.verdict,
+        verdict_word(verdict),
         _number(verdict.estimate),
         _interval(verdict),
+        "-" if verdict.effect is None else f"{verdict.effect:+.1f} sd",
         _perplexity(verdict),
         str(verdict.n),
         _number(verdict.margin),
         verdict.statement,
-        verdict.reason,
+        _why(verdict),
     ]
 
 

@@ -13,21 +13,29 @@ How the corrected decision is taken (the tests themselves are in `evidence`):
 4. The parts of a supported compound all hold, at its level. The parts of any other are held to that
    level over their number.
 
-The interval shown is the plain one (95%; 90% where it shows a TOST), as a table has it. It may
-exclude 0 while Holm leaves the claim undecided; the reason then gives p before and after.
+Under a sequential design p is 1 / max e over the looks, which is a p-value at every look, so that
+Holm's procedure holds at every look as well.
+
+The interval shown is the plain one (95%; 90% where it shows a TOST), as a table has it, or that of
+the confidence sequence. It may exclude 0 while Holm leaves the claim undecided; the reason then
+gives p before and after.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from moe.metrics import describe, perplexity
-from orchestrator.report.evidence import Evidence, Finding, Rows, Values, join
-from orchestrator.report.statistics import MAX_SEEDS, holm, holm_levels, seeds_until
+from orchestrator.report.evidence import Evidence, Rows, Sampling, Values
+from orchestrator.report.findings import Finding, join
+from orchestrator.report.mean_tests import BothP
+from orchestrator.report.power import MAX_SEEDS, TARGET, seeds_for
+from orchestrator.report.statistics import holm, holm_levels
 from orchestrator.study.claims import Claim
+from orchestrator.study.design import Design, Fixed, Sequential
 
 FEW_SEEDS = 5  # below this the spread itself is hardly known
 
@@ -39,8 +47,15 @@ class Verdict:
     `estimate` is a minus b (LargerEffect: the difference of the absolute effects; Specialises: the
     measure above its null) in the unit of `metric`, with its interval at `ci_level` over `n` paired
     seeds. A compound shows the numbers of the part that decides it, and all of them in `parts`.
-    `level` is what Holm holds `p_value` to. `seeds_to_decide`, for undecided claims: the seeds in
-    every cell at which this mean and spread would pass that level (and about one chance in two).
+    `effect` is the estimate in standard deviations of a seed's (paired) value. `level` is what Holm
+    holds `p_value` to. `seeds_for_80`, for undecided claims: the seeds in every cell that decide it
+    at that level in 80% of studies of this mean and spread.
+
+    `collapsed` names seeds that lie far from their cell's others; then `check` is the verdict by
+    ranks or signs alone and `p_value` the larger of both tests', so that a claim is decided only
+    where they agree. `leaks` are cells that later tokens route, of a claim that sets them against
+    causal ones: it is then `causal` no longer, and no evidence for what it says of causal models.
+    `registered` says whether the claim stood in the record before the data.
     """
 
     id: str
@@ -52,13 +67,22 @@ class Verdict:
     ci_high: float | None
     ci_level: float | None
     n: int
+    effect: float | None
     margin: float | None
     p_value: float | None
     p_adjusted: float | None
     level: float
-    seeds_to_decide: int | None
+    seeds_for_80: int | None
     reason: str
+    collapsed: tuple[str, ...] = ()
+    check: str | None = None
+    leaks: tuple[str, ...] = ()
+    registered: str | None = None
     parts: tuple[Verdict, ...] = ()
+
+    @property
+    def causal(self) -> bool:
+        return not self.leaks
 
     @property
     def perplexity_ratio(self) -> tuple[float, float | None, float | None] | None:
@@ -72,6 +96,7 @@ class Verdict:
         """The JSON of `moe-study claims`."""
         shown = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         shown["perplexity_ratio"] = self.perplexity_ratio
+        shown["causal"] = self.causal
         shown["parts"] = [part.to_dict() for part in self.parts]
         return shown
 
@@ -79,53 +104,61 @@ class Verdict:
 def judge(
     claims: Sequence[Claim],
     values: Values,
-    alpha: float = 0.05,
     specialization_rows: Rows | None = None,
-    corpora: Mapping[str, str] | None = None,
+    *,
+    design: Design | None = None,
+    sampling: Sampling | None = None,
+    advise: bool = True,
 ) -> list[Verdict]:
     """A verdict for each claim, in order, corrected over all of them.
 
     `values`: cell -> seed -> metric -> final value, of complete trials only. `specialization_rows`:
-    the rows of `moe-study analyze`, each with its probe spec under "probe". `corpora`: the digest
-    of each cell's corpus, where they have different ones. Missing data, and cells of different
-    corpora, leave a claim undecided, with the reason. Raises ValueError on ids that repeat and on
-    alpha outside (0, 0.5).
+    the rows of `moe-study analyze`, each with its probe spec under "probe". `design`: without one,
+    a t test at the seeds that are there. Missing data, and cells that were evaluated on different
+    things, leave a claim undecided, with the reason. `advise`: how many seeds give 80% power is
+    computed, which is most of the work. Raises ValueError on ids that repeat.
     """
     ids = [claim.id for claim in claims]
     if len(set(ids)) < len(ids):
         raise ValueError(f"the claims of a study have different ids; received {ids}. Rename one.")
-    if not 0 < alpha < 0.5:
-        raise ValueError(f"alpha lies between 0 and 0.5; received {alpha!r}. 0.05 is usual.")
-    evidence = Evidence(values, specialization_rows, alpha, corpora)
+    design = design or Fixed()
+    evidence = Evidence(values, specialization_rows, design, sampling)
     findings = [evidence.finding(claim) for claim in claims]
     p_values = [finding.p_value for finding in findings]
-    family = _Family(alpha=alpha, size=len(claims))
+    family = _Family(design=design, size=len(claims), advise=advise)
     return [
         family.verdict(finding, level, p_adjusted)
         for finding, level, p_adjusted in zip(
-            findings, holm_levels(p_values, alpha=alpha), holm(p_values), strict=True
+            findings, holm_levels(p_values, alpha=design.alpha), holm(p_values), strict=True
         )
     ]
+
+
+def _side(p: BothP, level: float) -> str:
+    if min(p) > level:
+        return "undecided"
+    return "supported" if p[0] < p[1] else "refuted"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Family:
     """What all claims that are judged together share."""
 
-    alpha: float
+    design: Design
     size: int
+    advise: bool
 
     def verdict(self, finding: Finding, level: float, p_adjusted: float) -> Verdict:
-        decision, seeds = "undecided", None
-        if finding.p_value <= level:
-            decision = "supported" if finding.p_holds < finding.p_fails else "refuted"
-        elif finding.p_at is not None:
-            seeds = seeds_until(lambda n: min(finding.p_at(n)), alpha=level)
+        decision = _side((finding.p_holds, finding.p_fails), level)
+        seeds = None
+        if self.advise and decision == "undecided" and finding.power is not None:
+            seeds = seeds_for(lambda n: max(finding.power(n, level)), most=self._most_seeds)
         part_level = level if decision == "supported" else level / max(1, len(finding.parts))
         parts = tuple(
-            self.verdict(part, part_level, min(1.0, part.p_value * self.alpha / part_level))
+            self.verdict(part, part_level, min(1.0, part.p_value * self.design.alpha / part_level))
             for part in finding.parts
         )
+        tested = finding.tested and not finding.withheld
         return Verdict(
             id=finding.id,
             statement=finding.statement,
@@ -136,40 +169,72 @@ class _Family:
             ci_high=finding.high,
             ci_level=finding.confidence,
             n=finding.n,
+            effect=finding.effect,
             margin=finding.margin,
-            p_value=finding.p_value if finding.tested else None,
-            p_adjusted=p_adjusted if finding.tested else None,
+            p_value=finding.p_value if tested else None,
+            p_adjusted=p_adjusted if tested else None,
             level=level,
-            seeds_to_decide=seeds,
-            reason=self._reason(finding, decision, p_adjusted, seeds, parts),
+            seeds_for_80=seeds,
+            reason=self._reason(finding, decision, level, p_adjusted, seeds, parts),
+            collapsed=finding.collapsed,
+            check=_side(finding.checks[1], level) if finding.checks else None,
+            leaks=finding.leaks,
             parts=parts,
         )
+
+    @property
+    def _most_seeds(self) -> int:
+        return self.design.max_seeds if isinstance(self.design, Sequential) else MAX_SEEDS
 
     def _reason(
         self,
         finding: Finding,
         decision: str,
+        level: float,
         p_adjusted: float,
         seeds: int | None,
         parts: Sequence[Verdict],
     ) -> str:
+        beside = [finding.note, *self._beside(finding, level)]
         if decision == "supported":
-            return finding.note
+            return join(*beside)
         if decision == "refuted":
             refuted = [part.id for part in parts if part.verdict == "refuted"]
-            return join(*(f"{part} is refuted" for part in refuted), finding.note)
+            return join(*(f"{part} is refuted" for part in refuted), *beside)
         untested = [part for part in parts if part.p_value is None]
-        missing = join(*(f"{part.id}: {part.reason}" for part in untested), finding.note)
+        missing = join(*(f"{part.id}: {part.reason}" for part in untested), *beside)
+        if finding.withheld and not parts:
+            return join(finding.withheld, missing)
         if not finding.tested:
             return missing
         p = f"p = {finding.p_value:.2g}"
         if self.size > 1:
             p += f", {p_adjusted:.2g} after Holm's correction over {self.size} claims"
         if seeds is not None:
-            guess = f"{seeds} seeds would decide it at this mean and spread"
+            guess = (
+                f"{seeds} seeds would decide it in {TARGET:.0%} of studies of this mean and spread"
+            )
             if finding.n < FEW_SEEDS:
                 guess = f"roughly {guess}, which {finding.n} seeds tell poorly"
             return join(p, guess, missing)
         if untested:
             return join(p, missing)
-        return join(p, f"no number of seeds up to {MAX_SEEDS:,} would decide it", missing)
+        return join(
+            p, f"no number of seeds up to {self._most_seeds:,} gives {TARGET:.0%} power", missing
+        )
+
+    def _beside(self, finding: Finding, level: float) -> list[str]:
+        """What a reader must know beside the verdict."""
+        lines = []
+        if finding.collapsed:
+            lines.append(f"far from the other seeds of its cell: {', '.join(finding.collapsed)}")
+        if finding.checks:
+            by_mean, by_check = (_side(p, level) for p in finding.checks)
+            kind = "bets on signs" if isinstance(self.design, Sequential) else "signed ranks"
+            lines.append(f"{by_mean} by the t test, {by_check} by {kind}")
+        if finding.leaks:
+            lines.append(
+                f"not causal: later tokens of a sequence route earlier ones in "
+                f"{', '.join(finding.leaks)}, which is no evidence about causal models"
+            )
+        return lines

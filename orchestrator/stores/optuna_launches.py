@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from moe.identity import told
 from orchestrator.base.errors import BadInput
@@ -22,6 +23,7 @@ from orchestrator.stores.optuna_private import study_id_of
 from orchestrator.stores.trial_record import CELL_HASH, CONFIG, TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.plan import typical_points
+from orchestrator.study.registration import register
 
 # User attributes of an Optuna study: the identity of a launch, for those who only read.
 LAUNCH_ATTRIBUTES = ("study", "scale", "corpus", "corpus_digest", "overrides")
@@ -29,6 +31,7 @@ STARTED_AT = "started_at"
 BASE = "base"  # of a sampled study, what tells its base from others (moe.identity.told)
 CURRENT = "current"  # of cells that stood for several configurations: the one now asked for
 LABELS_KEPT = "labels_kept"  # absent of launches whose tokens keep all labels apart
+REGISTRATIONS = "registrations"  # what the study claimed, and since when
 OWNER = "owner"
 DRIVERS = "drivers"
 
@@ -95,8 +98,19 @@ def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> Launc
         "early_stopping": _early_stopping(launch),
         "sampler": None if launch.study.is_grid else str(launch.study.sampler),
     }
+    attributes[REGISTRATIONS] = _registered(storage, known, launch, now=now)
     direction = "maximize" if launch.study.measure.better == "higher" else "minimize"
     return _study_with(storage, launch.name, direction, attributes)
+
+
+def _registered(
+    storage: BaseStorage, known: Iterable[LaunchInfo], launch: Launch, *, now: datetime
+) -> list[dict[str, Any]]:
+    """What the study claims, beside what it claimed before."""
+    info = next((info for info in known if info.name == launch.name), None)
+    history = (info.attributes.get(REGISTRATIONS) or []) if info else []
+    results = storage.get_n_trials(info.study_id, state=TrialState.COMPLETE) if info else 0
+    return register(history, launch.study, launch.seeds, now=now, results=results)
 
 
 def open_imported(

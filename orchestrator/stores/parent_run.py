@@ -14,7 +14,7 @@ from orchestrator.stores.mlflow_private import NOTE_TAG, TRAINING_KIND
 
 PARENT = "moe_study.parent"
 OWNER = "moe_study.owner"
-_TAG_LIMIT = 5000
+TAG_LIMIT = 5000
 STOPPED_BY = "stopped_by"
 
 
@@ -68,7 +68,7 @@ def open_experiment(client: MlflowClient, launch: NamedLaunch, artifacts: Path) 
             tags={
                 "study": launch.study.name,
                 "scale": launch.scale,
-                "corpus": launch.corpus_text[:_TAG_LIMIT],
+                "corpus": launch.corpus_text[:TAG_LIMIT],
                 "corpus_digest": str(launch.corpus_digest),
                 NOTE_TAG: _description(launch),
                 **TRAINING_KIND,

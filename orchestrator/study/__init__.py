@@ -1,4 +1,5 @@
-"""What a study file imports of this floor: the study, how it stops early, what it claims."""
+"""What a study file imports of this floor: the study, its design, how it stops early,
+what it claims."""
 
 from orchestrator.study.claims import (
     All,
@@ -11,6 +12,7 @@ from orchestrator.study.claims import (
     Ordered,
     Specialises,
 )
+from orchestrator.study.design import Fixed, Sequential
 from orchestrator.study.early_stopping import EarlyStopping
 from orchestrator.study.study import Study
 
@@ -21,9 +23,11 @@ __all__ = [
     "EarlyStopping",
     "Effect",
     "Equivalent",
+    "Fixed",
     "LargerEffect",
     "NotBetter",
     "Ordered",
+    "Sequential",
     "Specialises",
     "Study",
 ]

@@ -73,12 +73,17 @@ class Claim(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Better(Claim):
-    """Cell a is better than cell b, by more than `by` (in the metric's own better direction)."""
+    """Cell a is better than cell b, by more than `by` (in the metric's own better direction).
+
+    `of_interest` is the gain beyond `by` that is worth finding: what `plan` tells the power at (1%
+    of perplexity where a loss names none). No verdict reads it.
+    """
 
     a: str
     b: str
     metric: str = VAL_LOSS
     by: float = 0.0
+    of_interest: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +91,8 @@ class Better(Claim):
         _require_metric(self.id, self.metric, directed=True)
         if self.by != 0:
             _require_positive(self.id, "by", self.by)
+        if self.of_interest is not None:
+            _require_positive(self.id, "of_interest", self.of_interest)
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -138,6 +145,7 @@ class Ordered(Claim):
 
     best_to_worst: tuple[str, ...]
     metric: str = VAL_LOSS
+    of_interest: float | None = None  # of every step, as Better has it
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,6 +157,8 @@ class Ordered(Claim):
         )
         _require_cells(self.id, *self.best_to_worst)
         _require_metric(self.id, self.metric, directed=True)
+        if self.of_interest is not None:
+            _require_positive(self.id, "of_interest", self.of_interest)
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -158,7 +168,14 @@ class Ordered(Claim):
     def steps(self) -> tuple[Better, ...]:
         pairs = zip(self.best_to_worst, self.best_to_worst[1:], strict=False)
         return tuple(
-            Better(id=f"{self.id}.{i}", statement=f"{a} beats {b}", a=a, b=b, metric=self.metric)
+            Better(
+                id=f"{self.id}.{i}",
+                statement=f"{a} beats {b}",
+                a=a,
+                b=b,
+                metric=self.metric,
+                of_interest=self.of_interest,
+            )
             for i, (a, b) in enumerate(pairs, start=1)
         )
 

@@ -12,6 +12,8 @@ from typing import Any
 from moe.config import ConfigError, TrainConfig, TrialConfig
 from moe.metrics import VAL_LOSS, Metric, describe, metric_named
 from orchestrator.study.claims import Claim
+from orchestrator.study.comparability import Evaluated, comparisons, unlike
+from orchestrator.study.design import Design, Fixed, Sequential
 from orchestrator.study.early_stopping import StoppingRule
 from orchestrator.study.samplers import as_sampler
 from search_spaces.cells import Cell
@@ -30,6 +32,7 @@ class Study:
     `scale_seeds` are the seeds of scales that need others than `seeds`. `metric` is one of
     moe.metrics that has a direction: what tables show, searches improve and stopping goes by, as it
     is after the last step. `published` holds the numbers of a paper: cell -> corpus -> perplexity.
+    `design` says on how many seeds the claims are judged, and how often: Fixed, or Sequential.
     `sampler` draws the points of a sampled study: a name of `study.samplers`, or a sampler of
     Optuna's.
     """
@@ -50,6 +53,7 @@ class Study:
     sampler: Any = "tpe"
     early_stopping: StoppingRule | None = None
     claims: tuple[Claim, ...] = ()
+    design: Design = field(default_factory=Fixed)
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,6 +75,11 @@ class Study:
             raise ValueError(
                 f"first is for sampled studies; received it for the grid {self.name}, whose cells "
                 "are all run. Write the point as a Cell."
+            )
+        if not isinstance(self.design, Fixed | Sequential):
+            raise ValueError(
+                f"a design is Fixed(...) or Sequential(max_seeds=...); received {self.design!r} of "
+                f"study {self.name}. Write one of these, or leave it out."
             )
         what = f"study {self.name} is judged by a metric of moe.metrics"
         metric_named(self.metric, what).require_direction(what)
@@ -168,17 +177,26 @@ class Study:
                 )
 
     def require_comparable_claims(self, cells: Sequence[Cell], base: TrialConfig) -> None:
-        """Raises ConfigError where a claim sets cells of different corpora against each other."""
-        corpus_of = {cell.name: cell.config(base).data.corpus for cell in cells}
+        """Raises ConfigError where a claim sets cells against each other that are evaluated on
+        different things."""
+        how = {cell.name: Evaluated.of(cell.config(base)) for cell in cells}
         for claim in self.claims:
-            for group in claim.compared:
-                corpora = {name: corpus_of[name] for name in group if name in corpus_of}
-                if len(set(corpora.values())) > 1:
-                    received = ", ".join(f"{name} on {spec}" for name, spec in corpora.items())
+            for a, b, metric in comparisons(claim):
+                if a not in how or b not in how:
+                    continue
+                if how[a].text != how[b].text:
                     raise ConfigError(
                         "a claim compares cells within a corpus, since a loss on one text says "
                         f"nothing about another; claim {claim.id} of {self.name} compares "
-                        f"{received}. Compare cells of one corpus, or drop the claim."
+                        f"{a} on {how[a].text}, {b} on {how[b].text}. Compare cells of one corpus, "
+                        "or drop the claim."
+                    )
+                why = unlike(how[a], how[b], metric)
+                if why is not None:
+                    raise ConfigError(
+                        "a claim compares cells that are evaluated alike; claim "
+                        f"{claim.id} of {self.name} compares {metric} of {a} and {b}, evaluated on "
+                        f"{why}. Set it alike, or drop the claim."
                     )
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from datetime import UTC, datetime
 
 import pytest
 from scipy import stats
@@ -24,6 +25,7 @@ from orchestrator.stores.trial_record import (
 )
 from orchestrator.stores.trial_record import TrialRecord as Record
 from orchestrator.study import Better, Specialises, Study
+from orchestrator.study.registration import register
 from search_spaces.cells import Cell
 from studies.scales import SCALES
 
@@ -46,6 +48,7 @@ STUDY = Study(
     ),
     published={"a": {"wiki": 10.0, "web": 20.0}, "b": {"wiki": 11.0}, "c": {"wiki": 9.0}},
 )
+HISTORY = register((), STUDY, range(4), now=datetime(2026, 11, 25, tzinfo=UTC), results=0)
 
 
 def record(number, cell, seed, value, *, state="complete", digest="code-1") -> Record:
@@ -104,7 +107,7 @@ def table(records, *, scale="cpu", rows=()):
 
 
 def test_claims_are_judged_on_complete_trials(records):
-    judged = judge_launch(STUDY, scale="cpu", records=records, rows=rows_of("a"))
+    judged = judge_launch(STUDY, scale="cpu", records=records, rows=rows_of("a"), history=HISTORY)
     first, second = judged.verdicts
     assert (first.verdict, first.n) == ("supported", 4)
     assert (second.verdict, second.metric) == ("supported", "nmi")
@@ -124,7 +127,7 @@ def test_nothing_at_smoke_scale_is_evidence(records):
 
 
 def test_what_was_not_analysed_stays_undecided_and_is_named(records):
-    judged = judge_launch(STUDY, scale="cpu", records=records)
+    judged = judge_launch(STUDY, scale="cpu", records=records, history=HISTORY)
     assert judged.verdicts[1].verdict == "undecided"
     assert "no analysed probe" in judged.verdicts[1].reason
     assert judged.notes == (
@@ -136,7 +139,7 @@ def test_what_was_not_analysed_stays_undecided_and_is_named(records):
 def test_trials_of_other_code_are_left_out_and_named(records):
     mixed = [*records, record(99, "b", 9, 0.1, digest="code-2"), record(98, "a", 9, 9.0)]
     assert main_digest(mixed) == "code-1"
-    judged = judge_launch(STUDY, scale="cpu", records=mixed, rows=rows_of("a"))
+    judged = judge_launch(STUDY, scale="cpu", records=mixed, rows=rows_of("a"), history=HISTORY)
     assert judged.verdicts[0].n == 4
     assert judged.notes == (
         "1 complete trials of other code (code-2) are not judged; the verdicts are on code code-1",

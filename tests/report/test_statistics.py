@@ -17,7 +17,6 @@ from orchestrator.report.statistics import (
     mean_interval,
     paired_differences,
     region_p_values,
-    seeds_until,
     two_sided_p,
 )
 
@@ -252,41 +251,6 @@ def test_first_of_eleven_claims_asks_for_this_t(n, asked):
     for factor, passes in ((1.001, True), (0.999, False)):
         p = two_sided_p(factor * t * sd / math.sqrt(n), sd, n)
         assert (p <= level) == passes
-
-
-# Seeds
-
-
-def decided(mean, sd, *, low=-math.inf, high=0.0):
-    """p of a decision either way at n seeds of this mean and sd."""
-    return lambda n: float(min(region_p_values(mean, sd, n, low=low, high=high)))
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(-math.inf, 0.0), (-0.01, 0.01), (0.005, math.inf), (0.0, 0.05)]
-)
-def test_seeds_until_is_the_first_that_decides(low, high):
-    for mean in (-0.03, -0.004, 0.002, 0.02, 0.08):
-        for alpha in (0.05, 0.05 / 11):
-            found = seeds_until(decided(mean, 0.01, low=low, high=high), alpha=alpha)
-            decides = [
-                n
-                for n in range(2, 400)
-                if min(region_p_values(mean, 0.01, n, low=low, high=high)) <= alpha
-            ]
-            assert found == decides[0]
-            assert decides == list(range(found, 400))
-
-
-def test_seeds_until_where_seeds_are_no_answer():
-    assert seeds_until(decided(0.0, 0.1)) is None
-    assert seeds_until(decided(1e-6, 1.0)) is None
-    assert seeds_until(decided(-0.1, 0.0)) == 2
-
-
-def test_seeds_until_the_last_that_is_looked_at():
-    assert seeds_until(lambda n: 0.0 if n >= 1_000_000 else 1.0) == 1_000_000
-    assert seeds_until(lambda n: 0.0 if n >= 1_000_001 else 1.0) is None
 
 
 # Ranks
