@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.base.errors import StudyError
+from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
 from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
@@ -26,6 +27,9 @@ from orchestrator.cli.parameters import (
 from orchestrator.study.launch import Launch
 from orchestrator.study.library import load_study, study_names
 from orchestrator.study.resolve import resolve
+
+if TYPE_CHECKING:
+    from orchestrator.report.claim_power import ClaimPower
 
 
 @app.command("list")
@@ -78,6 +82,14 @@ def plan_command(
     write_configs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each trial's resolved config there.")
     ] = None,
+    spread: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SD",
+            help="Deviation of a seed's difference of two cells, for the power of claims; without "
+            "it, that of earlier launches of the home.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What a launch would do and cost; nothing is run.
@@ -89,6 +101,8 @@ def plan_command(
     from orchestrator.study.plan import plan
     from orchestrator.study.plan import write_configs as write
 
+    if spread is not None and not 0 < spread < math.inf:
+        raise BadInput(f"--spread is a number above 0; received {spread:g}. Correct it.")
     launch = asked.resolved(study, trials=trials, need_corpus=False)
     planned = plan(launch, Home.at(home).tokens)
     for line in planned["notes"]:
@@ -102,8 +116,11 @@ def plan_command(
             for line in _token_folders(launch):
                 errors.print(line, markup=False)
     noted = cautions(launch)
+    powers = _powers(launch, Home.at(home), spread)
     if as_json:
-        print_json({**planned, "cautions": noted})
+        told = [power.as_json() for power in powers]
+        design = str(launch.study.design)
+        print_json({**planned, "cautions": noted, "design": design, "power": told})
         return
     about = "about " if planned["estimated"] else ""
     output.print(launch.study.question, style="bold", highlight=False)
@@ -142,6 +159,41 @@ def plan_command(
         ]
         headings = ("cell", "total", "active", "FLOPs/token", "what it changes")
         print_rows(headings, shown, fold={"cell", "what it changes"})
+    if powers:
+        output.print(f"claims are judged by a design: {launch.study.design}", highlight=False)
+        headings = ("claim", "were there", "spread", "n", "power", "n for 80%", "spread from")
+        print_rows(headings, map(_power_row, powers), fold={"were there", "spread from"})
+
+
+def _powers(launch: Launch, home: Home, spread: float | None) -> list[ClaimPower]:
+    """Of the study's claims; without a spread where the home's record cannot be read."""
+    from orchestrator.report.claim_power import powers
+    from orchestrator.report.known_spread import given_spread, spread_of_home
+
+    study = launch.study
+    if not study.claims:
+        return []
+    if spread is not None:
+        spread_of = given_spread(spread)
+    else:
+        try:
+            spread_of = spread_of_home(home, study=study.name, scale=launch.scale)
+        except StudyError as error:  # the plan stands without it
+            errors.print(f"how far seeds spread cannot be told: {error}", highlight=False)
+            return []
+    return powers(study.claims, study.design, len(launch.seeds), spread_of)
+
+
+def _power_row(power: ClaimPower) -> list[str]:
+    return [
+        power.claim,
+        power.of_interest or "-",
+        "-" if power.spread is None else f"{power.spread:.4f}",
+        str(power.n),
+        "-" if power.power is None else f"{power.power:.0%}",
+        "-" if power.seeds_for_80 is None else str(power.seeds_for_80),
+        power.missing or power.spread_from,
+    ]
 
 
 def _token_folders(launch: Launch) -> Iterator[str]:

@@ -90,3 +90,39 @@ def test_claims_of_a_launch_that_is_not_there(moe_study, tmp_path):
     code, out, err = moe_study("claims", "paper_table1", "--home", tmp_path / "none")
     assert (code, out) == (2, "")
     assert err.count("moe-study:") == 1
+
+
+def test_what_was_registered_and_what_leaks_is_said_everywhere(home, moe_study):
+    where = ("--home", home.root)
+    _, out, _ = moe_study("claims", "paper_table1", *where, "--json")
+    found = json.loads(out)
+    assert {claim["registered"] for claim in found["claims"]} == {"before the data"}
+    assert found["design"].startswith("fixed, 3 seeds")
+    assert found["exploratory"] is False
+    causal = {claim["id"]: claim["causal"] for claim in found["claims"]}
+    assert causal == {"C2": True, "C3": True, "C4": False, "C9": True}
+    _, out, _ = moe_study("table", "paper_table1", *where, "--format", "json")
+    rows = {row["cell"]: row["causal"] for row in json.loads(out)["rows"]}
+    assert [cell for cell, is_causal in rows.items() if not is_causal] == [
+        cell for cell in rows if cell.startswith("sequence")
+    ]
+    for command in (("claims",), ("table", "--format", "markdown"), ("table", "--format", "latex")):
+        _, out, _ = moe_study(command[0], "paper_table1", *command[1:], *where)
+        assert "refuted (not causal)" in out
+        assert "Registered before the data: All claims." in out
+
+
+def test_plan_tells_power_by_what_the_home_has_seen(home, moe_study, corpus):
+    asked = ("plan", "paper_table1", "--scale", "cpu", "--corpus", corpus, "--seeds", "0,1,2,3")
+    code, out, _ = moe_study(*asked, "--home", home.root, "--json")
+    found = json.loads(out)
+    assert code == 0
+    told = {row["claim"]: row for row in found["power"]}
+    assert list(told) == ["C2", "C3", "C4", "C9"]
+    assert "3 seeds of" in told["C2"]["spread_from"]
+    assert all(0 <= row["power"] <= 1 and row["n"] == 4 for row in told.values())
+    _, out, _ = moe_study(*asked, "--home", home.root, "--spread", "0.02")
+    assert "| C4 | no difference, margin 0.00995 | 0.0200 | 4 | 0% |" in out
+    code, out, err = moe_study(*asked, "--spread", "-1")
+    assert (code, out) == (2, "")
+    assert "--spread is a number above 0" in err
