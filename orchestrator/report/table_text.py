@@ -118,9 +118,9 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
     if leaking := [row.cell for row in table.rows if row.leaks_future]:
         more = f" and {len(leaking) - _NAMED} more" if len(leaking) > _NAMED else ""
         lines.append(
-            f"{NOT_CAUSAL} Not causal: {', '.join(leaking[:_NAMED])}{more}. Later tokens of a text decide which "
-            "experts earlier ones pass, which no model that writes it can know; such a loss "
-            "compares with others of its kind only."
+            f"{NOT_CAUSAL} Not causal: {', '.join(leaking[:_NAMED])}{more}. Later tokens of a text "
+            "decide which experts earlier ones pass, which no model that writes it can know; such "
+            "a loss compares with others of its kind only."
         )
     if any(row.is_older for row in table.rows):
         lines.append(

@@ -102,8 +102,8 @@ def test_what_was_registered_and_what_leaks_is_said_everywhere(home, moe_study):
     causal = {claim["id"]: claim["causal"] for claim in found["claims"]}
     assert causal == {"C2": True, "C3": True, "C4": False, "C9": True}
     _, out, _ = moe_study("table", "paper_table1", *where, "--format", "json")
-    rows = {row["cell"]: row["causal"] for row in json.loads(out)["rows"]}
-    assert [cell for cell, is_causal in rows.items() if not is_causal] == [
+    rows = {row["cell"]: row["leaks_future"] for row in json.loads(out)["rows"]}
+    assert [cell for cell, leaks in rows.items() if leaks] == [
         cell for cell in rows if cell.startswith("sequence")
     ]
     for command in (("claims",), ("table", "--format", "markdown"), ("table", "--format", "latex")):

@@ -10,7 +10,8 @@ import pytest
 from moe.config import ConfigError, TrialConfig
 from moe.identity import config_told, told
 from moe.metrics import VAL_LOSS
-from orchestrator.report.table_text import footnotes, render
+from orchestrator.report.table_text import NOT_CAUSAL, body, footnotes, render
+from orchestrator.study.comparability import leaks_future
 from search_spaces.cells import Cell
 from search_spaces.overlay import overlay
 
@@ -37,8 +38,13 @@ def test_cells_that_hear_later_tokens_are_named(hold, grid_study):
         Cell(name="mean", overrides={**EXPERTS, "moe.routing_unit": "sequence"}),
     )
     table = table_of(hold, dataclasses.replace(grid_study, cells=cells, baseline="causal"))
-    (line,) = [line for line in footnotes(table) if line.startswith("Not causal")]
-    assert line.startswith("Not causal: choice, mean. ")
+    (line,) = [line for line in footnotes(table) if "Not causal" in line]
+    assert line.startswith(f"{NOT_CAUSAL} Not causal: choice, mean. ")
+    assert [row[0] for row in body(table)] == [
+        "causal",
+        f"choice {NOT_CAUSAL}",
+        f"mean {NOT_CAUSAL}",
+    ]
     rows = json.loads(render(table, "json"))["rows"]
     assert [row["leaks_future"] for row in rows] == [False, True, True]
     for form in ("markdown", "latex"):
@@ -51,3 +57,10 @@ def test_what_is_told_of_a_configuration_is_enough_to_have_it_again():
         assert config_told(told(config)) == config
     with pytest.raises(ConfigError, match="section moe has the fields"):
         config_told({"moe.of_another_version": 1})
+
+
+def test_a_larger_vocabulary_leaks_no_less():
+    """The record says no tokenizer, without which 512 rows of the embedding are refused."""
+    config = overlay(TrialConfig(), {**EXPERTS, "moe.routing_unit": "sequence"})
+    assert leaks_future({**told(config), "data.vocab_size": 512}) is True
+    assert leaks_future({"moe.of_another_version": 1}) is None
