@@ -103,6 +103,9 @@ _LATER: dict[str, Any] = {
     "optim.name": "adamw",
     "optim.schedule": "cosine",
     "optim.decay_fraction": 0.2,
+    "optim.parametrization": "standard",
+    "optim.base_d_model": 64,
+    "optim.base_d_head": 0,
 }
 
 # What says where tokens came from: their digest is the identity.
@@ -143,6 +146,11 @@ def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
         neutral("rope_theta", section="model")
     if config.optim.schedule != "wsd":
         neutral("decay_fraction", section="optim")
+
+    if config.attention_scale is None:
+        neutral("base_d_head", section="optim")
+        if config.width_ratio == 1:
+            neutral("parametrization", "base_d_model", section="optim")
 
     if moe.is_dense:
         neutral(*default["moe"])

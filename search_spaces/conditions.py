@@ -53,6 +53,11 @@ _FOLLOW_LABELS = routers_that(lambda kind: kind.follows_labels)
 # same run under many names, and a sampler would learn from differences that are noise.
 NATURAL_CONDITIONS: tuple[Condition, ...] = (
     Condition(axis="optim.decay_fraction", on="optim.schedule", is_in=("wsd",)),
+    Condition(axis="optim.parametrization", on="optim.name", not_in=("muon",)),
+    *(
+        Condition(axis=f"optim.{name}", on="optim.parametrization", is_in=("mup",))
+        for name in ("base_d_model", "base_d_head")
+    ),
     Condition(axis="model.rope_theta", on="model.position", is_in=("rope",)),
     Condition(axis="model.ffn_multiple", on="moe.num_experts", is_in=(0,)),
     *(

@@ -23,7 +23,14 @@ from moe.config.mixture import (
 )
 from moe.config.model import Activation, ModelConfig, Norm, Position, QKNorm
 from moe.config.router_kinds import ROUTER_KINDS, RouterKind, routers_that
-from moe.config.training import OptimConfig, Optimizer, Precision, Schedule, TrainConfig
+from moe.config.training import (
+    OptimConfig,
+    Optimizer,
+    Parametrization,
+    Precision,
+    Schedule,
+    TrainConfig,
+)
 from moe.config.trial import TrialConfig
 
 __all__ = [
@@ -43,6 +50,7 @@ __all__ = [
     "Norm",
     "OptimConfig",
     "Optimizer",
+    "Parametrization",
     "Position",
     "Precision",
     "QKNorm",

@@ -10,6 +10,7 @@ from moe.config.checks import axis, check_types, require
 Precision = Literal["fp32", "bf16"]
 Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "wsd"]
+Parametrization = Literal["standard", "mup"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,22 @@ class OptimConfig:
     )
     decay_fraction: float = axis(0.2, "wsd: share of all steps that the decay takes", "2405.18392")
 
+    parametrization: Parametrization = axis(
+        "standard",
+        "how initial scales and rates follow the width: not at all (standard); or so that one "
+        "learning rate serves all widths (mup): with r = d_model / base_d_model, the matrices of "
+        "the blocks begin 1/sqrt(r) and routers 1/r as wide, the rates of both are 1/r of the "
+        "others' (their decay a step is not), and logits are divided by r",
+        "2203.03466, 2508.09752",
+    )
+    base_d_model: int = axis(64, "mup: the d_model at which it is the standard parametrization")
+    base_d_head: int = axis(
+        0,
+        "mup: the width of a head at which its scores are divided by the root of it, elsewhere by "
+        "that width, as much as makes both meet; 0: the model's own, where heads grow in number",
+        "2203.03466",
+    )
+
     def __post_init__(self) -> None:
         check_types(self, "optim")
         require(
@@ -54,6 +71,24 @@ class OptimConfig:
             "optim.decay_fraction must be above 0 and at most 1",
             self.decay_fraction,
             "0.2 is usual.",
+        )
+        require(
+            self.base_d_model >= 1,
+            "optim.base_d_model must be at least 1",
+            self.base_d_model,
+            "Name the width that the learning rate was found at.",
+        )
+        require(
+            self.base_d_head >= 0,
+            "optim.base_d_head must be at least 0",
+            self.base_d_head,
+            "0 is the model's own width of a head.",
+        )
+        require(
+            self.parametrization == "standard" or self.name == "adamw",
+            "optim.parametrization=mup gives the rates of AdamW's updates",
+            self.name,
+            "Set optim.name=adamw, or optim.parametrization=standard.",
         )
         for name in ("beta1", "beta2"):
             value = getattr(self, name)

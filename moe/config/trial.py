@@ -93,6 +93,23 @@ class TrialConfig:
         return self.d_expert + -self.d_expert % GROUPED_WIDTH
 
     @property
+    def width_ratio(self) -> float:
+        """r of mup: the model's width over that of its base; 1 under the standard parametrization,
+        which does not heed it (2203.03466)."""
+        if self.optim.parametrization == "standard":
+            return 1.0
+        return self.model.d_model / self.optim.base_d_model
+
+    @property
+    def attention_scale(self) -> float | None:
+        """Factor on the product of queries and keys: sqrt(base_d_head) / d_head under mup, where
+        both grow alike (2203.03466, definition 4.1); None is the usual 1 / sqrt(d_head)."""
+        base, d_head = self.optim.base_d_head, self.model.d_head
+        if self.optim.parametrization == "standard" or base in (0, d_head):
+            return None
+        return base**0.5 / d_head
+
+    @property
     def leaks_future(self) -> bool:
         """Whether later tokens of a text reach earlier ones (`MoEConfig.leaks_future`)."""
         return bool(self.moe_layers) and self.moe.leaks_future

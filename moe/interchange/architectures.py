@@ -98,6 +98,8 @@ class Architecture:
                     found[path] = value
         if config.moe.is_dense == self.is_mixture:
             found["moe.num_experts"] = config.moe.num_experts
+        if config.width_ratio != 1 or config.attention_scale is not None:
+            found["optim.parametrization"] = config.optim.parametrization  # divides logits, scores
         if self.has_sigmoid_router and config.moe.total_experts == 1:
             found["moe.num_experts"] = 1  # a group is judged by its two best
         if self.model_type == "gpt2" and config.model.kv_heads < config.model.num_heads:

@@ -29,6 +29,7 @@ class Attention(nn.Module):
         self.dropout = model.dropout
         self.widths = (model.d_model, *[model.kv_heads * model.d_head] * 2)
         self.d_head = model.d_head
+        self.scale = config.attention_scale
         self.shares = model.kv_heads < model.num_heads
         self.qkv = linear(model.d_model, sum(self.widths), bias=model.bias)
         self.project = linear(
@@ -51,6 +52,7 @@ class Attention(nn.Module):
             v_BGSE,
             is_causal=True,
             dropout_p=self.dropout if self.training else 0.0,
+            scale=self.scale,
             enable_gqa=self.shares,
         )
         return self.project(y_BHSE.transpose(1, 2).flatten(2))

@@ -51,9 +51,9 @@ class Experts(nn.Module):
         self.weight_out = nn.Parameter(torch.empty(num_experts, d_expert, d_model))
         self.bias_out = nn.Parameter(torch.empty(num_experts, d_model)) if bias else None
         self.rules = {
-            "weight_in": Rule(std=INIT_STD, slices=True, decays=True),
+            "weight_in": Rule(std=INIT_STD, slices=True, decays=True, growth="inner"),
             "bias_in": ZEROS,
-            "weight_out": Rule(std=out_std, slices=True, decays=True),
+            "weight_out": Rule(std=out_std, slices=True, decays=True, growth="inner"),
             "bias_out": ZEROS,
         }
 

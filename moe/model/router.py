@@ -116,15 +116,16 @@ class ScoringRouter(nn.Module):
     def __init__(self, config: TrialConfig, layer: int) -> None:
         super().__init__()
         self.moe = config.moe
+        self.width_ratio = config.width_ratio
         self.seed = config.train.seed
         self.layer = layer
         self.shape_ND = (config.moe.total_experts, config.model.d_model)
         self.noise_weight = None
         if config.moe.router_kind.stores_weights:
-            self.rules = {"weight": matrix(config.moe.router_init_std)}
+            self.rules = {"weight": matrix(config.moe.router_init_std, "readout")}
         if config.moe.noisy_top_k:
             self.noise_weight = nn.Parameter(torch.empty(self.shape_ND))
-            self.rules["noise_weight"] = Rule(value=0.0, decays=True)
+            self.rules["noise_weight"] = Rule(value=0.0, decays=True, growth="readout")
 
     def weight_of(self, context: RouterContext) -> Tensor:
         raise NotImplementedError
@@ -237,7 +238,8 @@ class RandomRouter(ScoringRouter):
     def weight_of(self, context: RouterContext) -> Tensor:
         phase = "train" if self.training else "eval"
         generator = named_generator(self.seed, "random router", self.layer, phase, context.step)
-        weight = torch.randn(self.shape_ND, generator=generator) * self.moe.router_init_std
+        std = self.moe.router_init_std / self.width_ratio
+        weight = torch.randn(self.shape_ND, generator=generator) * std
         return weight.to(context.ids_BS.device, non_blocking=True)
 
 

@@ -90,14 +90,15 @@ class MoETransformer(nn.Module):
             self.final_norm = build_norm(config.model, d_model)
             self.head = None
             if not config.model.tied_embeddings:
-                self.head = linear(d_model, vocab_size, bias=False)
+                self.head = linear(d_model, vocab_size, bias=False, growth="")
         self.dropout = nn.Dropout(config.model.dropout)
-        initialise(self, config.train.seed)
+        initialise(self, config.train.seed, config.width_ratio)
 
     def hidden(
         self, ids_BS: Tensor, *, label_B: Tensor | None = None, step: int = 0
     ) -> tuple[Tensor, list[Routing]]:
-        """What the head reads, [B, S, D], and the decisions of the MoE blocks.
+        """What the head reads, [B, S, D], and the decisions of the MoE blocks. Under mup it is
+        divided by the width's ratio here, which is the same as dividing the logits.
 
         Raises ValueError for sequences longer than the context.
         """
@@ -117,7 +118,9 @@ class MoETransformer(nn.Module):
             x_BSD, routing = block(x_BSD, context, decisions[0] if decisions else None)
             if routing is not None:
                 decisions.append(routing)
-        return self.final_norm(x_BSD), decisions
+        x_BSD = self.final_norm(x_BSD)
+        ratio = self.config.width_ratio
+        return x_BSD if ratio == 1 else x_BSD / ratio, decisions
 
     def logits(self, ids_BS: Tensor, *, label_B: Tensor | None = None, step: int = 0) -> Tensor:
         """Next-token logits [B, S, V]."""

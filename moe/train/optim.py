@@ -7,10 +7,10 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moe.config import OptimConfig
-from moe.model.initialisation import decayed
+from moe.model.initialisation import decayed, growing
 from moe.model.transformer import MoETransformer
 
 
@@ -35,31 +35,50 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
     return peak * (1 - (1 - least) * progress)
 
 
+def set_learning_rate(optimizer: torch.optim.AdamW | MuonAndAdamW, rate: float) -> None:
+    """The rate of a step, or under mup of some groups their share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("rate_share", 1.0)
+
+
 def build_optimizer(model: MoETransformer, config: OptimConfig) -> torch.optim.AdamW | MuonAndAdamW:
     """Over what is trained, with weight decay where modules ask for it."""
     return MuonAndAdamW(model, config) if config.name == "muon" else build_adamw(model, config)
 
 
 def build_adamw(
-    model: nn.Module, config: OptimConfig, without: Collection[int] = ()
+    model: MoETransformer, config: OptimConfig, without: Collection[int] = ()
 ) -> torch.optim.AdamW:
-    """In two groups: with weight decay, and without (`moe.model.initialisation`). `without`: ids of
-    parameters that another optimiser has.
+    """In two groups: with weight decay, and without (`moe.model.initialisation`); under mup in
+    three: what grows with the width has 1/r of the rate, and r times the decay, so that a step
+    decays it as it does at the base (2405.13698). `without`: ids of parameters that another
+    optimiser has.
 
     The fused kernel is six times as fast as the plain one on a CPU too.
     """
     trained = [
         (n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in without
     ]
-    names = decayed(model)
-    return torch.optim.AdamW(
-        [
+    names, ratio = decayed(model), model.config.width_ratio
+    scaled = growing(model) if ratio != 1 else set()
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for name, p in trained if name in names and name not in scaled],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [p for name, p in trained if name not in names], "weight_decay": 0.0},
+    ]
+    if scaled:
+        groups.append(
             {
-                "params": [p for name, p in trained if name in names],
-                "weight_decay": config.weight_decay,
-            },
-            {"params": [p for name, p in trained if name not in names], "weight_decay": 0.0},
-        ],
+                "params": [p for name, p in trained if name in scaled],
+                "weight_decay": config.weight_decay * ratio,
+                "lr": config.learning_rate / ratio,
+                "rate_share": 1 / ratio,
+            }
+        )
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"] or not scaled],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         fused=True,

@@ -23,7 +23,7 @@ from moe.train.distributed import (
     sum_over_ranks,
 )
 from moe.train.evaluate import DeviceBatch, autocast
-from moe.train.optim import build_optimizer, learning_rate
+from moe.train.optim import build_optimizer, learning_rate, set_learning_rate
 from moe.train.step_log import BALANCE_LOSS, GRAD_NORM, LOSS, NUM_COLUMNS, Z_LOSS, StepLog
 
 _CHECK_EVERY = 20  # steps between looks at the step log on a GPU, each of which waits for it
@@ -47,8 +47,8 @@ class Trainer:
 
     def train_step(self, step: int) -> None:
         """Raises DivergenceError on all ranks alike: on CPU at once, on a GPU within 20 steps."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optim, step, self.config.train.num_steps)
+        rate = learning_rate(self.config.optim, step, self.config.train.num_steps)
+        set_learning_rate(self.optimizer, rate)
         self.model.train()
         self.model.begin_step()
         row_C = sum_over_ranks(self._backward(step), self.world)

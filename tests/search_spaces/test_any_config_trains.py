@@ -13,7 +13,7 @@ from moe.accounting import account
 from moe.config import TrialConfig
 from moe.model.transformer import MoETransformer
 from moe.train.evaluate import autocast
-from moe.train.optim import build_optimizer, learning_rate
+from moe.train.optim import build_optimizer, learning_rate, set_learning_rate
 from search_spaces.axes import describe_axes
 from search_spaces.domains import NOT_AN_AXIS
 from search_spaces.overlay import flatten
@@ -33,8 +33,8 @@ def step(model, optimizer, config: TrialConfig, number: int) -> tuple[float, dic
     generator = torch.Generator().manual_seed(number)
     ids_BS = torch.randint(0, config.data.vocab_size, (4, context + 1), generator=generator)
     label_B = torch.arange(4)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config.optim, number, config.train.num_steps)
+    rate = learning_rate(config.optim, number, config.train.num_steps)
+    set_learning_rate(optimizer, rate)
     torch.manual_seed(number)  # dropout
     model.train()
     model.begin_step()

@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import nn
 
-from moe.config import DataConfig, ModelConfig, MoEConfig, TrainConfig, TrialConfig
+from moe.config import DataConfig, ModelConfig, MoEConfig, OptimConfig, TrainConfig, TrialConfig
 from moe.data.tokenizer import ByteTokenizer
 from moe.interchange.architectures import ARCHITECTURES, architecture_named, architecture_of
 from moe.interchange.read_hf import read_hf
@@ -215,6 +215,17 @@ def test_folder_that_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match="weights are read from"):
         read_hf(tmp_path)
+
+
+def test_scales_of_mup_are_in_no_architecture():
+    """At its base width there are none, and the same config opens."""
+    ratio_2, ratio_1 = (
+        config_of(LLAMA, MIXTURE, optim=OptimConfig(parametrization="mup", base_d_model=d_model))
+        for d_model in (LLAMA["d_model"] // 2, LLAMA["d_model"])
+    )
+    with pytest.raises(ValueError, match=r"has optim\.parametrization=mup"):
+        architecture_of(ratio_2)
+    assert architecture_of(ratio_1).name == "Mixtral"
 
 
 @pytest.mark.parametrize(
