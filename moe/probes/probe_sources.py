@@ -2,7 +2,8 @@
 
     conllu:GLOB                        part of speech of each word; a document is a sentence
     table:GLOB:TEXT:LABEL[=v1,v2]      a column of a tsv, csv or parquet file; a document is a row
-    corpus:topic|domain|language|part  a label column of the prepared tokens' held-out documents
+    corpus:COLUMN                      any label column of the prepared tokens' held-out documents,
+                                       such as topic, domain, language, or a mixture's part
     corpus:syntax                      lexical classes of held-out Python source
 
 Labels are on characters, or on whole documents; `moe.probes.alignment` brings them to tokens.
@@ -35,9 +36,9 @@ LabelledUnit = Literal["span", "document"]
 Span = tuple[int, int, str]
 
 LANGUAGE = "language"
-CORPUS_LABELS = ("topic", "domain", "language", "part", "syntax")
+SYNTAX = "syntax"
 _LANGUAGE_IN_NAME = re.compile(r"\.([a-z]{2,3})\.(?:conllu|tsv|csv|parquet)(?:\.gz)?$")
-_FORMS = "conllu:GLOB, table:FILE:TEXT:LABEL[=v1,v2] or corpus:" + "|".join(CORPUS_LABELS)
+_FORMS = "conllu:GLOB, table:FILE:TEXT:LABEL[=v1,v2], corpus:COLUMN or corpus:syntax"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,26 +97,22 @@ def open_probe(spec: str, store: TokenStore | None = None) -> Probe:
         ValueError: the spec is none, a file or column is missing or cannot be read, a label value
             does not occur, or no document has a label.
     """
-    kind, separator, rest = spec.partition(":")
+    kind, _, rest = spec.partition(":")
     if kind == "conllu" and rest:
         documents, read = _conllu(rest)
         unit: LabelledUnit = "span"
     elif kind == "table" and rest:
         documents, read = _table(spec)
         unit = "document"
-    elif kind == "corpus" and separator:
-        if rest not in CORPUS_LABELS:
-            raise ValueError(
-                f"a corpus probe is corpus:{'|'.join(CORPUS_LABELS)}; received {spec!r}. "
-                + _near(rest, CORPUS_LABELS)
-            )
+    elif kind == "corpus" and rest:
         if store is None:
             raise ValueError(
                 f"a corpus probe reads the held-out text of prepared tokens; received {spec!r} "
                 "without any. Pass the token store that the model was trained on."
             )
-        documents, read = _syntax(store) if rest == "syntax" else _column(store, rest)
-        unit = "span" if rest == "syntax" else "document"
+        is_lexical = rest == SYNTAX and SYNTAX not in store.label_columns
+        documents, read = _syntax(store) if is_lexical else _column(store, rest)
+        unit = "span" if is_lexical else "document"
     else:
         raise ValueError(
             f"a probe is {_FORMS}; received {spec!r}. Write for example 'conllu:pud.*.conllu.gz'."
@@ -241,7 +238,15 @@ def _require_columns(columns: Iterable[str], header: list[str], path: Path) -> N
 
 
 def _column(store: TokenStore, column: str) -> tuple[list[Document], int]:
-    store.label_values(column)  # names the columns there are, if this is none
+    try:
+        store.label_values(column)
+    except ValueError:
+        left_out = store.meta["columns_left_out"].get(column)
+        why = f" (it {left_out})" if left_out else ""
+        raise ValueError(
+            f"a corpus probe names a label column of the corpus, or syntax; received "
+            f"'corpus:{column}'{why}. {_near(column, store.label_columns)}"
+        ) from None
     documents, read = [], 0
     for ids, labels in store.documents("val"):
         read += 1

@@ -254,6 +254,7 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], *, fold: 
 def read_newest(study: str, which: WhichLaunch) -> tuple[Study, LaunchRecords]:
     """A study, and the newest of its launches that answers to what was asked; or, where STUDY is
     what `export` wrote, the study and the launch of that file."""
+    from orchestrator.report.edited_study import edit_line
     from orchestrator.report.records import read_launch  # brings Optuna with it
 
     if study.endswith(EXPORT_SUFFIX):
@@ -261,7 +262,10 @@ def read_newest(study: str, which: WhichLaunch) -> tuple[Study, LaunchRecords]:
         given = dict(zip(options, dataclasses.astuple(which), strict=True))
         return _read_export(Path(study), given)
     loaded = load_study(study)
-    return loaded, read_launch(loaded.name, **which.asked)
+    launch = read_launch(loaded.name, **which.asked)
+    if line := edit_line(loaded, launch.info, launch.trials):
+        errors.print(line, highlight=False, markup=False, soft_wrap=True)
+    return loaded, launch
 
 
 def _read_export(path: Path, options: dict[str, Any]) -> tuple[Study, LaunchRecords]:

@@ -187,7 +187,7 @@ def analyze(
         str,
         typer.Option(
             metavar="SPEC",
-            help="conllu:GLOB, table:FILE:TEXT:LABEL or corpus:topic|domain|language|part|syntax.",
+            help="conllu:GLOB, table:FILE:TEXT:LABEL, corpus:COLUMN or corpus:syntax.",
         ),
     ],
     *,

@@ -9,6 +9,7 @@ import pytest
 
 from moe.metrics import STEP, TIMESTAMP_MS, VAL_LOSS
 from orchestrator.base.errors import BadInput
+from orchestrator.report.edited_study import edit_line
 from orchestrator.report.notebook import LaunchFrames
 from orchestrator.report.page import render_report
 from orchestrator.report.print_figures import _heading
@@ -100,6 +101,29 @@ def test_before_any_trial_of_the_edit_nothing_is_judged_by_old_ones(home, hold, 
     _, table = read_home(home, new)
     assert table.judgement.verdicts[0].n == 0
     assert {row.cell for row in table.rows if row.n and not row.is_older} == {"dense"}
+
+
+def test_readers_are_told_of_an_edit_that_was_not_run(home, hold, study, sampled_study):
+    """Without the corpus, and without a word where the study is as it was."""
+    with hold(study, overrides={"train.eval_every": 2}) as session:
+        finish(session, 6, loss_of)
+    launch = read_launch(study.name, home=home)
+
+    def said(of):
+        return edit_line(of, launch.info, launch.trials)
+
+    assert said(study) is None
+    assert "cell dense has optim.warmup_steps=5" in said(edited(study, optim__warmup_steps=5))
+    assert said(edited(study, train__eval_every=8)) is None, "--set says otherwise"
+    assert "no cell frozen" in said(dataclasses.replace(study, cells=study.cells[:2]))
+    assert "no scale 'smoke'" in said(
+        dataclasses.replace(study, scales={"cpu": study.scales["smoke"]}, default_scale="cpu")
+    )
+    with hold(sampled_study) as session:
+        finish(session, 2, lambda point: 2.0)
+    launch = read_launch(sampled_study.name, home=home)
+    assert said(sampled_study) is None
+    assert "train.eval_every=1" in said(edited(sampled_study, train__eval_every=1))
 
 
 def test_an_edit_that_is_taken_back_has_its_rows_again(home, hold, study):

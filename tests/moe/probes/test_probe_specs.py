@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from moe.config import DataConfig
+from moe.data.prepare import prepare
+from moe.data.token_store import TokenStore
 from moe.probes.probe_sources import open_probe
 
 GERMAN = """\
@@ -135,13 +140,33 @@ def test_paths_and_values_may_hold_colons(folder):
         ("table:fake.parquet:text:category", "fake.parquet is not"),
         ("table:mmlu.parquet:choices:subject", "are strings; mmlu.parquet holds"),
         ("table:mmlu.parquet:question:topic", "'topic' is none of mmlu.parquet"),
-        ("corpus:topics", "received 'corpus:topics'. Did you mean 'topic'?"),
+        ("corpus:", "corpus:COLUMN or corpus:syntax; received 'corpus:'"),
         ("corpus:topic", "received 'corpus:topic' without any"),
     ],
 )
 def test_one_clear_message(folder, spec, message):
     with pytest.raises(ValueError, match=message):
         open_probe(spec)
+
+
+def test_any_label_column_of_the_corpus_is_a_probe(tmp_path):
+    rows = [
+        {"text": f"words of document {i}", "mood": ("glad", "calm", "")[i % 3], "id": str(i)}
+        for i in range(60)
+    ]
+    path = tmp_path / "moods.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    config = DataConfig(corpus=f"files:{path}", tokenizer="byte", vocab_size=257)
+    store = TokenStore.open(prepare(replace(config, holdout_fraction=0.5), tmp_path / "tokens"))
+    probe = open_probe("corpus:mood", store)
+    assert {document.label for document in probe.documents} == {"glad", "calm"}
+    assert 0 < probe.left_out_share < 1
+    with pytest.raises(ValueError, match=r"received 'corpus:moods'. Did you mean 'mood'\?"):
+        open_probe("corpus:moods", store)
+    with pytest.raises(ValueError, match=r"'corpus:topic'. There are mood\."):
+        open_probe("corpus:topic", store)
+    with pytest.raises(ValueError, match=r"'corpus:id' \(it has 60 distinct values in 60"):
+        open_probe("corpus:id", store)
 
 
 def test_reading_a_probe_needs_no_torch():
