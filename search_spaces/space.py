@@ -116,7 +116,7 @@ class Space:
         except ConfigError as error:
             raise Infeasible(str(error)) from None
         for rule in self.rules:
-            if not rule.holds(config):
+            if not _is_met(rule, config, point):
                 raise Infeasible(f"{rule.reason}; received {dict(point)!r}. The study excludes it.")
         return config
 
@@ -244,6 +244,17 @@ class Space:
     def _exists(self, path: str, point: Mapping[str, Any]) -> bool:
         """An axis whose parent does not exist does not exist either."""
         return all(c.holds(point) for c in self.all_conditions if c.axis == path)
+
+
+def _is_met(rule: Rule, config: TrialConfig, point: Mapping[str, Any]) -> bool:
+    """Raises ConfigError where a function of the study does not answer."""
+    try:
+        return bool(rule.holds(config))
+    except Exception as error:
+        raise ConfigError(
+            f"a rule of a space says true or false of every config; {rule.reason!r} raised "
+            f"{type(error).__name__} at {dict(point)!r}: {error}. Mend it in the study file."
+        ) from None
 
 
 def _size(domain: Domain) -> int | None:

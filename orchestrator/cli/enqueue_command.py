@@ -56,7 +56,7 @@ def enqueue_command(
 
 def _values(launch: Launch, texts: list[str]) -> dict[str, Any]:
     """Raises BadInput where they are no point of the study's space, or an infeasible one."""
-    from orchestrator.trials.sampling import completed_point
+    from orchestrator.trials.asked_points import completed_point
 
     if launch.space is None:
         raise BadInput(
@@ -67,8 +67,9 @@ def _values(launch: Launch, texts: list[str]) -> dict[str, Any]:
     try:
         for text in texts:
             path, value = parse_override(text)
-            if values.setdefault(path, value) != value:
+            if path in values and repr(values[path]) != repr(value):  # nan is not nan
                 raise BadInput(f"--point names a path once; received {path} twice. Keep one.")
+            values[path] = value
         values = launch.space.require_within(values)
         completed_point(launch, [], values, index=0)
     except ConfigError as error:

@@ -87,8 +87,8 @@ def _load_file(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise BadInput(
-            f"a study file must run; {path} raised {type(error).__name__}: {error}. Mend it, and "
-            f"try it with `python {path}`."
+            f"a study file must run; {path} raised {type(error).__name__}: "
+            f"{str(error).rstrip('. ')}. Mend it, and try it with `python {path}`."
         ) from None
     return module
 

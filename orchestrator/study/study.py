@@ -81,6 +81,12 @@ class Study:
                 f"a design is Fixed(...) or Sequential(max_seeds=...); received {self.design!r} of "
                 f"study {self.name}. Write one of these, or leave it out."
             )
+        for point in self.first:
+            if not isinstance(point, Mapping) or not all(type(path) is str for path in point):
+                raise ValueError(
+                    f"first holds points, each a dict of values by axis; received {point!r}. Write "
+                    'for example first=[{"moe.top_k": 2}].'
+                )
         what = f"study {self.name} is judged by a metric of moe.metrics"
         metric_named(self.metric, what).require_direction(what)
         for scale in self.scales:

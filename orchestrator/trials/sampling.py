@@ -26,7 +26,6 @@ from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from moe.config import ConfigError
 from moe.metrics import VAL_LOSS, describe
 from orchestrator.stores.choices import optuna_distributions
 from orchestrator.stores.optuna_private import study_id_of
@@ -37,7 +36,7 @@ from orchestrator.study.samplers import Sampler
 from search_spaces.space import ENUMERATION_LIMIT, Infeasible, Space
 
 DRAWS = 2000
-_DRAWS_OF_SAMPLER = 50
+DRAWS_OF_SAMPLER = 50
 _SHADOW_STATE = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -150,7 +149,7 @@ def study_of(
     return study
 
 
-def _generator_seed(launch: Launch, index: int, failed_draws: int) -> int:
+def generator_seed(launch: Launch, index: int, failed_draws: int) -> int:
     text = f"{launch.name}\0{index}" + (f"\0{failed_draws}" if failed_draws else "")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
@@ -196,7 +195,7 @@ def _propose_on(
 ) -> tuple[Point, dict[str, BaseDistribution]]:
     """A point with this corpus, drawn beside the history of those that have it too."""
     assert launch.space is not None
-    seed = _generator_seed(launch, index, failed_draws)
+    seed = generator_seed(launch, index, failed_draws)
     sampler = launch.study.sampler.optuna_sampler(seed=seed, index=index)
     study = study_of(history, sampler, metric=launch.study.metric, space=launch.space)
     refused: Counter[str] = Counter()
@@ -215,7 +214,7 @@ def _propose_on(
         refused["in the launch already"] += 1
         return None
 
-    for _ in range(_DRAWS_OF_SAMPLER):
+    for _ in range(DRAWS_OF_SAMPLER):
         if corpus is not None:
             study.enqueue_trial({CORPUS_PATH: corpus})
         trial = study.ask()
@@ -226,7 +225,7 @@ def _propose_on(
         point = _any_left(corpus, launch, seed, is_new)
         return point, distributions_at(launch, point.overrides)
     generator = random.Random(seed)
-    for _ in range(DRAWS - _DRAWS_OF_SAMPLER):
+    for _ in range(DRAWS - DRAWS_OF_SAMPLER):
         if (point := tried(launch.space.draw(generator))) is not None:
             return point, distributions_at(launch, point.overrides)
     reasons = "; ".join(f"{count} x {reason}" for reason, count in refused.most_common(5))
@@ -254,38 +253,6 @@ def _any_left(
         f"the space of {launch.study.name} is exhausted: all of its {len(feasible)} feasible "
         "points are in this launch"
     )
-
-
-def completed_point(
-    launch: Launch, history: Iterable[TrialRecord], values: Mapping[str, Any], *, index: int
-) -> Point:
-    """The point that somebody asked for; what was left open is drawn by the sampler.
-
-    Raises ConfigError where a value is none of its axis, or no feasible point has these values.
-    """
-    assert launch.space is not None
-    fixed = launch.space.require_within(values)
-    seed = _generator_seed(launch, index, 0)
-    sampler = launch.study.sampler.optuna_sampler(seed=seed, index=index)
-    study = study_of(history, sampler, metric=launch.study.metric, space=launch.space)
-    refused = ""
-    for _ in range(_DRAWS_OF_SAMPLER):
-        study.enqueue_trial(fixed)
-        trial = study.ask()
-        point = launch.space.suggest(trial)
-        if idle := [path for path in fixed if path not in point]:
-            raise ConfigError(
-                f"a point has values for the axes that exist there ({', '.join(point)}); received "
-                f"one for {', '.join(idle)}. Leave it out, or change what it hangs on."
-            )
-        try:
-            return launch.sampled_point(point, launch.seeds[0])
-        except Infeasible as error:
-            refused = str(error)
-            study.tell(trial, state=TrialState.FAIL)
-        if len(fixed) == len(point):
-            break
-    raise ConfigError(refused)
 
 
 def distributions_at(launch: Launch, values: Mapping[str, Any]) -> dict[str, BaseDistribution]:

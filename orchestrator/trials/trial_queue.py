@@ -15,12 +15,12 @@ from optuna.distributions import BaseDistribution
 from moe.config import ConfigError
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
+from orchestrator.trials.asked_points import completed_point
 from orchestrator.trials.grid import distributions_of, grid_distributions, note_of
 from orchestrator.trials.sampling import (
     DRAWS,
     PointNotFound,
     SpaceExhausted,
-    completed_point,
     distributions_at,
     propose,
 )
@@ -150,15 +150,17 @@ class TrialQueue:
             raise ConfigError(
                 "a grid takes no points: its cells are all run. Write the point as a Cell."
             )
-        point = completed_point(
-            self._launch, self._trials.shown_to_sampler, values, index=self._trials.num_cells
+
+        def known_as(point: Point) -> str | None:
+            return point.cell if self._trials.has_cell(point.cell_hash) else None
+
+        return completed_point(
+            self._launch,
+            self._trials.shown_to_sampler,
+            values,
+            index=self._trials.num_cells,
+            known_as=known_as,
         )
-        if self._trials.has_cell(point.cell_hash):
-            raise ConfigError(
-                f"no point is trained twice; received {dict(point.overrides)}, which this launch "
-                f"has as {point.cell}. Leave it out, or ask for another."
-            )
-        return point
 
     def put_asked(self, record: TrialRecord, point: Point) -> None:
         """A trial of such a point at the first seed, and others for the other seeds: all next."""

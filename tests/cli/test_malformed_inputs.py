@@ -30,6 +30,7 @@ from search_spaces.axes import describe_axes
 
 SECRET = "s3cret-pw"
 HEAD = "from studies.quickstart import STUDY\nimport dataclasses\n"
+SEARCH = "from studies.search import STUDY\nimport dataclasses\n"
 
 # name: text of a study file, and what its message says
 STUDY_FILES = {
@@ -59,6 +60,18 @@ STUDY_FILES = {
         "cells = [Cell(name='a', overrides={}), Cell(name='a', overrides={'moe.top_k': 1})]\n"
         "STUDY = dataclasses.replace(STUDY, cells=cells, claims=())",
         "once",
+    ),
+    "points that are none": (SEARCH + "STUDY = dataclasses.replace(STUDY, first=['x'])", "a dict"),
+    "point out of the space": (
+        SEARCH + "STUDY = dataclasses.replace(STUDY, first=[{'moe.top_k': 99}])", "received 99",
+    ),
+    "rule that raises": (
+        SEARCH + "from search_spaces.space import Rule\n"
+        "rule = Rule(holds=lambda c: c.nothing, reason='mine')\n"
+        "of = STUDY.space\n"
+        "space = lambda base: dataclasses.replace(of(base), rules=(rule,))\n"
+        "STUDY = dataclasses.replace(STUDY, space=space)",
+        "'mine' raised AttributeError",
     ),
     "seed that is none": (HEAD + "STUDY = dataclasses.replace(STUDY, seeds=('0',))", "seed"),
 }  # fmt: skip

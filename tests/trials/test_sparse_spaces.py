@@ -7,11 +7,13 @@ import dataclasses
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
+from moe.config import ConfigError
 from orchestrator.base.errors import BadInput
 from orchestrator.study import Study
 from orchestrator.study.plan import plan
 from orchestrator.study.resolve import resolve
-from orchestrator.trials import sampling
+from orchestrator.trials import asked_points, sampling
+from orchestrator.trials.asked_points import completed_point
 from search_spaces import space as space_module
 from search_spaces.domains import Choice, Float, Int
 from search_spaces.space import Rule, Space
@@ -87,7 +89,7 @@ def test_an_enumerated_point_hangs_on_no_earlier_driver(sparse_study, corpus):
 
 def test_draws_that_find_nothing_say_so_and_the_next_try_draws_others(hold, said, monkeypatch):
     monkeypatch.setattr(sampling, "DRAWS", 20)
-    monkeypatch.setattr(sampling, "_DRAWS_OF_SAMPLER", 5)
+    monkeypatch.setattr(sampling, "DRAWS_OF_SAMPLER", 5)
     drawn = []
 
     def holds(c):
@@ -137,3 +139,52 @@ def test_a_space_where_draws_find_nothing_is_refused_as_that(corpus):
     finite = Space(axes={"optim.warmup_steps": Choice((1, 2))}, rules=study.space.rules)
     with pytest.raises(BadInput, match="all 2 points are refused"):
         resolve(dataclasses.replace(study, space=finite), corpus_spec=corpus)
+
+
+def test_a_part_of_a_point_is_completed_where_any_point_completes_it(corpus, sparse_study):
+    """One of 40 completes it; the draws of the sampler seldom find that one."""
+    launch = resolve(sparse_study, corpus_spec=corpus)
+    for beta in BETAS[:5]:
+        point = completed_point(launch, [], {"optim.beta1": beta}, index=0)
+        assert point.overrides["optim.beta2"] == beta
+    with pytest.raises(ConfigError, match=r"no new feasible point has the values.*warmup_steps"):
+        completed_point(launch, [], {"optim.warmup_steps": 2}, index=0)
+    whole = {"optim.beta1": 0.8, "optim.beta2": 0.9, "optim.warmup_steps": 1}
+    with pytest.raises(ConfigError, match=r"^on a line; received"):
+        completed_point(launch, [], whole, index=0)
+
+
+def test_what_is_in_the_launch_completes_no_part_of_a_point(corpus, sparse_study):
+    launch = resolve(sparse_study, corpus_spec=corpus)
+    found = set()
+    for _ in BETAS:
+        point = completed_point(
+            launch,
+            [],
+            {"optim.warmup_steps": 1},
+            index=0,
+            known_as=lambda p: p.cell if p.cell_hash in found else None,
+        )
+        found.add(point.cell_hash)
+    assert len(found) == len(BETAS)
+    with pytest.raises(ConfigError, match="no point is trained twice"):
+        completed_point(launch, [], {"optim.warmup_steps": 1}, index=0, known_as=lambda p: "there")
+
+
+def test_draws_that_complete_no_part_of_a_point_prove_nothing(corpus, monkeypatch):
+    monkeypatch.setattr(asked_points, "DRAWS_OF_THE_REST", 20)
+    axes = {"optim.learning_rate": Float(low=1e-4, high=1e-2), "optim.warmup_steps": Choice((1, 2))}
+    study = make_study(axes, lambda c: c.optim.warmup_steps == 1, trials=2)
+    launch = resolve(study, corpus_spec=corpus)
+    assert completed_point(launch, [], {"optim.warmup_steps": 1}, index=0)
+    with pytest.raises(ConfigError, match="in 20 draws of the rest, which proves nothing"):
+        completed_point(launch, [], {"optim.warmup_steps": 2}, index=0)
+
+
+def test_an_axis_that_another_draw_has_is_not_refused(corpus):
+    """top_k exists where there are experts: a dense draw of the rest proves nothing."""
+    axes = {"moe.num_experts": Choice((0, 4)), "moe.top_k": Choice((1, 2))}
+    launch = resolve(make_study(axes, lambda c: True, trials=2), corpus_spec=corpus)
+    for index in range(6):
+        point = completed_point(launch, [], {"moe.top_k": 2}, index=index)
+        assert point.overrides["moe.num_experts"] == 4
