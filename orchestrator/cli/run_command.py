@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,6 +77,14 @@ def run_command(
     retry_failed: Annotated[
         bool, typer.Option(help="Repeat failed trials, as new trials.")
     ] = False,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided",
+            help="More seeds for the cells of claims that are still open, those nearest to a "
+            "verdict first, until none is or the limits are spent. For a Sequential design.",
+        ),
+    ] = False,
     system_metrics: Annotated[
         bool, typer.Option(help="CPU, memory, disk, network and GPU of the node, in MLflow.")
     ] = False,
@@ -114,6 +123,7 @@ def run_command(
         ),
         max_failures=max_failures,
         retry_failed=retry_failed,
+        until_decided=until_decided,
         system_metrics=system_metrics,
     )
     with (
@@ -197,6 +207,7 @@ def _on_cpu(device: str) -> bool:
 
 
 def print_session(session: Any, as_json: bool) -> None:
+    from orchestrator.driver.until_decided import lines_of
     from orchestrator.stores.trial_record import count_states
     from orchestrator.trials.spending import spent
 
@@ -214,11 +225,14 @@ def print_session(session: Any, as_json: bool) -> None:
                 "spent": spent(session.records, session.launch),
                 "exhausted": queue.exhausted,
                 "not_found": queue.not_found,
+                "claims": [asdict(standing) for standing in session.standings],
                 "left_out": session.left_out.as_json() if session.left_out else None,
             }
         )
     else:
         print_table(session.table())
+        for line in lines_of(session.standings):
+            errors.print(line, highlight=False)
     counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
     errors.print(counted or "no trials", highlight=False)
     if session.interrupted:

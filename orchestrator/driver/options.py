@@ -31,6 +31,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     max_failures: int = 2
     retry_failed: bool = False
+    until_decided: bool = False
     system_metrics: bool = False
 
     @property

@@ -24,6 +24,8 @@ from orchestrator.cluster import capacity, connection, nodes
 from orchestrator.cluster.connection import Resources
 from orchestrator.driver.options import Options, require_folders, require_sane
 from orchestrator.driver.prepared_corpora import Preparing, Tokens
+from orchestrator.driver.until_decided import SeedAllocator, require_decidable
+from orchestrator.report.allocation import Standing
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.rungs import rung_line, rungs_of_launch
 from orchestrator.report.table_files import write_environment, write_registration, write_table
@@ -104,6 +106,12 @@ class Session:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    @property
+    def standings(self) -> list[Standing]:
+        """Of a launch that runs until its claims are decided: where each stands, what it cost."""
+        allocator = _allocator(self.launch, self.options, self.search.info)
+        return allocator.standings(self.records) if allocator else []
+
     def is_spent(self) -> bool:
         """Whether running trials are to end: the launch has no device time left."""
         return self.ledger.spending.exhausted() is not None
@@ -140,6 +148,8 @@ def opened(
     # Torch makes this folder in /tmp as soon as an optimiser is built; workers inherit the setting.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home.root / "torch-cache"))
     require_sane(launch, options)
+    if options.until_decided:
+        require_decidable(launch)
     home.require_writable()
     require_folders(options)
     require_usable(storage_url)
@@ -197,6 +207,7 @@ def opened(
                     say=say,
                     limits=options.limits,
                     workers=options.resources.workers,
+                    more=_allocator(launch, options, search.info),
                 ),
                 tracking=tracking,
                 tokens=tokens,
@@ -226,6 +237,12 @@ def opened(
             yield session
         finally:
             _leave(session)
+
+
+def _allocator(launch: Launch, options: Options, info: LaunchInfo) -> SeedAllocator | None:
+    if not options.until_decided:
+        return None
+    return SeedAllocator(launch, options.home, info.attributes)
 
 
 def _grown_line(path: str, values: list[Any]) -> str:

@@ -49,7 +49,8 @@ class Verdict:
     seeds. A compound shows the numbers of the part that decides it, and all of them in `parts`.
     `effect` is the estimate in standard deviations of a seed's (paired) value. `level` is what Holm
     holds `p_value` to. `seeds_for_80`, for undecided claims: the seeds in every cell that decide it
-    at that level in 80% of studies of this mean and spread.
+    at that level in 80% of studies of this mean and spread; `power_at_end`, of a sequential design:
+    the share of such studies that decide it by its last seed.
 
     `collapsed` names seeds that lie far from their cell's others; then `check` is the verdict by
     ranks or signs alone and `p_value` the larger of both tests', so that a claim is decided only
@@ -73,6 +74,7 @@ class Verdict:
     p_adjusted: float | None
     level: float
     seeds_for_80: int | None
+    power_at_end: float | None
     reason: str
     collapsed: tuple[str, ...] = ()
     check: str | None = None
@@ -150,9 +152,11 @@ class _Family:
 
     def verdict(self, finding: Finding, level: float, p_adjusted: float) -> Verdict:
         decision = _side((finding.p_holds, finding.p_fails), level)
-        seeds = None
+        seeds, at_end = None, None
         if self.advise and decision == "undecided" and finding.power is not None:
             seeds = seeds_for(lambda n: max(finding.power(n, level)), most=self._most_seeds)
+            if isinstance(self.design, Sequential):
+                at_end = max(finding.power(self._most_seeds, level))
         part_level = level if decision == "supported" else level / max(1, len(finding.parts))
         parts = tuple(
             self.verdict(part, part_level, min(1.0, part.p_value * self.design.alpha / part_level))
@@ -175,6 +179,7 @@ class _Family:
             p_adjusted=p_adjusted if tested else None,
             level=level,
             seeds_for_80=seeds,
+            power_at_end=at_end,
             reason=self._reason(finding, decision, level, p_adjusted, seeds, parts),
             collapsed=finding.collapsed,
             check=_side(finding.checks[1], level) if finding.checks else None,

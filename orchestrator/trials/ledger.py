@@ -59,7 +59,7 @@ from orchestrator.trials.sampling import distributions_at
 from orchestrator.trials.seed_groups import SeedGroups
 from orchestrator.trials.spending import LeftOut, Limits, Spending
 from orchestrator.trials.stopping import Stopping
-from orchestrator.trials.trial_queue import TrialQueue
+from orchestrator.trials.trial_queue import More, TrialQueue
 from orchestrator.trials.trial_table import TrialTable
 from orchestrator.trials.trial_writer import Listener, TrialWriter
 
@@ -95,6 +95,7 @@ class Ledger:
         say: Callable[[str], None] | None = None,
         limits: Limits | None = None,
         workers: int = 1,
+        more: More | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._launch = launch
@@ -126,6 +127,7 @@ class Ledger:
             reusable=finished_elsewhere,
             spending=self.spending,
             retry_failed=retry_failed,
+            more=more,
         )
         self._stopping = Stopping(self._groups, self.trials, self.queue, self._writer)
 

@@ -6,7 +6,7 @@ A trial is planned once for each configuration, whatever an earlier driver has l
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -39,6 +39,13 @@ class FailedDraws(Protocol):
     def note_failed_draws(self, draws: int) -> None: ...
 
 
+class More(Protocol):
+    """Who asks for further trials of a grid, when all that were planned have ended."""
+
+    def more(self, trials: Iterable[TrialRecord]) -> list[Point]: ...
+    def known_point(self, record: TrialRecord) -> Point | None: ...
+
+
 class TrialQueue:
     """`trials` are the launch's, `add` makes one more.
 
@@ -59,8 +66,10 @@ class TrialQueue:
         reusable: Container[str],
         spending: Spending,
         retry_failed: bool,
+        more: More | None = None,
     ) -> None:
         self._launch = launch
+        self._more = more
         self._trials = trials
         self._add = add
         self._draws = draws
@@ -87,6 +96,9 @@ class TrialQueue:
     def _plan_grid(self, retry_failed: bool) -> None:
         points = self._launch.points()
         self._points = {p.config_hash: p for p in reversed(points)}
+        for record in self._trials.waiting() if self._more else ():
+            if (point := self._more.known_point(record)) is not None:
+                self._points.setdefault(record.config_hash, point)
         distributions = grid_distributions(points)
         baselines = {p.seed: p for p in points if p.cell == self._launch.study.baseline}
         self._queue_known()
@@ -96,6 +108,17 @@ class TrialQueue:
                 covered.add(point.config_hash)
                 note = note_of(point, baselines.get(point.seed))
                 self._queue(point, distributions_of(point, distributions), note)
+
+    def _extend_grid(self) -> None:
+        """Further seeds, once nothing runs or waits and time is left."""
+        if self._more is None or self._trials.num_begun or self._spending.exhausted():
+            return
+        distributions = grid_distributions(self._launch.points())
+        for point in self._more.more(self._trials):
+            baseline = next(c for c in self._launch.cells if c.name == self._launch.study.baseline)
+            against = self._launch.point(baseline.name, baseline.overrides, point.seed)
+            note = note_of(point, against)
+            self._queue(point, distributions_of(point, distributions), note)
 
     def _plan_sampled(self, retry_failed: bool) -> None:
         for record in self._trials:
@@ -232,8 +255,8 @@ class TrialQueue:
 
     def next(self) -> int | None:
         """The first waiting trial if the limits hold it, else the first that costs nothing."""
-        if not self._waiting and not self._launch.study.is_grid:
-            self._sample()
+        if not self._waiting:
+            self._extend_grid() if self._launch.study.is_grid else self._sample()
         if not self._waiting:
             return None
         first = next(iter(self._waiting))

@@ -1,0 +1,86 @@
+"""`run --until-decided`: seeds for the claims that are still open, until none is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.report.allocation import Standing, next_allotment, standings
+from orchestrator.report.judge import judge_launch
+from orchestrator.report.verdicts import Verdict
+from orchestrator.stores.configurations import told_apart
+from orchestrator.stores.optuna_launches import REGISTRATIONS
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.design import Sequential
+from orchestrator.study.launch import Launch, Point
+
+
+def require_decidable(launch: Launch) -> None:
+    """Raises BadInput where a study has no claims that seeds may be added for until they are
+    decided."""
+    study = launch.study
+    if study.is_grid and study.claims and isinstance(study.design, Sequential):
+        return
+    received = "a sampled study" if not study.is_grid else f"design {study.design}"
+    if study.is_grid and not study.claims:
+        received = "no claims"
+    raise BadInput(
+        "--until-decided adds seeds until the claims of a grid are decided, which a sequential "
+        f"design alone allows; received {study.name}, with {received}. Give it claims and "
+        "design=Sequential(max_seeds=...), or leave the option out."
+    )
+
+
+class SeedAllocator:
+    """Asked for more trials when all that were planned have ended."""
+
+    def __init__(self, launch: Launch, home: Home, attributes: Mapping[str, Any]) -> None:
+        require_decidable(launch)
+        self._launch, self._home, self._attributes = launch, home, attributes
+        self._cells = {cell.name: cell for cell in launch.cells}
+
+    def more(self, trials: Iterable[TrialRecord]) -> list[Point]:
+        """Points of the next seed; none when every claim is decided or given up."""
+        records, verdicts = self._judged(trials)
+        study = self._launch.study
+        asked = next_allotment(study.claims, verdicts, records, study.design)
+        if asked is None:
+            return []
+        return [self._point(cell, asked.seed) for cell in asked.cells]
+
+    def known_point(self, record: TrialRecord) -> Point | None:
+        """That of a trial that an earlier driver was allotted; None where its cell is another."""
+        if record.cell not in self._cells:
+            return None
+        point = self._point(record.cell, record.seed)
+        return point if point.config_hash == record.config_hash else None
+
+    def standings(self, trials: Iterable[TrialRecord]) -> list[Standing]:
+        records, verdicts = self._judged(trials)
+        study = self._launch.study
+        return standings(study.claims, verdicts, records, study.design)
+
+    def _point(self, cell: str, seed: int) -> Point:
+        return self._launch.point(cell, self._cells[cell].overrides, seed)
+
+    def _judged(
+        self, trials: Iterable[TrialRecord]
+    ) -> tuple[list[TrialRecord], tuple[Verdict, ...]]:
+        records = told_apart(trials, self._attributes, self._home)
+        judgement = judge_launch(
+            self._launch.study,
+            scale=self._launch.scale,
+            records=records,
+            history=self._attributes.get(REGISTRATIONS) or (),
+        )
+        return [r for r in records if not r.is_older], judgement.verdicts
+
+
+def lines_of(found: Iterable[Standing]) -> list[str]:
+    """What became of each claim, and what it cost."""
+    return [
+        f"{one.claim}: {one.why or 'open'}, {one.n} seeds, {one.device_s / 3600:.2f} device hours"
+        for one in found
+    ]

@@ -1,0 +1,153 @@
+"""Seeds until claims are decided: to open claims alone, and the same ones after every kill."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from moe.metrics import DEVICE_S, VAL_LOSS
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.driver.until_decided import require_decidable
+from orchestrator.report.allocation import next_allotment, standings
+from orchestrator.report.judge import judge_launch
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study import Better, Equivalent, Sequential
+from orchestrator.study.resolve import resolve
+
+UNTIL = {"until_decided": True}
+MEANS = {"dense": 3.2, "learned": 3.0, "frozen": 3.0}
+SPREAD = {"dense": 0.002, "learned": 0.002, "frozen": 0.011}
+
+
+@pytest.fixture
+def study(grid_study):
+    return dataclasses.replace(
+        grid_study,
+        name="decided",
+        design=Sequential(max_seeds=12),
+        seeds=(0, 1, 2),
+        claims=(
+            Better(id="easy", statement="s", a="learned", b="dense"),
+            Equivalent(id="hard", statement="s", a="frozen", b="learned", margin=0.016),
+        ),
+    )
+
+
+def loss_of(cell, seed):
+    rng = np.random.default_rng([seed + 3, *cell.encode()])
+    return MEANS[cell] + rng.normal(0, SPREAD[cell])
+
+
+def work(session, most=None):
+    """As many trials as are left, or `most`; the seconds of each are those of its cell."""
+    done = 0
+    while (most is None or done < most) and (assignment := session.ledger.next()) is not None:
+        number, point = assignment.record.number, assignment.point
+        session.ledger.started(number)
+        value = loss_of(point.cell, point.seed)
+        entry = {"step": 8, "tokens": 1024, "timestamp_ms": 1000, VAL_LOSS: value, DEVICE_S: 2.0}
+        session.ledger.completed(number, entry, tokens=1024)
+        done += 1
+    return done
+
+
+def trained(session):
+    return [(r.cell, r.seed) for r in session.records if r.state == "complete"]
+
+
+def test_open_claims_alone_get_seeds_and_a_kill_changes_nothing(home, hold, study, tmp_path):
+    with hold(study, options=UNTIL) as session:
+        work(session)
+        whole = trained(session)
+        stands = {one.claim: one for one in session.standings}
+    assert [(stands[c].verdict, stands[c].is_open) for c in ("easy", "hard")] == [
+        ("supported", False),
+        ("supported", False),
+    ]
+    seeds = {cell: sorted(s for c, s in whole if c == cell) for cell in MEANS}
+    assert seeds["frozen"] == seeds["learned"] == list(range(len(seeds["frozen"])))
+    assert 3 <= len(seeds["dense"]) < len(seeds["frozen"]) <= 12
+    assert sum(one.device_s for one in stands.values()) == pytest.approx(2.0 * len(whole))
+
+    killed = tmp_path / "killed"
+    with hold(study, options={**UNTIL, "home": Home(killed)}) as session:
+        work(session, most=11)
+        session.ledger.next()  # handed out, and lost
+    with hold(study, options={**UNTIL, "home": Home(killed)}) as session:
+        work(session)
+        assert sorted(trained(session)) == sorted(whole)
+
+
+def record(number, cell, seed) -> TrialRecord:
+    """A complete trial, as the record has it."""
+    return TrialRecord(
+        number=number,
+        trial_id=number,
+        state="complete",
+        cell=cell,
+        seed=seed,
+        config_hash=f"{cell}{seed}",
+        cell_hash=cell,
+        run_id=None,
+        value=loss_of(cell, seed),
+        tokens=1024,
+        params={},
+        error=None,
+        attempt=0,
+        attributes={"device_s": 2.0},
+    )
+
+
+def allotted(study, start=(), keep=lambda number: True):
+    """Cells and seeds in the order of asking, each round kept as far as a kill let it be."""
+    planned = [(cell, seed) for seed in study.seeds for cell in MEANS]
+    records = [record(number, *one) for number, one in enumerate(start or planned)]
+    while True:
+        judged = judge_launch(study, scale="cpu", records=records)
+        asked = next_allotment(study.claims, judged.verdicts, records, study.design)
+        if asked is None:
+            break
+        for cell in asked.cells:
+            records.append(record(len(records), cell, asked.seed))
+            if not keep(len(records)):
+                return [(r.cell, r.seed) for r in records]
+    return [(r.cell, r.seed) for r in records]
+
+
+def test_the_allocation_is_a_function_of_the_trials(study):
+    whole = allotted(study)
+    assert len(whole) > 12
+    for stopped_at in range(9, len(whole) + 1):
+        before = allotted(study, keep=lambda number, at=stopped_at: number < at)
+        assert allotted(study, start=before) == whole
+
+
+def test_it_ends_where_nothing_can_be_decided(study):
+    hopeless = Equivalent(id="never", statement="s", a="frozen", b="learned", margin=0.0005)
+
+    def end(**changes):
+        asked = dataclasses.replace(study, claims=(hopeless,), **changes)
+        records = [record(i, *one) for i, one in enumerate(allotted(asked))]
+        judged = judge_launch(asked, scale="cpu", records=records)
+        (stands,) = standings(asked.claims, judged.verdicts, records, asked.design)
+        return stands
+
+    futile = end(design=Sequential(max_seeds=30))
+    assert futile.why.startswith("futile")
+    assert 5 <= futile.n < 12
+    assert not futile.is_open
+    assert end(design=Sequential(max_seeds=4)).why == "undecided at the design's 4 seeds"
+
+
+def test_only_a_sequential_grid_with_claims_goes_on_until_decided(grid_study, sampled_study, study):
+    for refused in (
+        grid_study,
+        sampled_study,
+        dataclasses.replace(grid_study, claims=study.claims),
+    ):
+        with pytest.raises(BadInput, match="--until-decided adds seeds"):
+            require_decidable(resolve(refused, need_corpus=False))
+    require_decidable(resolve(study, need_corpus=False))
