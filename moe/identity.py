@@ -78,6 +78,7 @@ _VERSION_1: dict[str, dict[str, Any]] = {
 # that has this value is hashed as if the axis did not exist. A line is added with its axis, and
 # never edited after.
 _LATER: dict[str, Any] = {
+    "moe.upcycled_from": "",
     "data.sequence_labels": "",
     "data.text_column": "",
     "moe.gate_scale": 1.0,

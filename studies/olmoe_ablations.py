@@ -4,9 +4,11 @@ Each cell is OLMoE's mixture (64 experts of an eighth of the width, 8 chosen, QK
 load-balancing loss and z-loss, over LLaMA's blocks) with one choice taken otherwise; the coarser
 ones keep active and total parameters. A shared expert is tried at 32 experts, as there.
 
-Not asked: the truncated normal that OLMoE begins with (initial weights have no axis but the
-router's scale, which has two cells here), and sparse upcycling. A choice by experts looks into the
-future of a text, so its loss here is too good: it is told under the table.
+Sparse upcycling needs a finished dense trial: run `dense-1x`, then `--set moe.upcycled_from=HASH`
+with its config hash adds a mixture of eight copies, to be compared with N8-K1 from scratch. Not
+asked: the truncated normal that OLMoE begins with (initial weights have no axis but the router's
+scale, which has two cells here). A choice by experts looks into the future of a text, so its loss
+is too good: it is told under the table.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ UNBALANCED = Cell(name="no-balance-loss", overrides={"moe.balance": "none"})
 NO_Z_LOSS = Cell(name="no-z-loss", overrides={"moe.z_loss_coefficient": 0.0})
 NO_QK_NORM = Cell(name="no-qk-norm", overrides={"model.qk_norm": "none"})
 DENSE = dense(1)
+UPCYCLED = "upcycled-N8-K1"
 SHARED = "shared-S1-N31-K3"
 ROUTER_SCALES = {"router-std0.1x": 0.1, "router-std10x": 10.0}
 
@@ -54,7 +57,7 @@ def cells(base: TrialConfig) -> list[Cell]:
         Cell(name=name, overrides={"moe.router_init_std": factor * base.moe.router_init_std})
         for name, factor in ROUTER_SCALES.items()
     ]
-    return [
+    made = [
         FINE,
         MIDDLE,
         COARSE,
@@ -65,6 +68,13 @@ def cells(base: TrialConfig) -> list[Cell]:
         NO_QK_NORM,
         *scaled,
         DENSE,
+    ]
+    if not base.moe.upcycled_from:
+        return made
+    afresh = {"moe.upcycled_from": ""}
+    return [
+        *(Cell(name=cell.name, overrides={**cell.overrides, **afresh}) for cell in made),
+        Cell(name=UPCYCLED, overrides=COARSE.overrides),
     ]
 
 

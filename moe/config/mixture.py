@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -126,6 +127,14 @@ class MoEConfig:
         "micro_batch", "over which tokens the load is counted", "2501.11873"
     )
     z_loss_coefficient: float = axis(0.0, "weight of the router z-loss", "2202.08906")
+    upcycled_from: str = axis(
+        "",
+        "config hash of a finished dense trial, whose weights the mixture starts from: each expert "
+        "is a copy of its FFN, of the same width, the router is fresh, all else is copied. All "
+        "seeds start from that one trial, and differ in router and order of the text; its tokens "
+        "are told beside the mixture's own, and count among no trial's",
+        "2212.05055",
+    )
     label_column: str = axis("language", "label router: the corpus column that it follows")
 
     def __post_init__(self) -> None:
@@ -160,6 +169,19 @@ class MoEConfig:
         )
         if self.num_experts == 0:
             return
+        require(
+            not self.upcycled_from or bool(re.fullmatch("[0-9a-f]{16}", self.upcycled_from)),
+            "moe.upcycled_from is a config hash, 16 hexadecimal digits",
+            self.upcycled_from,
+            "`moe-study status STUDY --json` tells those of finished trials.",
+        )
+        require(
+            not (self.upcycled_from and self.shared_experts),
+            "an upcycled mixture has no shared experts: of what the dense FFN is copied to, a "
+            "token would have it twice over",
+            self.shared_experts,
+            "Set moe.shared_experts=0, or moe.upcycled_from= to start afresh.",
+        )
         require(
             self.top_k <= self.num_experts,
             "moe.top_k must not exceed moe.num_experts",

@@ -26,6 +26,7 @@ _SIZES = frozenset(
 _TRAINING = frozenset(
     {
         *("model.dropout", "moe.router_init_std", "moe.router_jitter", "moe.router_precision"),
+        "moe.upcycled_from",
         *(f"moe.{name}" for name in ("balance_coefficient", "balance_scope")),
         *("moe.z_loss_coefficient", "moe.label_column"),
     }

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from moe.code_digest import moe_digest, trains_as
 from moe.config import TrialConfig
+from moe.config.upcycling_rules import require_upcyclable
 from moe.identity import config_hash
 from moe.train.run_folder import DamagedError, Storage, Writer
 
@@ -105,6 +106,34 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     return _decode(*Storage.at(folder).read_folder(""))
 
 
+def load_dense(config: TrialConfig, folder: Path | str | None) -> dict[str, Tensor]:
+    """The final weights of the run that `moe.upcycled_from` names, from that run's folder.
+
+    Raises ValueError where the folder is not given, is another's, has no final weights, or holds a
+    model that `config` cannot start from.
+    """
+    wanted = config.moe.upcycled_from
+    if folder is None:
+        raise ValueError(
+            f"a mixture of moe.upcycled_from={wanted} starts from that trial's weights; received "
+            "no folder of them. Pass `--dense DIR`, the folder of its finished run."
+        )
+    try:
+        dense = load_checkpoint(Storage.at(folder).location(FINAL))
+    except (DamagedError, OSError) as error:
+        raise ValueError(
+            f"a mixture starts from the final weights of a finished dense run; {folder}/{FINAL} "
+            f"does not hold them: {error}. Finish that run, or give the folder of one that is."
+        ) from None
+    if (found := config_hash(dense.config)) != wanted:
+        raise ValueError(
+            f"moe.upcycled_from names the dense run; received the folder of {found} for {wanted}. "
+            "Give that run's folder."
+        )
+    require_upcyclable(config, dense.config)
+    return dense.model
+
+
 class Checkpoints:
     """The checkpoints of the run of `config` under `storage`."""
 
@@ -112,6 +141,10 @@ class Checkpoints:
         self.storage = storage
         self.config = config
         self._hash = config_hash(config)
+
+    def any(self) -> bool:
+        """Whether an earlier attempt left any."""
+        return bool(self._names())
 
     def claim(self) -> None:
         """Makes this process the one writer of the folder (see `Storage.claim`).

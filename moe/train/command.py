@@ -64,6 +64,7 @@ def _train_many(options: argparse.Namespace) -> int:
         return _refuse(error)
     passed_on = ["--threads", str(options.threads), "--device", options.device]
     passed_on += ["--compile"] if options.compile else []
+    passed_on += ["--dense", str(options.dense)] if options.dense else []
     if options.checkpoint_every is not None:
         passed_on += ["--checkpoint-every", str(options.checkpoint_every)]
     code = Jobs(
@@ -107,6 +108,7 @@ def _train_one(file: Path, options: argparse.Namespace) -> int:
                 out=options.out,
                 world=world,
                 checkpoint_every=every,
+                dense=options.dense,
             )
         except KeyboardInterrupt:
             print("interrupted; the same command continues", file=sys.stderr)
@@ -196,6 +198,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--threads", type=_positive, default=1, help="CPU threads (they change the last bits)"
+    )
+    made.add_argument(
+        "--dense",
+        type=Path,
+        metavar="DIR",
+        help="folder of the finished run that moe.upcycled_from names",
     )
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     made.add_argument(

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from moe import metrics as names
 from moe.code_digest import moe_digest
 from moe.config import TrialConfig
 from moe.data.token_store import TokenStore
-from moe.train.checkpoint import Checkpoint, Checkpoints, TrainerState
+from moe.model.upcycling import upcycle
+from moe.train.checkpoint import Checkpoint, Checkpoints, TrainerState, load_dense
 from moe.train.distributed import World, broadcast, check_world, gather, max_over_ranks, on_main
 from moe.train.evaluate import EvaluationSet
 from moe.train.optim import learning_rate
@@ -116,6 +118,7 @@ def train(
     world: World = ALONE,
     checkpoint_every: int = 0,
     keep_checkpoints: int = 2,
+    dense: Path | str | None = None,
 ) -> TrainResult:
     """Trains, and calls `report(metrics, checkpoint)` on rank 0 after each evaluation.
 
@@ -124,7 +127,8 @@ def train(
     own folder (a path, or a URI that pyarrow knows). If it holds a checkpoint of this config, the
     curve so far is reported again, with its first timestamps, and the run goes on from there.
     `checkpoint_every` counts optimiser steps; 0 keeps only the end. The caller's generators are
-    left as they were.
+    left as they were. `dense` is the folder of the finished run that `moe.upcycled_from` names: it
+    is read where the run begins, and not where it goes on.
 
     Raises ValueError if the inputs do not go together or `out` belongs to another config,
     DivergenceError if the loss leaves the finite numbers or passes train.max_loss, OSError if `out`
@@ -132,6 +136,8 @@ def train(
     """
     config = resolve(config, store, world)
     run = _Run(config, world, report, Storage.at(out), checkpoint_every, keep_checkpoints)
+    if config.moe.upcycled_from and not run.checkpoints.any():
+        run.dense = load_dense(config, dense)
     device = torch.device(world.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         return run.go(store)
@@ -157,6 +163,7 @@ class _Run:
         self.noted: dict[int, dict[str, float]] = {}  # evaluations of an earlier attempt, by step
         self.history = RoutingHistory(layers=config.moe_layers)
         self.location: Path | str | None = None
+        self.dense: dict[str, Tensor] | None = None  # weights that a mixture starts from
         self.moe_digests = [moe_digest()]
         self.device_s_before = 0.0
         self.started = time.perf_counter()
@@ -182,6 +189,8 @@ class _Run:
         self.evaluation_set = EvaluationSet(self.config, store, self.world)
         if found is not None:
             self.trainer.load(found)
+        elif self.config.moe.upcycled_from:
+            self._upcycle()
         first = found.step + 1 if found else 1
         self.step_s, self.first_timed, self.clock = 0.0, first, time.perf_counter()
         for step in range(first, self.config.train.num_steps + 1):
@@ -189,6 +198,15 @@ class _Run:
             if self._milestone(step):
                 return "stopped"
         return "complete"
+
+    def _upcycle(self) -> None:
+        if self.dense is None:
+            raise ValueError(
+                f"the checkpoints of this run are damaged, and it started from the dense trial "
+                f"{self.config.moe.upcycled_from}. Remove {self.storage} to start it again."
+            )
+        upcycle(self.trainer.model, self.dense)
+        self.dense = None
 
     def _look(self) -> tuple[Checkpoint | None, dict[int, dict[str, float]]]:
         """What earlier attempts left; rank 0 only. One that still writes is refused from now on."""

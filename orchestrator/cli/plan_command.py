@@ -115,7 +115,7 @@ def plan_command(
         if launch.study.is_grid:
             for line in _token_folders(launch):
                 errors.print(line, markup=False)
-    noted = cautions(launch)
+    noted = [*cautions(launch), *_upcycled(launch, Home.at(home))]
     powers = _powers(launch, Home.at(home), spread)
     if as_json:
         told = [power.as_json() for power in powers]
@@ -194,6 +194,28 @@ def _power_row(power: ClaimPower) -> list[str]:
         "-" if power.seeds_for_80 is None else str(power.seeds_for_80),
         power.missing or power.spread_from,
     ]
+
+
+def _upcycled(launch: Launch, home: Home) -> list[str]:
+    """Of cells that start from a dense trial, what that cost: no trial of this launch counts it."""
+    points = launch.points() if launch.study.is_grid else launch.base_points()
+    sources: dict[str, list[str]] = {}
+    for point in points:
+        if (dense := point.config.moe.upcycled_from) and not point.config.moe.is_dense:
+            sources.setdefault(dense, []).append(point.cell)
+    lines = []
+    for dense, cells in sources.items():
+        from orchestrator.stores.trained_weights import complete_trial
+
+        record = complete_trial(home.optuna_storage, dense)
+        told = (
+            f"whose {record.tokens:,} tokens are not counted here"
+            if record is not None
+            else "which is not complete in this home: run it first"
+        )
+        names = ", ".join(dict.fromkeys(cells))
+        lines.append(f"upcycled: {names} start from the dense trial {dense}, {told}")
+    return lines
 
 
 def _token_folders(launch: Launch) -> Iterator[str]:

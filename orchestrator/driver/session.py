@@ -22,6 +22,7 @@ from orchestrator.base.provenance import git_state
 from orchestrator.base.urls import redact
 from orchestrator.cluster import capacity, connection, nodes
 from orchestrator.cluster.connection import Resources
+from orchestrator.driver.dense_runs import DenseRun, find_dense_runs
 from orchestrator.driver.options import Options, require_folders, require_sane
 from orchestrator.driver.prepared_corpora import Preparing, Tokens
 from orchestrator.driver.until_decided import SeedAllocator, require_decidable
@@ -68,6 +69,7 @@ class Session:
     said: list[str]
     say: Say
     marker: str | None
+    dense_runs: Mapping[str, DenseRun]
     interrupted: bool = False
     undelivered: bool = False
 
@@ -159,6 +161,8 @@ def opened(
     if start_cluster and options.address is None:
         connection.require_fits_here(options.resources, options.cpus or connection.local_cpus())
 
+    # What others trained is only taken in: nothing starts here.
+    dense_runs = find_dense_runs(launch, storage_url, options.place) if start_cluster else {}
     waits = None
     with ExitStack() as stack:
         if options.address:
@@ -214,6 +218,7 @@ def opened(
                 said=[],
                 say=say,
                 marker=marker,
+                dense_runs=dense_runs,
             )
             grown = [_grown_line(path, values) for path, values in added.items()]
             about = [

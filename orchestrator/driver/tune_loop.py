@@ -17,7 +17,7 @@ from orchestrator.base.errors import StudyError
 from orchestrator.cluster import capacity, connection
 from orchestrator.driver.session import Session
 from orchestrator.stores.run_requests import StoreUnavailable
-from orchestrator.stores.trial_record import CHECKPOINT_PLACE, TrialRecord
+from orchestrator.stores.trial_record import CHECKPOINT_PLACE, UPCYCLED_TOKENS, TrialRecord
 from orchestrator.trials.ledger import Assignment
 
 
@@ -67,6 +67,9 @@ def _tune(session: Session, first: Assignment) -> None:
         config, record = assignment.point.config, assignment.record
         if place.name != record.attributes.get(CHECKPOINT_PLACE, str(home.checkpoints)):
             session.ledger.annotate(record.number, {CHECKPOINT_PLACE: place.name})
+        start = session.dense_runs.get(config.moe.upcycled_from)
+        if start is not None:
+            session.ledger.annotate(record.number, {UPCYCLED_TOKENS: start.tokens})
         return Job(
             number=record.number,
             config=config.to_dict(),
@@ -81,6 +84,7 @@ def _tune(session: Session, first: Assignment) -> None:
             driver_node=driver_node,
             token_source=source,
             marker=session.marker,
+            dense=None if start is None else start.run,
             system_metrics=options.system_metrics,
         )
 

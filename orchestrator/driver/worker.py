@@ -57,6 +57,7 @@ class Job:
         None  # name of the driver's token_transfer.TokenSource, for other nodes
     )
     marker: str | None = None
+    dense: str | None = None  # a finished run to start from, within the checkpoint place
     system_metrics: bool = False
 
 
@@ -66,7 +67,8 @@ def train_trial(trial: dict[str, Any], *, place: CheckpointPlace) -> None:
     from moe.train.training_run import DivergenceError
 
     job = Job(**trial["job"])
-    job = replace(job, out=place.inside(job.out))
+    dense = None if job.dense is None else place.inside(job.dense)
+    job = replace(job, out=place.inside(job.out), dense=dense)
     try:
         require_shared(place, job.marker, driver_node=job.driver_node)
         with _gang(job) as rest, monitored(job.system_metrics) as monitor:
@@ -175,6 +177,7 @@ def _fit(job: Job, report: Any) -> Any:
             out=job.out,
             world=world,
             checkpoint_every=job.checkpoint_every,
+            dense=job.dense,
         )
 
     try:

@@ -115,6 +115,12 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
         told = sorted({value for row in table.rows for value in getattr(row, key)})
         if len(told) > 1:
             lines.append(f"Pooled over {what}, which change last digits: {', '.join(told)}.")
+    for row in table.rows:
+        if row.upcycled_tokens is not None:
+            lines.append(
+                f"{row.cell} started from a dense model that had trained on "
+                f"{row.upcycled_tokens:,} tokens, which count among no trial's here."
+            )
     if leaking := [row.cell for row in table.rows if row.leaks_future]:
         more = f" and {len(leaking) - _NAMED} more" if len(leaking) > _NAMED else ""
         lines.append(

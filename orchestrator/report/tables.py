@@ -27,6 +27,7 @@ from orchestrator.stores.trial_record import (
     PARAMS_TOTAL,
     PROCESSOR,
     TORCH,
+    UPCYCLED_TOKENS,
     TrialRecord,
 )
 from orchestrator.study.comparability import leaks_future
@@ -41,7 +42,8 @@ class Row:
     perplexity of this cell, by corpus; `commits` are those of the code that trained it, where that
     was a checkout; `torch` and `processors` what it was trained with and on, where that is known.
     `leaks_future`: whether later tokens decide which experts earlier ones pass, None where its
-    configuration is not known. `corpus` is what it was trained and evaluated on, in a launch that
+    configuration is not known. `upcycled_tokens`: what the dense trial cost that it started from.
+    `corpus` is what it was trained and evaluated on, in a launch that
     has several."""
 
     cell: str
@@ -65,6 +67,7 @@ class Row:
     corpus: str | None = None
     corpus_digest: str | None = None
     leaks_future: bool | None = None
+    upcycled_tokens: int | None = None
 
     @property
     def corpus_label(self) -> str:
@@ -212,6 +215,7 @@ def _row(records: list[TrialRecord], digest: str, published: Published, measure:
         corpus=first.corpus,
         corpus_digest=first.corpus_digest,
         leaks_future=None if first.config is None else leaks_future(first.config),
+        upcycled_tokens=first.attributes.get(UPCYCLED_TOKENS),
     )
 
 

@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 from moe.train.run_folder import Storage
 from orchestrator.base.checkpoint_place import CheckpointPlace
+from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.stores.optuna_launches import launches_in
+from orchestrator.stores.optuna_storage import open_storage, trouble_named
+from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import CHECKPOINT_PLACE, TrialRecord
 
 FINAL = "final"  # of `moe.train.checkpoint`, which brings torch with it
@@ -27,6 +31,21 @@ def folder_with_weights(
             return folder
     looked = " or ".join(place.name for place in places)
     say(f"{record.cell} seed {record.seed} left no weights in {looked}")
+    return None
+
+
+def complete_trial(storage_url: str, config_hash: str) -> TrialRecord | None:
+    """The complete trial of a config hash, in whichever launch; None where there is none, or no
+    record at all."""
+    try:
+        storage = open_storage(storage_url, create=False)
+    except BadInput:
+        return None
+    with trouble_named(storage_url):
+        for info in launches_in(storage):
+            for record in OptunaTrials(storage, info).records():
+                if record.config_hash == config_hash and record.state == "complete":
+                    return record
     return None
 
 

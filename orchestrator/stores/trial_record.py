@@ -46,6 +46,7 @@ ORIGIN_TRIAL = "origin.trial"  # of an imported one: its first search, and its n
 ORIGIN_LAUNCH = "origin.launch"
 ORIGIN_FILE = "origin.file_sha256"
 DIVERGED_AT = "diverged_at_step"
+UPCYCLED_TOKENS = "upcycled.tokens"  # that the dense trial cost, which it started from
 CHECKPOINT_PLACE = "checkpoint_place"  # without credentials; absent where it is the home
 
 STATES = ("complete", "pruned", "failed", "running", "waiting")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from moe.config.upcycling_rules import require_upcyclable
+from moe.identity import cell_hash
 from orchestrator.study.library import load_study
 from search_spaces.budget import count
 from search_spaces.families import FAMILIES, family
-from search_spaces.overlay import diff
+from search_spaces.overlay import diff, overlay
 from studies import block_family, deepseek_moe, olmoe_ablations
 
 
@@ -44,6 +46,17 @@ def test_mixtures_of_olmoe_have_one_budget_and_differ_in_one_choice(scale):
             assert count(config, "active") == count(fine, "active"), name
         if not config.moe.is_dense and name != olmoe_ablations.NO_QK_NORM.name:
             assert count(config, "total") == count(fine, "total"), name
+
+
+def test_a_dense_trial_adds_a_mixture_that_starts_from_it_and_changes_no_other():
+    study = load_study("olmoe_ablations")
+    base = overlay(study.scales["smoke"], {"moe.upcycled_from": "0" * 16})
+    found = {cell.name: cell.config(base) for cell in study.cells_over(base)}
+    upcycled = found.pop(olmoe_ablations.UPCYCLED)
+    assert {name: cell_hash(config) for name, config in found.items()} == {
+        name: cell_hash(config) for name, config in configs("olmoe_ablations", "smoke").items()
+    }
+    require_upcyclable(upcycled, found["dense-1x"])
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper"])
