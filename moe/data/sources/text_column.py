@@ -12,7 +12,6 @@ from typing import Any
 
 from moe.data.labels import TEXT_COLUMN
 
-SAMPLED_ROWS = 100
 _WORDS_OF_TEXT = 5  # what holds fewer, in most rows, is a name or a label
 
 _MISSING = object()
