@@ -184,7 +184,7 @@ def _write_note(study: optuna.Study, info: LaunchInfo) -> None:
         f"Held fixed: {of['held_fixed']}\n\n"
         f"Scale {of['scale']}, corpus {of['corpus']} ({of['corpus_digest']})."
         f"{_WITHIN if len(set(info.corpora.values())) > 1 else ''}\n\n"
-        "Loss against training FLOPs stands among the plots, and the figures and the report "
+        "The metric against training FLOPs stands among the plots, and the figures and the report "
         "among the artifacts, once the launch has come to its end.",
     )
 

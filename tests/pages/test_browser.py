@@ -154,7 +154,7 @@ def test_optuna_dashboard(browser, pages, finished):
     browser.open(f"{pages['Optuna']}/dashboard/studies/1")
     browser.wait_for("History", "Best Trial", "Timeline", "Intermediate values", "Study Artifacts")
     wait_until(lambda: browser.count(".js-plotly-plot .main-svg") > 6, "the charts")
-    wait_until(lambda: "Loss against training FLOPs" in browser.text(), "the Pareto front")
+    wait_until(lambda: "val/loss against training FLOPs" in browser.text(), "the Pareto front")
     assert "curves.png" in browser.text()
     assert browser.finish("optuna-study") == []
 
