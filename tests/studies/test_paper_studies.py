@@ -133,10 +133,11 @@ def test_study_resolves_with_the_cells_of_its_claims(name, scale):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_cell_of_two_studies_has_one_hash(scale):
-    """sequence_leak leaves positions out of the loss and balance_scope has its own micro-batch:
-    theirs are other runs."""
+    """sequence_leak leaves positions out of the loss, balance_scope has its own micro-batch, and
+    the studies of other papers their own blocks: theirs are other runs."""
     seen: dict[str, str] = {}
-    for name in set(AROUND_THE_PAPER) - {"sequence_leak", "balance_scope"}:
+    others = {"sequence_leak", "balance_scope", "deepseek_moe", "olmoe_ablations"}
+    for name in set(AROUND_THE_PAPER) - others:
         for cell, config in configs(load_study(name), scale).items():
             assert seen.setdefault(cell, cell_hash(config)) == cell_hash(config), cell
     assert len(set(seen.values())) == len(seen)
