@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import functools
 import importlib.util
 import logging
 import os
@@ -104,6 +105,7 @@ def _imports_as_a_script(folder: Path) -> Iterator[None]:
     for other in _folders - {folder}:  # two folders may each have a helper of one name
         for name, _ in _neighbours(other):
             del sys.modules[name]
+        _folders.discard(other)
     _folders.add(folder)
     sys.path[:] = [entry, *(each for each in sys.path if each != entry)]
     try:
@@ -113,16 +115,17 @@ def _imports_as_a_script(folder: Path) -> Iterator[None]:
         sys.path.append(entry)
 
 
-_folders: set[Path] = set()  # of the study files that were loaded
+_folders: set[Path] = set()  # whose modules may be loaded
 
 
 def _neighbours(folder: Path) -> list[tuple[str, Path]]:
     """Modules that were imported from a folder by their place in it: name and relative path."""
     found = []
+    real = functools.cache(os.path.realpath)  # thousands of modules lie in a few folders
     for name, module in list(sys.modules.items()):
         file, place = getattr(module, "__file__", None) or "", name.replace(".", "/")
         for relative in (f"{place}.py", f"{place}/__init__.py"):
-            if file.endswith(f"/{relative}") and Path(file).resolve() == folder / relative:
+            if file.endswith(f"/{relative}") and real(file[: -len(relative)]) == str(folder):
                 found.append((name, Path(relative)))
     if folder == ROOT:  # of a checkout: its packages are no part of the study
         found = [(name, place) for name, place in found if place.parts[0] not in CODE]
