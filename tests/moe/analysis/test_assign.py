@@ -197,7 +197,7 @@ def test_corpus_documents_without_a_label_are_left_out(store):
 
 
 def test_corpus_probes_that_the_corpus_has_no_labels_for(store):
-    with pytest.raises(ValueError, match=r"domain, language; received 'topic'"):
+    with pytest.raises(ValueError, match=r"received 'corpus:topic'. There are domain, language"):
         open_probe("corpus:topic", store)
     with pytest.raises(ValueError, match="needs the corpus stdlib"):
         open_probe("corpus:syntax", store)
@@ -213,6 +213,7 @@ class HeldOut:
     """The held-out documents of a small corpus `stdlib`."""
 
     meta = {"corpus": {"spec": "stdlib"}}  # noqa: RUF012
+    label_columns = ("topic",)
 
     def __init__(self, *documents: tuple[str, str]) -> None:
         self._documents = documents
