@@ -18,12 +18,14 @@ from search_spaces.axes import describe_axes
 from search_spaces.domains import NOT_AN_AXIS
 from search_spaces.overlay import flatten
 
-# Not drawn, since no weight and no gradient hangs on them.
+# Not drawn, since no weight and no gradient hangs on them; or as the name of a run that was trained
+# (tests/driver/test_dense_runs.py has one).
 NOT_DRAWN = {
     *NOT_AN_AXIS,
     *("data.corpus", "data.tokenizer", "data.holdout_fraction", "data.sequence_labels"),
     *("moe.label_column", "train.num_steps", "train.eval_every", "train.eval_tokens"),
     *("train.max_loss", "optim.beta1", "optim.beta2", "optim.min_learning_rate_fraction"),
+    "moe.upcycled_from",
 }
 
 
