@@ -283,6 +283,12 @@ class MoEConfig:
         )
 
     @property
+    def starts_from(self) -> str:
+        """Config hash of the dense trial whose weights a run begins with; "" where it begins
+        afresh, as every dense model does."""
+        return "" if self.is_dense else self.upcycled_from
+
+    @property
     def experts_choose(self) -> bool:
         """Whether experts choose tokens; where each takes all of them, nobody chooses."""
         return self.num_experts > 0 and self.selection == "expert" and self.top_k < self.num_experts

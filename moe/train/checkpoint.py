@@ -112,7 +112,7 @@ def load_dense(config: TrialConfig, folder: Path | str | None) -> dict[str, Tens
     Raises ValueError where the folder is not given, is another's, has no final weights, or holds a
     model that `config` cannot start from.
     """
-    wanted = config.moe.upcycled_from
+    wanted = config.moe.starts_from
     if folder is None:
         raise ValueError(
             f"a mixture of moe.upcycled_from={wanted} starts from that trial's weights; received "

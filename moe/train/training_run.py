@@ -136,7 +136,7 @@ def train(
     """
     config = resolve(config, store, world)
     run = _Run(config, world, report, Storage.at(out), checkpoint_every, keep_checkpoints)
-    if config.moe.upcycled_from and not run.checkpoints.any():
+    if config.moe.starts_from and not run.checkpoints.any():
         run.dense = load_dense(config, dense)
     device = torch.device(world.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -189,7 +189,7 @@ class _Run:
         self.evaluation_set = EvaluationSet(self.config, store, self.world)
         if found is not None:
             self.trainer.load(found)
-        elif self.config.moe.upcycled_from:
+        elif self.config.moe.starts_from:
             self._upcycle()
         first = found.step + 1 if found else 1
         self.step_s, self.first_timed, self.clock = 0.0, first, time.perf_counter()
@@ -203,7 +203,7 @@ class _Run:
         if self.dense is None:
             raise ValueError(
                 f"the checkpoints of this run are damaged, and it started from the dense trial "
-                f"{self.config.moe.upcycled_from}. Remove {self.storage} to start it again."
+                f"{self.config.moe.starts_from}. Remove {self.storage} to start it again."
             )
         upcycle(self.trainer.model, self.dense)
         self.dense = None

@@ -201,7 +201,7 @@ def _upcycled(launch: Launch, home: Home) -> list[str]:
     points = launch.points() if launch.study.is_grid else launch.base_points()
     sources: dict[str, list[str]] = {}
     for point in points:
-        if (dense := point.config.moe.upcycled_from) and not point.config.moe.is_dense:
+        if dense := point.config.moe.starts_from:
             sources.setdefault(dense, []).append(point.cell)
     lines = []
     for dense, cells in sources.items():

@@ -32,8 +32,8 @@ def find_dense_runs(
     points = launch.points() if launch.study.is_grid else launch.base_points()
     found: dict[str, DenseRun] = {}
     for point in points:
-        wanted = point.config.moe.upcycled_from
-        if not wanted or point.config.moe.is_dense:
+        wanted = point.config.moe.starts_from
+        if not wanted:
             continue
         record = complete_trial(storage_url, wanted)
         if record is None:

@@ -67,7 +67,7 @@ def _tune(session: Session, first: Assignment) -> None:
         config, record = assignment.point.config, assignment.record
         if place.name != record.attributes.get(CHECKPOINT_PLACE, str(home.checkpoints)):
             session.ledger.annotate(record.number, {CHECKPOINT_PLACE: place.name})
-        start = session.dense_runs.get(config.moe.upcycled_from)
+        start = session.dense_runs.get(config.moe.starts_from)
         if start is not None:
             session.ledger.annotate(record.number, {UPCYCLED_TOKENS: start.tokens})
         return Job(

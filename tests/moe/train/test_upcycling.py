@@ -46,6 +46,19 @@ def test_mixture_begins_as_the_dense_model(make_config, blocks, first_dense):
     experts.sum().backward()  # copies, not views of one
 
 
+def test_a_dense_model_begins_afresh_whatever_the_setting_says(make_config, store, tmp_path):
+    """It has the hash of one without the setting (`moe.identity`), so it must be that run."""
+    dense = resolve(make_config(seed=3), store)
+    trained(dense, store, tmp_path / "dense")
+    asked = make_config(upcycled_from=config_hash(dense))
+    assert asked.moe.upcycled_from
+    assert config_hash(asked) == config_hash(make_config())
+    run = trained(asked, store, tmp_path / "asked", dense=tmp_path / "dense")
+    afresh = trained(make_config(), store, tmp_path / "afresh")
+    assert [e["val/loss"] for e in run.curve] == [e["val/loss"] for e in afresh.curve]
+    trained(asked, store, tmp_path / "without")  # and needs no weights
+
+
 def test_run_starts_from_dense_weights_and_resumes_to_the_bit(make_config, store, tmp_path, capsys):
     dense = resolve(make_config(seed=3), store)
     trained(dense, store, tmp_path / "dense")
