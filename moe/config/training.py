@@ -111,6 +111,11 @@ class TrainConfig:
     )
     max_loss: float = axis(100.0, "a training loss above this many nats ends the run as diverged")
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the whole run trains on."""
+        return self.num_steps * self.batch_tokens
+
     def __post_init__(self) -> None:
         check_types(self, "train")
         for name in (

@@ -27,8 +27,7 @@ def within_capacity(routing: Routing, room: int, dropping: Dropping, num_rows: i
         probability_A = routing.probs.detach().gather(1, routing.expert_index).flatten()
         queue_A = probability_A.argsort(descending=True, stable=True)
     queue_A = queue_A[expert_A[queue_A].argsort(stable=True)]  # expert by expert
-    counts_N = torch.zeros_like(routing.counts_N, dtype=torch.int64)
-    counts_N.scatter_add_(0, expert_A, torch.ones_like(expert_A))
+    counts_N = (routing.counts_N / num_rows).long()
     before_A = (counts_N.cumsum(0) - counts_N)[expert_A[queue_A]]
     place_A = torch.arange(len(expert_A), device=expert_A.device) - before_A
     kept_A = torch.empty_like(expert_A, dtype=torch.bool)

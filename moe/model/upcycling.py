@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from moe.config import TrialConfig
 from moe.model.transformer import MoETransformer
 
 # Ours, and of the dense FFN what each expert is a copy of; matrices of experts are transposed.
@@ -45,8 +44,3 @@ def upcycle(model: MoETransformer, dense: Mapping[str, Tensor]) -> None:
             f"received {', '.join(sorted(left))}. Name another dense trial."
         )
     model.load_state_dict(state)
-
-
-def dense_tokens(dense: TrialConfig) -> int:
-    """What training the dense model cost, to be told beside the mixture's own tokens."""
-    return dense.train.num_steps * dense.train.batch_tokens

@@ -37,6 +37,7 @@ from moe.train.many_runs import (
     command_of,
     find_configs,
     find_runs,
+    read_config,
     slice_of,
     tokens_of,
 )
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train_many(options: argparse.Namespace) -> int:
     try:
         files = find_configs(options.configs)
-        found = find_runs(files, read=_read, tokens=options.tokens, out=options.out)
+        found = find_runs(files, tokens=options.tokens, out=options.out)
         runs = slice_of(found, options.slice or (0, 1))
     except (ValueError, OSError) as error:
         return _refuse(error)
@@ -87,7 +88,7 @@ def _train_many(options: argparse.Namespace) -> int:
 def _train_one(file: Path, options: argparse.Namespace) -> int:
     try:
         device = _device(options.device)
-        config = _read(file)
+        config = read_config(file)
         world = World(device=device, compile=options.compile)
         store = TokenStore.open(tokens_of(config, options.tokens))
         verify(store.path)
@@ -237,16 +238,6 @@ def _slice(text: str) -> tuple[int, int]:
     if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
         raise argparse.ArgumentTypeError(f"is K/N with K from 0 to N - 1; received {text}")
     return int(k), int(n)
-
-
-def _read(path: Path) -> TrialConfig:
-    try:
-        return TrialConfig.from_json(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"a config is JSON in UTF-8; received {path}, which is not ({error.reason}). "
-            "Give the file that `moe-study plan --write-configs` wrote."
-        ) from None
 
 
 def _device(choice: str) -> str:

@@ -46,11 +46,7 @@ class Run:
 
     @property
     def flops(self) -> int:
-        return account(self.config).flops_per_token * self.num_tokens
-
-    @property
-    def num_tokens(self) -> int:
-        return self.config.train.num_steps * self.config.train.batch_tokens
+        return account(self.config).flops_per_token * self.config.train.num_tokens
 
     def result(self) -> dict[str, Any] | None:
         """What an earlier process wrote at its end; None before there is one."""
@@ -63,7 +59,7 @@ class Run:
         """How far the run has come, by its newest evaluation: 0 to 1."""
         try:
             last = (self.out / METRICS_FILE).read_text().splitlines()[-1]
-            return json.loads(last)["tokens"] / self.num_tokens
+            return json.loads(last)["tokens"] / self.config.train.num_tokens
         except (OSError, ValueError, LookupError):
             return 0.0
 
@@ -82,9 +78,18 @@ def find_configs(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def find_runs(
-    files: Sequence[Path], *, read: Callable[[Path], TrialConfig], tokens: Path, out: Path
-) -> list[Run]:
+def read_config(path: Path) -> TrialConfig:
+    """Raises ValueError for a file that is no config, and OSError."""
+    try:
+        return TrialConfig.from_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"a config is JSON in UTF-8; received {path}, which is not ({error.reason}). "
+            "Give the file that `moe-study plan --write-configs` wrote."
+        ) from None
+
+
+def find_runs(files: Sequence[Path], *, tokens: Path, out: Path) -> list[Run]:
     """The runs of these configs, the longest first, each in `out`/STEM; nothing is created.
 
     `tokens` holds the prepared tokens of one corpus, or a folder a corpus, named by its digest.
@@ -93,7 +98,7 @@ def find_runs(
     checked: dict[Path, TokenStore] = {}
     runs: dict[str, Run] = {}
     for file in files:
-        config = read(file)
+        config = read_config(file)
         name = file.stem
         if name in runs:
             raise ValueError(

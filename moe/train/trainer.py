@@ -76,28 +76,29 @@ class Trainer:
         train = self.config.train
         share = train.micro_batch_tokens / train.batch_tokens
         row_C = torch.zeros(NUM_COLUMNS, device=self.world.device)
-        count = train.batch_tokens // train.micro_batch_tokens // self.world.size
-        for number, batch in enumerate(self._micro_batches(step), 1):
-            with accumulating(self.replica, is_last=number == count):
+        for batch, is_last in self._micro_batches(step):
+            with accumulating(self.replica, is_last=is_last):
                 with autocast(self.config, self.world.device):
                     output = self.replica(
                         batch.ids_BS, batch.targets_BS, label_B=batch.label_B, step=step
                     )
                     loss = (output.loss + output.aux_loss) * share
                 # Of the workers' gradients the mean is taken, of their shares the sum.
-                (loss * self.world.size if self.world.size > 1 else loss).backward()
+                (loss * self.world.size).backward()
             row_C[LOSS] += output.loss.detach() * share
             row_C[BALANCE_LOSS] += output.balance_loss * share
             row_C[Z_LOSS] += output.z_loss * share
         return row_C
 
-    def _micro_batches(self, step: int) -> Iterator[DeviceBatch]:
-        """This rank's consecutive micro-batches of the step's global batch."""
+    def _micro_batches(self, step: int) -> Iterator[tuple[DeviceBatch, bool]]:
+        """This rank's consecutive micro-batches of the step's global batch, and whether each is the
+        last of them."""
         train, context = self.config.train, self.config.model.context_length
         size = train.micro_batch_tokens // context
         count = train.batch_tokens // train.micro_batch_tokens // self.world.size
         first = self.world.rank * count * size
-        for start in range(first, first + count * size, size):
+        end = first + count * size
+        for start in range(first, end, size):
             batch = self.store.batch(
                 seed=train.seed,
                 step=step - 1,
@@ -106,7 +107,7 @@ class Trainer:
                 start=start,
                 stop=start + size,
             )
-            yield DeviceBatch.of(batch, self.config, self.world.device)
+            yield DeviceBatch.of(batch, self.config, self.world.device), start + size == end
 
     def generators(self) -> dict[str, Tensor]:
         states = {"cpu": torch.get_rng_state()}

@@ -55,7 +55,7 @@ def find_dense_runs(
             require_upcyclable(point.config, dense)
         except ConfigError as error:
             raise BadInput(f"{point.cell} cannot start from {wanted}: {error}") from None
-        found[wanted] = DenseRun(run, dense.train.num_steps * dense.train.batch_tokens)
+        found[wanted] = DenseRun(run, dense.train.num_tokens)
     return found
 
 

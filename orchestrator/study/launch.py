@@ -53,7 +53,7 @@ class Point:
 
     @property
     def tokens(self) -> int:
-        return self.config.train.num_steps * self.config.train.batch_tokens
+        return self.config.train.num_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,12 +55,7 @@ def runs_of(tmp_path, make_config, tokens_dir):
         for name, steps in num_steps.items():
             config = make_config(num_steps=steps, seed=steps)
             (folder / f"{name}.json").write_text(config.to_json())
-        return find_runs(
-            find_configs([folder]),
-            read=lambda path: TrialConfig.from_json(path.read_text()),
-            tokens=tokens_dir,
-            out=tmp_path / "out",
-        )
+        return find_runs(find_configs([folder]), tokens=tokens_dir, out=tmp_path / "out")
 
     return make
 
