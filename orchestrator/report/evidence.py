@@ -7,8 +7,7 @@ the study's design: a t test at one number of seeds, or one that holds at every 
 - Equivalent, and Specialises between two thresholds: two one-sided tests (TOST) for holding, the
   two-sided test for lying wholly outside.
 - Where a seed of the claim's cells has collapsed, a test that ranks or signs alone decide checks
-it:
-  the claim's p is the larger of the two, so that it is decided only where both agree.
+  it: the claim's p is the larger of the two, so that it is decided only where both agree.
 - Compounds (All, Ordered, LargerEffect): the claim holds at the largest p of its parts
   (intersection-union test, Berger 1982, which needs no correction); its contrary, that some part
   fails, has the smallest p times the number of parts (Bonferroni).
@@ -268,12 +267,11 @@ class Evidence:
 
     def _in_order(self, sample: Mapping[int, float], cells: Sequence[str]) -> dict[int, float]:
         """The seeds that the design's test counts, in its order."""
-        seeds = sorted(sample, key=lambda seed: (self._place.get(seed, math.inf), seed))
-        if isinstance(self.design, Fixed):
-            return {seed: sample[seed] for seed in seeds}
-        waits = {seed for cell, seed in self.sampling.running if cell in cells}
+        waits: set[int] = set()
+        if not isinstance(self.design, Fixed):
+            waits = {seed for cell, seed in self.sampling.running if cell in cells}
         found: dict[int, float] = {}
-        for seed in sorted({*seeds, *waits}, key=lambda s: (self._place.get(s, math.inf), s)):
+        for seed in sorted({*sample, *waits}, key=lambda s: (self._place.get(s, math.inf), s)):
             if seed in waits:
                 break  # a seed that is slow to come must not be left out for what it will say
             found[seed] = sample[seed]

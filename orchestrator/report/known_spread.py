@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from orchestrator.base.home import Home
 from orchestrator.report.claim_power import Spread, SpreadOf, pooled_spread, spread_in
+from orchestrator.report.evidence import Values
 from orchestrator.report.judge import values_of
 from orchestrator.stores.optuna_launches import launches_in
 from orchestrator.stores.optuna_storage import local_store_file, open_storage, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
-
-Values = dict[str, dict[int, dict[str, float]]]
 
 
 def given_spread(sd: float) -> SpreadOf:

@@ -60,16 +60,13 @@ class TTest(SidedTest):
 
 class FixedT(TTest):
     def two_sided(self, sample: np.ndarray, null: float) -> BothP:
-        return self._region(sample, null, math.inf)
+        return self.region(sample, null, math.inf)
 
     def one_sided(self, sample: np.ndarray, null: float) -> BothP:
         above, below = self.two_sided(sample, null)
         return (above / 2, 1 - above / 2) if above < below else (1 - below / 2, below / 2)
 
     def region(self, sample: np.ndarray, low: float, high: float) -> BothP:
-        return self._region(sample, low, high)
-
-    def _region(self, sample: np.ndarray, low: float, high: float) -> BothP:
         found = mean_interval(sample)
         inside, outside = region_p_values(found.mean, found.sd, found.n, low=low, high=high)
         return float(inside), float(outside)
@@ -91,6 +88,9 @@ class AnytimeT(TTest):
 
     def one_sided(self, sample: np.ndarray, null: float) -> BothP:
         return _last(anytime.one_sided_p(sample, null, self._prior_scale))
+
+    def region(self, sample: np.ndarray, low: float, high: float) -> BothP:
+        return _last(anytime.region_p(sample, low, high, self._prior_scale))
 
     def interval(self, sample: np.ndarray, alpha: float, *, one_sided: bool) -> BothP:
         return _last(
