@@ -198,9 +198,8 @@ def _power_row(power: ClaimPower) -> list[str]:
 
 def _upcycled(launch: Launch, home: Home) -> list[str]:
     """Of cells that start from a dense trial, what that cost: no trial of this launch counts it."""
-    points = launch.points() if launch.study.is_grid else launch.base_points()
     sources: dict[str, list[str]] = {}
-    for point in points:
+    for point in launch.points_ahead():
         if dense := point.config.moe.starts_from:
             sources.setdefault(dense, []).append(point.cell)
     lines = []

@@ -29,9 +29,8 @@ def find_dense_runs(
     Raises BadInput, with nothing created, where one is not finished here, its weights are not where
     this launch keeps checkpoints, or a cell cannot start from them.
     """
-    points = launch.points() if launch.study.is_grid else launch.base_points()
     found: dict[str, DenseRun] = {}
-    for point in points:
+    for point in launch.points_ahead():
         wanted = point.config.moe.starts_from
         if not wanted:
             continue

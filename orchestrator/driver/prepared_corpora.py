@@ -28,7 +28,7 @@ class Tokens:
         self._ready: dict[str, Path] = {}
         self._said: dict[str, float] = {}
         self._lines: list[str] = []
-        for point in launch.points() if launch.study.is_grid else launch.base_points():
+        for point in launch.points_ahead():
             self.of(point)
 
     def parts_of(self, point: Point) -> list[Obtained]:

@@ -141,6 +141,10 @@ class Launch:
         """The scale itself: what a sampled study's points are changes of."""
         return self.point("base", {}, self.seeds[0])
 
+    def points_ahead(self) -> list[Point]:
+        """What can be looked at before a trial is chosen: a grid's trials, or the base points."""
+        return self.points() if self.study.is_grid else self.base_points()
+
     def base_points(self) -> list[Point]:
         """The scale itself on each corpus that points of a sampled study may have."""
         return [self.point("base", {CORPUS_PATH: s}, self.seeds[0]) for s in self.corpus_specs]

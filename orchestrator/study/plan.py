@@ -97,7 +97,7 @@ def _digest(launch: Launch, spec: str) -> str | None:
 def _mixtures(launch: Launch, tokens: Path | None) -> list[dict[str, Any]]:
     """Of each mixture the share of its text that each part was asked for, and where it is prepared
     the share of the training tokens that it came to."""
-    points = launch.points() if launch.study.is_grid else launch.base_points()
+    points = launch.points_ahead()
     prepared = {point.config.data.digest: point.config.data.corpus for point in points}
     found = []
     for digest, spec in prepared.items():

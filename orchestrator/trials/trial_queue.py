@@ -99,25 +99,31 @@ class TrialQueue:
         for record in self._trials.waiting() if self._more else ():
             if (point := self._more.known_point(record)) is not None:
                 self._points.setdefault(record.config_hash, point)
-        distributions = grid_distributions(points)
-        baselines = {p.seed: p for p in points if p.cell == self._launch.study.baseline}
         self._queue_known()
         covered = self._covered(retry_failed)
+        new = []
         for point in points:
             if point.config_hash not in covered and not self._groups.is_stopped(point.cell_hash):
                 covered.add(point.config_hash)
-                note = note_of(point, baselines.get(point.seed))
-                self._queue(point, distributions_of(point, distributions), note)
+                new.append(point)
+        self._queue_cells(new, points)
 
     def _extend_grid(self) -> None:
         """Further seeds, once nothing runs or waits and time is left."""
         if self._more is None or self._trials.num_begun or self._spending.exhausted():
             return
-        distributions = grid_distributions(self._launch.points())
-        for point in self._more.more(self._trials):
-            baseline = next(c for c in self._launch.cells if c.name == self._launch.study.baseline)
-            against = self._launch.point(baseline.name, baseline.overrides, point.seed)
-            note = note_of(point, against)
+        self._queue_cells(self._more.more(self._trials), self._launch.points())
+
+    def _queue_cells(self, points: Iterable[Point], grid: Iterable[Point]) -> None:
+        """New trials among those of the grid."""
+        launch = self._launch
+        distributions = grid_distributions(grid)
+        baseline = next((c for c in launch.cells if c.name == launch.study.baseline), None)
+        against: dict[int, Point] = {}
+        for point in points:
+            if baseline is not None and point.seed not in against:
+                against[point.seed] = launch.point(baseline.name, baseline.overrides, point.seed)
+            note = note_of(point, against.get(point.seed))
             self._queue(point, distributions_of(point, distributions), note)
 
     def _plan_sampled(self, retry_failed: bool) -> None:
@@ -256,7 +262,10 @@ class TrialQueue:
     def next(self) -> int | None:
         """The first waiting trial if the limits hold it, else the first that costs nothing."""
         if not self._waiting:
-            self._extend_grid() if self._launch.study.is_grid else self._sample()
+            if self._launch.study.is_grid:
+                self._extend_grid()
+            else:
+                self._sample()
         if not self._waiting:
             return None
         first = next(iter(self._waiting))
