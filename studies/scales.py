@@ -86,6 +86,9 @@ PAPER = TrialConfig(
     ),
 )
 
+# What `cpu` was until it was chosen anew (studies.dense_gain): results of before are at it.
+CPU_2025_11 = CPU
+
 SCALES = {"smoke": SMOKE, "cpu": CPU, "gpu": GPU, "paper": PAPER}
 
 
