@@ -18,5 +18,6 @@ ALIKE: tuple[tuple[str, ...], ...] = (
         "b4c694f0bd27bcb9",  # scales that follow the width, at their default
         "5dfefd595b154dab",  # mixtures that start from a dense trial, which none did before
         "173058f86ca6cfab",  # micro-batches that say which is the last, counts that are known
+        "37e59e818367bc7b",  # a test split and causal routes, which are measured beside the rest
     ),
 )

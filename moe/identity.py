@@ -78,6 +78,7 @@ _VERSION_1: dict[str, dict[str, Any]] = {
 # that has this value is hashed as if the axis did not exist. A line is added with its axis, and
 # never edited after.
 _LATER: dict[str, Any] = {
+    "data.test_fraction": 0.0,
     "moe.upcycled_from": "",
     "data.sequence_labels": "",
     "data.text_column": "",
@@ -107,6 +108,12 @@ _LATER: dict[str, Any] = {
     "optim.parametrization": "standard",
     "optim.base_d_model": 64,
     "optim.base_d_head": 0,
+}
+
+# Values as they are hashed, where a name was taken over by another meaning: what was `loss_free`
+# until November 2026 keeps its hash.
+_HASHED_AS: dict[str, dict[Any, Any]] = {
+    "moe.balance": {"loss_free_logits": "loss_free", "loss_free": "loss_free_scores"},
 }
 
 # What says where tokens came from: their digest is the identity.
@@ -197,7 +204,8 @@ def _hash(config: TrialConfig, without_seed: bool) -> str:
         for name, value in values.items():
             told = name in first or _text(value) != _text(default[section][name])
             if told and f"{section}.{name}" not in left_out:
-                hashed.setdefault(section, {})[name] = value
+                renamed = _HASHED_AS.get(f"{section}.{name}", {})
+                hashed.setdefault(section, {})[name] = renamed.get(value, value)
     return hashlib.sha256(_text(hashed).encode()).hexdigest()[:HASH_LENGTH]
 
 

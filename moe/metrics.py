@@ -7,15 +7,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from moe.config import MoEConfig
+from moe.config import TrialConfig
 
-Needs = Literal["", "experts", "scores", "limited room", "uncertain experts"]
+Needs = Literal["", "experts", "scores", "limited room", "uncertain experts", "whole sequences"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """`needs`: which runs have it: all, those with experts, those whose router scores them, those
-    whose experts have limited room, or those where a token may get no expert."""
+    whose experts have limited room, those where a token may get no expert, or those that route a
+    sequence by all of it."""
 
     name: str
     unit: str
@@ -33,8 +34,11 @@ class Metric:
         """The value, negated where higher is better: of two costs the lower is the better one."""
         return -value if self.better == "higher" else value
 
-    def is_measured(self, moe: MoEConfig) -> bool:
-        """Whether a run of such a mixture has it."""
+    def is_measured(self, config: TrialConfig) -> bool:
+        """Whether a run of this config has it."""
+        if self.is_of_test and not config.data.test_fraction:
+            return False
+        moe = config.moe
         match self.needs:
             case "":
                 return True
@@ -46,6 +50,13 @@ class Metric:
                 return moe.limits_capacity
             case "uncertain experts":
                 return moe.limits_capacity or moe.experts_choose
+            case "whole sequences":
+                return moe.reads_whole_sequences
+
+    @property
+    def is_of_test(self) -> bool:
+        """Whether it is measured on the test split, once, after the last step."""
+        return self.name.startswith(_TEST)
 
     def require_direction(self, what: str) -> None:
         """Raises ValueError where neither way is better; `what` needs to know (a sentence)."""
@@ -67,6 +78,11 @@ VAL_LOSS = "val/loss"
 VAL_LOSS_OF_PART = "val/loss/part:NAME"  # one key a part of a mixture, under the part's name
 VAL_PERPLEXITY = "val/perplexity"
 VAL_BITS_PER_BYTE = "val/bits_per_byte"
+VAL_LOSS_CAUSAL = "val/loss_causal"
+TEST_LOSS = "test/loss"
+TEST_PERPLEXITY = "test/perplexity"
+TEST_BITS_PER_BYTE = "test/bits_per_byte"
+TEST_LOSS_CAUSAL = "test/loss_causal"
 TRAIN_LOSS = "train/loss"
 TRAIN_LOSS_LAST_100 = "train/loss_last_100"
 GRAD_NORM = "train/grad_norm"
@@ -84,7 +100,9 @@ SATURATION = "router/saturation"
 DROPPED = "router/dropped"
 UNSERVED = "router/unserved"
 
+_VAL, _TEST = "val/", "test/"
 _EVAL = "mean over the held-out tokens"
+_ON_TEST = "mean over the tokens of the test split, once, after the last step"
 _SINCE = "mean over steps since the last evaluation"
 _LAYERS = "mean over MoE blocks, on the evaluation set"
 
@@ -93,6 +111,8 @@ _NEEDS: dict[str, Needs] = {
     Z_LOSS: "scores",
     DROPPED: "limited room",
     UNSERVED: "uncertain experts",
+    VAL_LOSS_CAUSAL: "whole sequences",
+    TEST_LOSS_CAUSAL: "whole sequences",
 }
 
 METRICS: tuple[Metric, ...] = tuple(
@@ -115,6 +135,18 @@ METRICS: tuple[Metric, ...] = tuple(
             "mean over the held-out tokens of one part",
             "of a mixture of corpora (`mix:`): one key a part, at most 16",
         ),
+        (
+            VAL_LOSS_CAUSAL,
+            NATS,
+            "lower",
+            _EVAL,
+            "where a router reads the mean of a whole sequence: each position routed by the mean "
+            "up to it, as a model that writes would have to; the weights are the same",
+        ),
+        (TEST_LOSS, NATS, "lower", _ON_TEST, "val/loss on documents that nothing chooses by"),
+        (TEST_PERPLEXITY, "1", "lower", _ON_TEST, "exp(test/loss)"),
+        (TEST_BITS_PER_BYTE, "bits/byte", "lower", _ON_TEST, "val/bits_per_byte there"),
+        (TEST_LOSS_CAUSAL, NATS, "lower", _ON_TEST, "val/loss_causal there"),
         (TRAIN_LOSS, NATS, "lower", _SINCE, "cross-entropy, auxiliary losses apart"),
         (
             TRAIN_LOSS_LAST_100,
@@ -147,6 +179,17 @@ METRICS: tuple[Metric, ...] = tuple(
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def on_test(name: str) -> str | None:
+    """The same measure on the test split, once a run has ended; None where there is none."""
+    moved = name.replace(_VAL, _TEST, 1)
+    return moved if name.startswith(_VAL) and moved in _BY_NAME else None
+
+
+def causal(name: str) -> str | None:
+    """The same loss with causal routes; None where there is none."""
+    return {VAL_LOSS: VAL_LOSS_CAUSAL, TEST_LOSS: TEST_LOSS_CAUSAL}.get(name)
 
 
 def loss_of_part(part: str) -> str:

@@ -27,6 +27,11 @@ class DataConfig:
     tokenizer: str = axis("byte", "byte, bpe (trained on the corpus), gpt2, or file:PATH")
     vocab_size: int = axis(BYTE_VOCAB_SIZE, "rows of the embedding")
     holdout_fraction: float = axis(0.05, "share of documents, by hash, held out for evaluation")
+    test_fraction: float = axis(
+        0.0,
+        "share of documents, by hash, held out for test/loss, which is measured once, at the end: "
+        "searches, early stopping and curves never see it; 0 is none",
+    )
     digest: str = axis("", "digest of corpus, tokenizer and split; filled when a study is resolved")
     sequence_labels: str = axis(
         "",
@@ -66,4 +71,11 @@ class DataConfig:
             "data.holdout_fraction must lie between 0 and 1",
             self.holdout_fraction,
             "0.05 is usual.",
+        )
+        require(
+            0 <= self.test_fraction < 1 - self.holdout_fraction,
+            "data.test_fraction must not be negative, and leaves text to train on beside "
+            "data.holdout_fraction",
+            (self.test_fraction, self.holdout_fraction),
+            "0.05 is usual, 0 is no test split.",
         )

@@ -19,7 +19,7 @@ Score = Literal["linear", "cosine"]
 Selection = Literal["token", "expert"]
 Dropping = Literal["order", "probability"]
 RouterPrecision = Literal["fp32", "run"]
-Balance = Literal["none", "switch", "sequence", "loss_free"]
+Balance = Literal["none", "switch", "sequence", "loss_free", "loss_free_logits"]
 BalanceScope = Literal["micro_batch", "global_batch"]
 
 # The grouped matrix products of bfloat16 on a GPU take rows of whole 16 bytes, so widths in
@@ -116,12 +116,15 @@ class MoEConfig:
     )
     balance: Balance = axis(
         "none",
-        "auxiliary loss over a batch (switch), over each sequence (sequence), or a bias on the "
-        "selection (loss_free)",
+        "auxiliary loss over a batch (switch), over each sequence (sequence), each the mean over "
+        "the blocks that route; or a bias that moves who is chosen and no gate: on the gating "
+        "scores, which are sigmoids or a softmax as moe.gate says (loss_free), or on the logits "
+        "before them (loss_free_logits)",
         "2101.03961, 2412.19437, 2408.15664",
     )
     balance_coefficient: float = axis(
-        0.01, "weight of the auxiliary loss, or update rate of the loss-free bias"
+        0.01,
+        "weight of the auxiliary loss, or update rate of the loss-free bias (0.001 in 2408.15664)",
     )
     balance_scope: BalanceScope = axis(
         "micro_batch", "over which tokens the load is counted", "2501.11873"
@@ -299,6 +302,16 @@ class MoEConfig:
         return self.num_experts > 0 and 0 < self.capacity_factor * self.top_k < self.num_experts
 
     @property
+    def balances_by_bias(self) -> bool:
+        return self.balance in ("loss_free", "loss_free_logits")
+
+    @property
+    def reads_whole_sequences(self) -> bool:
+        """Whether a sequence's route is read from all of its positions, later ones too."""
+        scores = self.num_experts > 0 and self.router_kind.scores
+        return scores and self.routing_unit == "sequence" and not self.uses_prefix
+
+    @property
     def leaks_future(self) -> bool:
         """Whether later tokens of a text decide which experts an earlier one passes.
 
@@ -307,9 +320,9 @@ class MoEConfig:
         """
         if self.num_experts == 0 or not self.router_kind.scores:
             return False
-        reads_all = self.routing_unit == "sequence" and not self.uses_prefix
         by_rank = self.limits_capacity and self.dropping == "probability"
-        return reads_all or self.experts_choose or (by_rank and self.routing_unit == "token")
+        leaks_by_room = by_rank and self.routing_unit == "token"
+        return self.reads_whole_sequences or self.experts_choose or leaks_by_room
 
     @property
     def total_experts(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+from moe.config import DataConfig
+
 DIGEST_LENGTH = 16
 
 
@@ -30,6 +32,15 @@ class ContentDigest:
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()[:DIGEST_LENGTH]
+
+
+def split_of(text: bytes, config: DataConfig) -> int:
+    """Which of `moe.data.layout.SPLITS` a document is in, by its `held_out_position`: first those
+    held out for evaluation, then those for the test."""
+    position = held_out_position(text)
+    if position < config.holdout_fraction:
+        return 1
+    return 2 if position < config.holdout_fraction + config.test_fraction else 0
 
 
 def held_out_position(text: bytes) -> float:

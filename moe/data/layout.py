@@ -17,7 +17,8 @@ import numpy as np
 FORMAT_VERSION = 1
 META_FILE = "meta.json"
 VOCABULARY_FILE = "vocabulary.arrow"
-SPLITS: tuple[Literal["train"], Literal["val"]] = ("train", "val")
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")  # the last where data.test_fraction asks
 BYTES_DTYPE = np.dtype(np.uint32)  # of the bytes that a token stands for
 _BLOCK_BYTES = 1 << 20
 

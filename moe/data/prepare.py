@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from moe.config import DataConfig
 from moe.data.corpus import Corpus, open_corpus
-from moe.data.digest import ContentDigest, held_out_position
+from moe.data.digest import ContentDigest, held_out_position, split_of
 from moe.data.labels import TEXT_COLUMN
-from moe.data.layout import FORMAT_VERSION, SPLITS, VOCABULARY_FILE, verify, write_meta
+from moe.data.layout import FORMAT_VERSION, VOCABULARY_FILE, verify, write_meta
 from moe.data.spill import Progress, Row, Spill
 from moe.data.tokenizer import (
     BPE_SAMPLE_BYTES,
@@ -51,6 +51,8 @@ def data_digest(config: DataConfig, corpus: Corpus) -> str:
         str(config.vocab_size),
         repr(config.holdout_fraction),
     )
+    if config.test_fraction:
+        digest.add("test", repr(config.test_fraction))
     if set(corpus.text_columns) != {TEXT_COLUMN}:
         digest.add("text column", *corpus.text_columns)
     kept_apart = sequence_labels(config, corpus)
@@ -112,17 +114,21 @@ def _build(
     scratch.mkdir()
     documents = corpus.dataset(scratch)
     if tokenizer is None:
-        tokenizer = train_bpe(_bpe_sample(documents, config.holdout_fraction), config.vocab_size)
-    spill = Spill(scratch / "spill", tokenizer, config.holdout_fraction)
+        tokenizer = train_bpe(_bpe_sample(documents, config), config.vocab_size)
+    spill = Spill(scratch / "spill", tokenizer, config)
     spill.write(documents, progress)
     arranged = spill.arrange(folder, sequence_labels(config, corpus))
-    for split in SPLITS:
+    fractions = f"data.holdout_fraction={config.holdout_fraction}"
+    if config.test_fraction:
+        fractions += f" and data.test_fraction={config.test_fraction}"
+    for split in spill.splits:
         if not arranged["splits"][split]["documents"]:
             raise ValueError(
-                "both splits need a document, chosen by the hash of its content; with "
-                f"data.holdout_fraction={config.holdout_fraction} the {split} split of "
-                f"{config.corpus!r} ({spill.labels.num_documents} documents) has none. "
-                "Change data.holdout_fraction, or use a corpus of more documents."
+                "every split needs a document, chosen by the hash of its content; with "
+                f"{fractions} the {split} split of {config.corpus!r} "
+                f"({spill.labels.num_documents} documents) has none. Change "
+                f"data.{'test' if split == 'test' else 'holdout'}_fraction, or use a corpus of "
+                "more documents."
             )
     for column in config.sequence_label_columns:
         if column not in arranged["labels"]:
@@ -139,6 +145,7 @@ def _build(
         "digest": digest,
         "corpus": corpus.provenance,
         "holdout_fraction": config.holdout_fraction,
+        **({"test_fraction": config.test_fraction} if config.test_fraction else {}),
         "tokenizer": {
             "spec": config.tokenizer,
             "identity": tokenizer_identity(config),
@@ -150,16 +157,16 @@ def _build(
     write_meta(folder, meta | arranged)
 
 
-def _bpe_sample(documents: Iterable[Row], holdout_fraction: float) -> list[str]:
+def _bpe_sample(documents: Iterable[Row], config: DataConfig) -> list[str]:
     """Training documents with the smallest hashes, up to BPE_SAMPLE_BYTES: spread over the whole
     corpus, and the same whatever the order of its documents."""
     kept: list[tuple[float, int, str]] = []
     size = 0
     for row in documents:
         data = row[TEXT_COLUMN].encode(errors="replace")
-        if (position := held_out_position(data)) < holdout_fraction:
+        if split_of(data, config) != 0:
             continue
-        heapq.heappush(kept, (-position, len(data), row[TEXT_COLUMN]))
+        heapq.heappush(kept, (-held_out_position(data), len(data), row[TEXT_COLUMN]))
         size += len(data)
         while size > BPE_SAMPLE_BYTES and len(kept) > 1:
             size -= heapq.heappop(kept)[1]

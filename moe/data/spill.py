@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from moe.data.digest import held_out_position
+from moe.config import DataConfig
+from moe.data.digest import split_of
 from moe.data.labels import TEXT_COLUMN, LabelTable
 from moe.data.layout import BYTES_DTYPE, SPLITS, bytes_file, labels_file, split_file, token_dtype
 from moe.data.tokenizer import Tokenizer, encode_with_bytes
@@ -31,23 +32,24 @@ _BUNDLE_DOCUMENTS = 256
 _BUNDLE_CHARS = 1 << 18
 
 Row = dict[str, Any]
-_Encoded = tuple[np.ndarray, np.ndarray | None, int, bool]  # tokens, bytes of each, of all, side
+_Encoded = tuple[np.ndarray, np.ndarray | None, int, int]  # tokens, bytes of each, of all, split
 Progress = Callable[[int, int], None]
 
 
 class Spill:
     """All tokens in the order of the stream, in one raw file, and where each document lies."""
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, holdout_fraction: float) -> None:
+    def __init__(self, path: Path, tokenizer: Tokenizer, config: DataConfig) -> None:
         self.path = path
         self.labels = LabelTable()
-        self.bytes_of_split = dict.fromkeys(SPLITS, 0)
+        self.splits = SPLITS if config.test_fraction else SPLITS[:2]
+        self.bytes_of_split = dict.fromkeys(self.splits, 0)
         self.dtype = token_dtype(len(tokenizer.tokens))
         self._sizes_path = path.with_suffix(".bytes") if tokenizer.normalises else None
         self._tokenizer = tokenizer
-        self._holdout_fraction = holdout_fraction
+        self._config = config
         self._lengths = array("q")
-        self._held_out = bytearray()
+        self._split = bytearray()
 
     def write(self, documents: Iterable[Row], progress: Progress | None) -> None:
         """Tokenises on every core that this process may use.
@@ -58,14 +60,14 @@ class Spill:
             file = stack.enter_context(self.path.open("wb"))
             sizes_file = self._sizes_path and stack.enter_context(self._sizes_path.open("wb"))
             for bundle, encoded in self._in_order(_bundles(documents)):
-                for row, (tokens, sizes, text_bytes, held_out) in zip(bundle, encoded, strict=True):
+                for row, (tokens, sizes, text_bytes, split) in zip(bundle, encoded, strict=True):
                     file.write(tokens)
                     if sizes_file:
                         sizes_file.write(sizes)
                     self.labels.add(row)
                     self._lengths.append(len(tokens))
-                    self._held_out.append(held_out)
-                    self.bytes_of_split[SPLITS[held_out]] += text_bytes
+                    self._split.append(split)
+                    self.bytes_of_split[SPLITS[split]] += text_bytes
                 if progress is not None:
                     progress(len(self._lengths), sum(self.bytes_of_split.values()))
 
@@ -79,11 +81,11 @@ class Spill:
         riding = {name: code_D for name, code_D in all_codes.items() if name not in codes}
         length_D = np.frombuffer(self._lengths, dtype=np.int64)
         start_D = np.cumsum(length_D) - length_D
-        held_out_D = np.frombuffer(self._held_out, dtype=np.uint8)
+        split_D = np.frombuffer(self._split, dtype=np.uint8)
         group_D = _groups(list(codes.values()), len(length_D))
         splits = {}
-        for side, split in enumerate(SPLITS):
-            (members,) = np.nonzero(held_out_D == side)
+        for number, split in enumerate(self.splits):
+            (members,) = np.nonzero(split_D == number)
             members = members[np.argsort(group_D[members], kind="stable")]
             chosen_G = list(_segments(members, group_D, length_D))
             segments = [
@@ -96,7 +98,7 @@ class Spill:
             ]
             lie = [(start_D[chosen], length_D[chosen]) for chosen in chosen_G]
             _write_split(folder / split_file(split), self.path, lie, self.dtype, "tokens")
-            if self._sizes_path and split == "val":
+            if self._sizes_path and split != "train":
                 file = folder / bytes_file(split)
                 _write_split(file, self._sizes_path, lie, BYTES_DTYPE, "bytes")
             if riding:
@@ -138,14 +140,15 @@ class Spill:
                     "text must be valid Unicode; a document has half of a surrogate pair: "
                     f"{text[:60]!r}. Mend it (a JSON escape of one half, such as \\ud83d)."
                 ) from None
-            held_out = held_out_position(data) < self._holdout_fraction
             sizes = None
             if self._sizes_path:
                 ids, sizes = encode_with_bytes(self._tokenizer, text)
                 sizes = np.append(sizes, 0).astype(BYTES_DTYPE)
             else:
                 ids = self._tokenizer.encode(text)
-            encoded.append((np.concatenate([ids, end]), sizes, len(data), held_out))
+            encoded.append(
+                (np.concatenate([ids, end]), sizes, len(data), split_of(data, self._config))
+            )
         return encoded
 
 

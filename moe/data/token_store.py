@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from moe.data.layout import (
     SPLITS,
     VOCABULARY_FILE,
     DamagedTokens,
+    Split,
     bytes_file,
     labels_file,
     read_meta,
@@ -34,8 +35,6 @@ from moe.data.layout import (
 )
 from moe.data.mapped_split import MappedSplit
 from moe.data.shuffle import permute
-
-Split = Literal["train", "val"]
 
 _BLOCK = 1 << 12  # sequences whose order is worked out together: for a few, numpy's calls dominate
 
@@ -62,7 +61,7 @@ class TokenStore:
     digest: str
     meta: dict[str, Any]
     _splits: dict[str, MappedSplit]
-    _val_bytes: MappedSplit | None  # where tokens do not spell the text
+    _bytes: dict[str, MappedSplit]  # of held-out splits, where tokens do not spell the text
 
     @classmethod
     def open(cls, path: Path | str) -> TokenStore:
@@ -78,13 +77,14 @@ class TokenStore:
         splits = {
             split: MappedSplit(path / split_file(split), meta["splits"][split]["segments"], dtype)
             for split in SPLITS
+            if split in meta["splits"]
         }
-        val_bytes = None
-        if (name := bytes_file("val")) in meta["files"]:
-            val_bytes = MappedSplit(path / name, meta["splits"]["val"]["segments"], BYTES_DTYPE)
-        return cls(
-            path=path, digest=meta["digest"], meta=meta, _splits=splits, _val_bytes=val_bytes
-        )
+        of_bytes = {
+            split: MappedSplit(path / name, meta["splits"][split]["segments"], BYTES_DTYPE)
+            for split in splits
+            if (name := bytes_file(split)) in meta["files"]
+        }
+        return cls(path=path, digest=meta["digest"], meta=meta, _splits=splits, _bytes=of_bytes)
 
     @property
     def vocab_size(self) -> int:
@@ -123,6 +123,11 @@ class TokenStore:
             )
         return tuple(self.meta["labels"][column])
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Train and val, and test where data.test_fraction asked for one."""
+        return tuple(self._splits)
+
     def num_sequences(self, split: Split, context_length: int) -> int:
         return int(self._splits[split].first_sequences(context_length)[-1])
 
@@ -160,13 +165,15 @@ class TokenStore:
             at += len(pieces[-1])
         return self._sequences("train", np.concatenate(pieces), context_length)
 
-    def evaluation(self, *, context_length: int, num_tokens: int) -> np.ndarray:
+    def evaluation(
+        self, *, context_length: int, num_tokens: int, split: Split = "val"
+    ) -> np.ndarray:
         """Indices of the held-out sequences of an evaluation, evenly spread over the split.
 
         `num_tokens // context_length` of them, or all if there are fewer. Raises ValueError if
         that is less than one.
         """
-        total = self._checked_num_sequences("val", context_length)
+        total = self._checked_num_sequences(split, context_length)
         if num_tokens < context_length:
             raise ValueError(
                 f"an evaluation holds at least one sequence of {context_length} tokens; received "
@@ -176,21 +183,25 @@ class TokenStore:
         return np.arange(chosen) * total // chosen
 
     def eval_batches(
-        self, context_length: int, num_tokens: int, sequences_per_batch: int
+        self,
+        context_length: int,
+        num_tokens: int,
+        sequences_per_batch: int,
+        split: Split = "val",
     ) -> Iterator[EvaluationBatch]:
         """The fixed evaluation set, the same for every seed and cell; see `evaluation`."""
-        index = self.evaluation(context_length=context_length, num_tokens=num_tokens)
+        index = self.evaluation(context_length=context_length, num_tokens=num_tokens, split=split)
         return (
-            self._evaluated(index[i : i + sequences_per_batch], context_length)
+            self._evaluated(split, index[i : i + sequences_per_batch], context_length)
             for i in range(0, len(index), sequences_per_batch)
         )
 
-    def _evaluated(self, index_B: np.ndarray, context_length: int) -> EvaluationBatch:
-        batch = self._sequences("val", index_B, context_length)
-        if self._val_bytes is None:
+    def _evaluated(self, split: Split, index_B: np.ndarray, context_length: int) -> EvaluationBatch:
+        batch = self._sequences(split, index_B, context_length)
+        if (of_bytes := self._bytes.get(split)) is None:
             bytes_BS = self.token_bytes[batch.targets_BS]
         else:
-            _, rows_BS1 = _rows(self._val_bytes, index_B, context_length)
+            _, rows_BS1 = _rows(of_bytes, index_B, context_length)
             bytes_BS = rows_BS1[:, 1:]
         return EvaluationBatch(
             ids_BS=batch.ids_BS,
@@ -265,8 +276,8 @@ class TokenStore:
         raise ValueError(
             f"the {split} split must hold a sequence of model.context_length + 1 tokens with the "
             f"same labels; with a context of {context_length} it holds none (the longest stretch "
-            f"has {longest} tokens). Lower model.context_length, raise data.holdout_fraction or "
-            "use more text."
+            f"has {longest} tokens). Lower model.context_length, raise "
+            f"data.{'test' if split == 'test' else 'holdout'}_fraction or use more text."
         )
 
     def _sequences(self, split: Split, index_B: np.ndarray, context_length: int) -> Batch:

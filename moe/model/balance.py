@@ -45,7 +45,7 @@ class LoadBalance(nn.Module):
     """The load of one router, counted over the scope that the config asks for.
 
     `sequence`: within each sequence (2412.19437). `switch` with scope `global_batch`: f_e is taken
-    over the micro-batches so far of this optimiser step, on all workers (2501.11873). `loss_free`:
+    over the micro-batches so far of this optimiser step, on all workers (2501.11873). Loss-free:
     the bias on the selection moves once a step by the sign of the step's imbalance (2408.15664); a
     bias is shared by all workers, so it always counts the whole step. Counts live within a step
     only, so a checkpoint need not hold them. Each worker counts its own micro-batches.
@@ -58,7 +58,7 @@ class LoadBalance(nn.Module):
         self.update_rate = moe.balance_coefficient
         zeros_N = torch.zeros(moe.total_experts)
         self.register_buffer("step_counts_N", zeros_N.clone(), persistent=False)
-        self.register_buffer("bias_N", zeros_N.clone() if moe.balance == "loss_free" else None)
+        self.register_buffer("bias_N", zeros_N.clone() if moe.balances_by_bias else None)
 
     def begin_step(self) -> None:
         """Forgets the counts of the step before."""

@@ -23,11 +23,14 @@ class RouterContext:
     """What routers read beside the hidden states.
 
     step: the optimiser step in training; the batch's number in evaluation.
+    routes_causally: a router that would read the mean of a whole sequence routes each position by
+        the mean of those up to it.
     """
 
     ids_BS: Tensor
     label_B: Tensor | None
     step: int
+    routes_causally: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,10 +133,16 @@ class ScoringRouter(nn.Module):
     def weight_of(self, context: RouterContext) -> Tensor:
         raise NotImplementedError
 
-    def units(self, x_BSD: Tensor) -> Tensor:
-        """What is scored: [U, D]. The mean of the inputs scores as the mean of the scores does."""
+    def units(self, x_BSD: Tensor, *, running: bool = False) -> Tensor:
+        """What is scored: [U, D]. The mean of the inputs scores as the mean of the scores does.
+
+        `running`: the mean up to each position, which is then a unit.
+        """
         if self.moe.routing_unit == "token":
             return x_BSD.flatten(0, 1)
+        if running:
+            count_S = torch.arange(1, x_BSD.shape[1] + 1, device=x_BSD.device)
+            return (x_BSD.cumsum(1) / count_S[:, None]).flatten(0, 1)
         if self.moe.uses_prefix:
             return x_BSD[:, : self.moe.prefix_length].mean(1)
         return x_BSD.mean(1)
@@ -147,7 +156,8 @@ class ScoringRouter(nn.Module):
         in_run = moe.router_precision == "run" and torch.is_autocast_enabled(device)
         with torch.autocast(device, enabled=False):
             weight_ND = self.weight_of(context)
-            x_UD = self.units(self._noisy(x_BSD.to(weight_ND.dtype)))
+            running = context.routes_causally and moe.reads_whole_sequences
+            x_UD = self.units(self._noisy(x_BSD.to(weight_ND.dtype)), running=running)
             dtype = torch.get_autocast_dtype(device) if in_run else weight_ND.dtype
             logits_UN = self._scores(x_UD, weight_ND, dtype)
             if self.noise_weight is not None and self.training:
@@ -157,11 +167,12 @@ class ScoringRouter(nn.Module):
                 index_UK = torch.arange(moe.total_experts, device=x_UD.device)
                 index_UK = index_UK.expand(len(x_UD), -1)
             else:
-                index_UK = self._chosen(logits_UN.detach(), selection_bias_N)
+                index_UK = self._chosen(logits_UN.detach(), probs_UN.detach(), selection_bias_N)
             gate_UK = gate_weights(moe.gate, logits_UN, probs_UN, index_UK)
             if moe.gate_scale != 1:
                 gate_UK = gate_UK * moe.gate_scale
-            routing = {"unit": moe.routing_unit, "logits": logits_UN, "probs": probs_UN}
+            unit = "token" if running else moe.routing_unit
+            routing = {"unit": unit, "logits": logits_UN, "probs": probs_UN}
             if moe.experts_choose:
                 num_taken = capacity(moe, len(x_UD))
                 kept_UN = taken_by_experts(gate_UK.detach(), num_taken)
@@ -178,10 +189,15 @@ class ScoringRouter(nn.Module):
             counts_N = count_tokens(index_UK, moe.total_experts, tokens_per_unit)
             return Routing(expert_index=index_UK, gate=gate_UK, counts_N=counts_N, **routing)
 
-    def _chosen(self, score_UN: Tensor, selection_bias_N: Tensor | None) -> Tensor:
+    def _chosen(
+        self, logits_UN: Tensor, probs_UN: Tensor, selection_bias_N: Tensor | None
+    ) -> Tensor:
         """The experts [U, K] that the units choose."""
-        moe = self.moe
+        moe, score_UN = self.moe, logits_UN
         if selection_bias_N is not None:
+            if moe.balance == "loss_free":
+                by_sigmoid = moe.gate in ("sigmoid", "sigmoid_topk")
+                score_UN = logits_UN.sigmoid() if by_sigmoid else probs_UN
             score_UN = score_UN + selection_bias_N
         if moe.chosen_groups < moe.expert_groups:
             score_UN = within_groups(score_UN, moe.expert_groups, moe.chosen_groups)

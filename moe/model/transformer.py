@@ -95,7 +95,12 @@ class MoETransformer(nn.Module):
         initialise(self, config.train.seed, config.width_ratio)
 
     def hidden(
-        self, ids_BS: Tensor, *, label_B: Tensor | None = None, step: int = 0
+        self,
+        ids_BS: Tensor,
+        *,
+        label_B: Tensor | None = None,
+        step: int = 0,
+        routes_causally: bool = False,
     ) -> tuple[Tensor, list[Routing]]:
         """What the head reads, [B, S, D], and the decisions of the MoE blocks. Under mup it is
         divided by the width's ratio here, which is the same as dividing the logits.
@@ -108,7 +113,9 @@ class MoETransformer(nn.Module):
                 f"a sequence must fit model.context_length={limit}; received {length} tokens. "
                 "Cut it, or raise model.context_length."
             )
-        context = RouterContext(ids_BS=ids_BS, label_B=label_B, step=step)
+        context = RouterContext(
+            ids_BS=ids_BS, label_B=label_B, step=step, routes_causally=routes_causally
+        )
         x_BSD = self.token_embedding(ids_BS)
         if self.position_embedding is not None:
             x_BSD = x_BSD + self.position_embedding.weight[:length]
@@ -139,13 +146,18 @@ class MoETransformer(nn.Module):
         *,
         label_B: Tensor | None = None,
         step: int = 0,
+        routes_causally: bool = False,
     ) -> ModelOutput:
         """Losses over the positions from `train.loss_start` on.
 
         step: the optimiser step in training, the batch's number in evaluation (random routers).
         label_B: int64, the value of `moe.label_column`; needed by the label router alone.
+        routes_causally: where a sequence is routed by the mean of all its positions, each position
+            by the mean of those up to it; no effect on other routers.
         """
-        x_BSD, decisions = self.hidden(ids_BS, label_B=label_B, step=step)
+        x_BSD, decisions = self.hidden(
+            ids_BS, label_B=label_B, step=step, routes_causally=routes_causally
+        )
         counted = slice(self.config.train.loss_start, None)
         targets_T = targets_BS[:, counted].flatten()
         logits_TV = F.linear(x_BSD[:, counted].flatten(0, 1), self.head_weight)
@@ -205,7 +217,7 @@ class MoETransformer(nn.Module):
 
     def router_bias(self) -> Tensor | None:
         """The loss-free bias on the selection, [L, N] over the MoE blocks; None without one."""
-        if self.config.moe.balance != "loss_free":
+        if not self.config.moe.balances_by_bias:
             return None
         biases = [layer.balance.bias_N for layer in self.moe_layers() if layer.balance is not None]
         return torch.stack(biases).expand(len(self.moe_layers()), -1)

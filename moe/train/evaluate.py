@@ -17,6 +17,7 @@ from torch import Tensor
 from moe import metrics as names
 from moe.config import TrialConfig
 from moe.data.labels import MIXTURE, PART_COLUMN
+from moe.data.layout import Split
 from moe.data.token_store import Batch, EvaluationBatch, TokenStore
 from moe.model.transformer import MoETransformer
 from moe.train.distributed import World, sum_over_ranks
@@ -70,10 +71,13 @@ class EvaluationSet:
     who computed it (its last bits apart, as the order of a sum does).
     """
 
-    def __init__(self, config: TrialConfig, store: TokenStore, world: World) -> None:
+    def __init__(
+        self, config: TrialConfig, store: TokenStore, world: World, split: Split = "val"
+    ) -> None:
         """Raises ValueError if the store holds out less than one sequence."""
         self.config = config
         self.world = world
+        self.split = split
         self.num_sequences = 0
         self.counted_bytes = 0
         self.parts = parts_of(store)
@@ -84,6 +88,7 @@ class EvaluationSet:
             context_length=context,
             num_tokens=config.train.eval_tokens,
             sequences_per_batch=config.train.micro_batch_tokens // context,
+            split=split,
         )
         for index, (part, batch) in enumerate(_by_part(batches, self.parts)):
             if index % world.size == world.rank:
@@ -97,8 +102,27 @@ class EvaluationSet:
         model.eval()
         with torch.no_grad():
             evaluation = self._evaluate(model)
+            if self.config.moe_layers and self.config.moe.reads_whole_sequences:
+                evaluation.metrics[names.VAL_LOSS_CAUSAL] = self._causal_loss(model)
         model.train()
         return evaluation
+
+    def final_test(self, model: MoETransformer) -> dict[str, float]:
+        """The losses of a test split, under their own names."""
+        found = self.evaluate(model).metrics
+        return {own: found[name] for name in found if (own := names.on_test(name)) is not None}
+
+    def _causal_loss(self, model: MoETransformer) -> float:
+        """The loss with every position routed by the mean up to it."""
+        sum_and_count = torch.zeros(2, dtype=torch.float64, device=self.world.device)
+        for index, _, _, batch in self._own:
+            with autocast(self.config, self.world.device):
+                output = model(batch.ids_BS, batch.targets_BS, step=index, routes_causally=True)
+            sum_and_count += torch.stack(
+                (output.loss_sum.double(), torch.full_like(output.loss_sum, output.count).double())
+            )
+        loss_sum, count = sum_over_ranks(sum_and_count, self.world).tolist()
+        return loss_sum / count
 
     def _evaluate(self, model: MoETransformer) -> Evaluation:
         config, world = self.config, self.world

@@ -95,7 +95,13 @@ def resolve(config: TrialConfig, store: TokenStore, world: World = ALONE) -> Tri
         )
     context = config.model.context_length
     store.batch(seed=0, step=0, num_sequences=1, context_length=context)
-    store.evaluation(context_length=context, num_tokens=config.train.eval_tokens)
+    if config.data.test_fraction and "test" not in store.splits:
+        raise ValueError(
+            "data.test_fraction asks for tokens with a test split; received tokens "
+            f"{store.digest}, which have none. Prepare the corpus of the config."
+        )
+    for split in store.splits[1:]:
+        store.evaluation(context_length=context, num_tokens=config.train.eval_tokens, split=split)
     if config.moe.follows_labels:
         store.require_sequence_label(config.moe.label_column)
     micro_batches = config.train.batch_tokens // config.train.micro_batch_tokens
@@ -186,6 +192,7 @@ class _Run:
         if torch.device(self.world.device).type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.world.device)  # of an earlier run here
         self.trainer = Trainer(self.config, store, self.world)
+        self.store = store
         self.evaluation_set = EvaluationSet(self.config, store, self.world)
         if found is not None:
             self.trainer.load(found)
@@ -276,6 +283,9 @@ class _Run:
             names.DEVICE_S: self._device_s(),
             names.PEAK_MEMORY_BYTES: max_over_ranks(_peak_memory_bytes(self.world), self.world),
         }
+        if step == train.num_steps and self.config.data.test_fraction:
+            test = EvaluationSet(self.config, self.store, self.world, "test")
+            entry |= test.final_test(self.trainer.model)
         if self.config.moe_layers and self.config.moe.router_kind.scores:
             entry |= {names.BALANCE_LOSS: since[BALANCE_LOSS], names.Z_LOSS: since[Z_LOSS]}
         return on_main(lambda: self._stamp(entry), self.world)

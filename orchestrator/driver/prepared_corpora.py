@@ -101,7 +101,7 @@ class Tokens:
 
 def _require_sequences(store: TokenStore, point: Point) -> None:
     context = point.config.model.context_length
-    for split in ("train", "val"):
+    for split in store.splits:
         if store.num_sequences(split, context) < 1:
             raise BadInput(
                 f"a corpus holds at least one sequence of model.context_length={context} in each "

@@ -140,10 +140,10 @@ def _to_dashboard(launch: LaunchRecords, paths: Sequence[Path]) -> None:
 
     shown = [path for path in paths if path.suffix != ".pdf"]  # it shows images, not PDF
     attach(launch.store, launch.home.optuna_artifacts, shown)
-    if points := pareto_points(launch.trials, launch.home, metric=launch.metric):
-        chart = with_colours(pareto_chart(points, metric=label_of(launch.metric)))
+    if points := pareto_points(launch.trials, launch.home, metric=launch.judged_metric):
+        chart = with_colours(pareto_chart(points, metric=label_of(launch.judged_metric)))
         chart["layout"]["title"] = {
-            "text": f"{launch.metric} against training FLOPs, means over seeds"
+            "text": f"{launch.judged_metric} against training FLOPs, means over seeds"
         }
         save_plotly_graph_object(launch.store.study, Figure(chart), graph_object_id=PARETO_PLOT)
 

@@ -137,7 +137,7 @@ def curve_of(cell: CellTrials, x_per_step: float, is_loss: bool) -> Curve | None
 
 
 def interval_of(cell: CellTrials) -> Interval:
-    return _interval(cell.name, [r.value for r in cell.trials])
+    return _interval(cell.name, [r.final for r in cell.trials])
 
 
 def differences_of(cells: Sequence[CellTrials], reference: str | None) -> list[Interval]:
@@ -145,7 +145,7 @@ def differences_of(cells: Sequence[CellTrials], reference: str | None) -> list[I
     without a reference."""
     own = next((cell.corpus_digest for cell in cells if cell.name == reference), None)
     cells = [cell for cell in cells if cell.corpus_digest == own]
-    values = {cell.name: {r.seed: r.value for r in cell.trials} for cell in cells}
+    values = {cell.name: {r.seed: r.final for r in cell.trials} for cell in cells}
     if reference not in values:
         return []
     found = {

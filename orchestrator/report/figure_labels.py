@@ -19,7 +19,7 @@ def curve_label(measure: Metric) -> str:
     """Of what curves show: of a loss its perplexity, else the metric itself."""
     if not measure.is_loss:
         return label_of(measure.name)
-    text = {"val": "validation", "train": "training"}
+    text = {"val": "validation", "train": "training", "test": "test"}
     return f"{text[measure.name.partition('/')[0]]} perplexity"
 
 

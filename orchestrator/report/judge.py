@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from moe.metrics import on_test
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report.evidence import Sampling
+from orchestrator.report.judged_split import judged_metric, with_causal_routes
 from orchestrator.report.verdicts import Verdict, judge
 from orchestrator.stores.trial_record import FINISHED_STATES, TrialRecord
-from orchestrator.study.claims import All, Claim, Specialises
+from orchestrator.study.claims import All, Claim, Specialises, measured_by
 from orchestrator.study.comparability import Evaluated
 from orchestrator.study.design import Fixed
 from orchestrator.study.registration import DESIGN, History, design_remarks, standing
@@ -82,12 +84,15 @@ def judge_launch(
         seeds=seeds,
         evaluated=evaluated,
     )
+    claims = [measured_by(c, lambda name: judged_metric(name, counted)) for c in study.claims]
+    values = values_of(counted, study.metric)
     verdicts = judge(
-        study.claims,
-        values_of(counted, study.metric),
+        claims,
+        values,
         specialization_rows=rows,
         design=study.design,
         sampling=sampling,
+        causally=with_causal_routes(values, sampling),
     )
     reason = NO_EVIDENCE.get(scale)
     return Judgement(
@@ -99,6 +104,7 @@ def judge_launch(
         evidence_reason=reason,
         notes=(
             *design_remarks(history, study),
+            *_split(study, judged_metric(study.metric, counted)),
             *_older(older),
             *_other_code(records, digest),
             *_unanalysed(study, rows),
@@ -214,6 +220,18 @@ def read_analysis(home: Home, launch_name: str) -> list[dict[str, Any]]:
 
 def _is_row(row: Any) -> bool:
     return isinstance(row, dict) and {"probe", "cell", "seed", "layer"} <= row.keys()
+
+
+def _split(study: Study, judged: str) -> list[str]:
+    """Where values come from that a search, or early stopping, has chosen by; or has not."""
+    if judged != study.metric:
+        return [f"values are {judged}, of text that nothing chose by; curves are {study.metric}"]
+    if study.is_grid or on_test(judged) is None:
+        return []
+    return [
+        f"values are those by which points were chosen ({judged}), so the best of them look better "
+        "than they are; data.test_fraction holds out text that shows by how much"
+    ]
 
 
 def _older(records: Sequence[TrialRecord]) -> list[str]:

@@ -81,7 +81,7 @@ class LaunchData:
 
     @property
     def value_label(self) -> str:
-        return label_of(self.launch.metric)
+        return label_of(self.launch.judged_metric)
 
     @property
     def curve_label(self) -> str:
@@ -103,7 +103,7 @@ class LaunchData:
 
     @cached_property
     def pareto(self) -> list[ParetoPoint]:
-        return pareto_points(self.launch.trials, self.home, metric=self.launch.metric)
+        return pareto_points(self.launch.trials, self.home, metric=self.launch.judged_metric)
 
     # Routers.
 

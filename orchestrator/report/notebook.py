@@ -114,7 +114,7 @@ class LaunchFrames:
             [
                 asdict(p)
                 for p in pareto_points(
-                    self.records.trials, self.records.home, metric=self.records.metric
+                    self.records.trials, self.records.home, metric=self.records.judged_metric
                 )
             ]
         )

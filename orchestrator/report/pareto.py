@@ -44,7 +44,7 @@ def pareto_points(records: Sequence[TrialRecord], home: Home, *, metric: str) ->
         ParetoPoint(
             cell=group[-1].cell,
             n=len({r.seed for r in group}),
-            value=sum(r.value for r in group) / len(group),
+            value=sum(r.final for r in group) / len(group),
             flops=tokens * group[-1].attributes[FLOPS_PER_TOKEN],
             on_front=False,
             corpus=group[-1].corpus,

@@ -14,6 +14,7 @@ from moe.metrics import Metric, describe
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report.judge import Judgement, judge_launch, read_analysis
+from orchestrator.report.judged_split import judged_metric, on_judged_split
 from orchestrator.report.tables import Table, table_of
 from orchestrator.stores.configurations import rows_of, told_apart
 from orchestrator.stores.importances import importances
@@ -41,10 +42,10 @@ class LaunchRecords:
         trials: Iterable[TrialRecord],
         store: OptunaTrials | None = None,
     ) -> LaunchRecords:
-        """With trials of older configurations told apart."""
-        return cls(
-            home=home, info=info, trials=told_apart(trials, info.attributes, home), store=store
-        )
+        """With trials of older configurations told apart, and final values of the judged split."""
+        told = told_apart(trials, info.attributes, home)
+        judged = on_judged_split(told, info.attributes["metric"])
+        return cls(home=home, info=info, trials=judged, store=store)
 
     @property
     def metric(self) -> str:
@@ -54,6 +55,11 @@ class LaunchRecords:
     def measure(self) -> Metric:
         """The metric with its direction."""
         return describe(self.metric)
+
+    @property
+    def judged_metric(self) -> str:
+        """What tables, figures of final values and claims show: the metric, or that on the test."""
+        return judged_metric(self.metric, self.trials)
 
     def importances(self) -> dict[str, float]:
         """Of a sampled study's parameters; empty of a grid, and where there is too little."""
@@ -85,7 +91,7 @@ class LaunchRecords:
             self.info.study,
             self.info.name,
             self.trials,
-            metric=self.metric,
+            metric=self.judged_metric,
             best_first=self.info.attributes["sampled"],
             published=study.published,
             judgement=self.judgement(study, rows),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from moe.metrics import (
     VAL_BITS_PER_BYTE,
@@ -16,6 +17,7 @@ from moe.metrics import (
     VAL_PERPLEXITY,
     Metric,
     describe,
+    on_test,
     perplexity,
 )
 from orchestrator.report.judge import Judgement, main_digest
@@ -43,6 +45,7 @@ class Row:
     was a checkout; `torch` and `processors` what it was trained with and on, where that is known.
     `leaks_future`: whether later tokens decide which experts earlier ones pass, None where its
     configuration is not known. `upcycled_tokens`: what the dense trial cost that it started from.
+    `search_value` is the mean that a search goes by, where that is not `mean` (a test split).
     `corpus` is what it was trained and evaluated on, in a launch that
     has several."""
 
@@ -68,6 +71,11 @@ class Row:
     corpus_digest: str | None = None
     leaks_future: bool | None = None
     upcycled_tokens: int | None = None
+    search_value: float | None = None
+
+    @property
+    def chosen_by(self) -> float | None:
+        return self.mean if self.search_value is None else self.search_value
 
     @property
     def corpus_label(self) -> str:
@@ -132,7 +140,7 @@ def table_of(
     rows = [_row(group, digest, published or {}, measure) for (_, digest), group in groups.items()]
     if best_first:
         rows.sort(
-            key=lambda row: (-row.n, math.inf if row.mean is None else measure.cost(row.mean))
+            key=lambda row: (-row.n, math.inf if (v := row.chosen_by) is None else measure.cost(v))
         )
     corpora = list(dict.fromkeys(r.corpus_digest for r in numbered))
     rows.sort(key=lambda row: (row.is_older, corpora.index(row.corpus_digest)))
@@ -171,7 +179,8 @@ def _rank_correlation(
     corpus of ours each time. None where ours is not measured on held-out text: a paper's
     perplexities have nothing to rank it by.
     """
-    if measure.name not in (VAL_LOSS, VAL_PERPLEXITY, VAL_BITS_PER_BYTE):
+    losses = (VAL_LOSS, VAL_PERPLEXITY, VAL_BITS_PER_BYTE)
+    if measure.name not in (*losses, *map(on_test, losses)):
         return {}
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -189,7 +198,9 @@ def _rank_correlation(
 def _row(records: list[TrialRecord], digest: str, published: Published, measure: Metric) -> Row:
     first = records[0]
     complete = {r.seed: r for r in records if r.state == "complete"}
-    estimate = mean_interval([r.value for r in complete.values()]) if complete else None
+    values = [r.final for r in complete.values() if r.final is not None]
+    estimate = mean_interval(values) if values else None
+    on_validation = [r.value for r in complete.values() if r.is_on_test]
     states: dict[str, int] = {}
     for record in records:
         states[record.state] = states.get(record.state, 0) + 1
@@ -216,6 +227,7 @@ def _row(records: list[TrialRecord], digest: str, published: Published, measure:
         corpus_digest=first.corpus_digest,
         leaks_future=None if first.config is None else leaks_future(first.config),
         upcycled_tokens=first.attributes.get(UPCYCLED_TOKENS),
+        search_value=fmean(on_validation) if on_validation else None,
     )
 
 

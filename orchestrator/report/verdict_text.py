@@ -44,7 +44,22 @@ def verdict_word(verdict: Verdict) -> str:
 
 def _why(verdict: Verdict) -> str:
     late = verdict.registered not in (None, BEFORE)
-    return join(f"claim {verdict.registered}" if late else "", verdict.reason)
+    return join(
+        f"claim {verdict.registered}" if late else "",
+        verdict.reason,
+        _with_causal_routes(verdict.with_causal_routes),
+    )
+
+
+def _with_causal_routes(verdict: Verdict | None) -> str:
+    """The same claim of the same weights, routed by what came before alone."""
+    if verdict is None:
+        return ""
+    if verdict.estimate is None:
+        return f"with causal routes {verdict.verdict}"
+    bounds = _interval(verdict)
+    shown = "" if bounds == "-" else f", {bounds}"
+    return f"with causal routes {verdict.verdict}: {verdict.estimate:+.4f}{shown}"
 
 
 def remarks(judgement: Judgement) -> list[str]:

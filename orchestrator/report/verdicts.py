@@ -24,7 +24,7 @@ gives p before and after.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from orchestrator.report.mean_tests import BothP
 from orchestrator.report.power import MAX_SEEDS, TARGET, seeds_for
 from orchestrator.report.statistics import holm, holm_levels
 from orchestrator.study.claims import Claim
+from orchestrator.study.comparability import comparisons
 from orchestrator.study.design import Design, Fixed, Sequential
 
 FEW_SEEDS = 5  # below this the spread itself is hardly known
@@ -56,7 +57,9 @@ class Verdict:
     ranks or signs alone and `p_value` the larger of both tests', so that a claim is decided only
     where they agree. `leaks` are cells that later tokens route, of a claim that sets them against
     causal ones: it is then `causal` no longer, and no evidence for what it says of causal models.
-    `registered` says whether the claim stood in the record before the data.
+    `registered` says whether the claim stood in the record before the data. `with_causal_routes` is
+    the verdict, at the same level, on what the same weights do where a sequence's router reads no
+    more than what came before; None for claims without such cells.
     """
 
     id: str
@@ -80,6 +83,7 @@ class Verdict:
     check: str | None = None
     leaks: tuple[str, ...] = ()
     registered: str | None = None
+    with_causal_routes: Verdict | None = None
     parts: tuple[Verdict, ...] = ()
 
     @property
@@ -100,6 +104,8 @@ class Verdict:
         shown["perplexity_ratio"] = self.perplexity_ratio
         shown["causal"] = self.causal
         shown["parts"] = [part.to_dict() for part in self.parts]
+        if self.with_causal_routes is not None:
+            shown["with_causal_routes"] = self.with_causal_routes.to_dict()
         return shown
 
 
@@ -110,6 +116,7 @@ def judge(
     *,
     design: Design | None = None,
     sampling: Sampling | None = None,
+    causally: tuple[Values, Sampling, Collection[str]] | None = None,
     advise: bool = True,
 ) -> list[Verdict]:
     """A verdict for each claim, in order, corrected over all of them.
@@ -117,8 +124,9 @@ def judge(
     `values`: cell -> seed -> metric -> final value, of complete trials only. `specialization_rows`:
     the rows of `moe-study analyze`, each with its probe spec under "probe". `design`: without one,
     a t test at the seeds that are there. Missing data, and cells that were evaluated on different
-    things, leave a claim undecided, with the reason. `advise`: how many seeds give 80% power is
-    computed, which is most of the work. Raises ValueError on ids that repeat.
+    things, leave a claim undecided, with the reason. `causally`: values, sampling and cells as
+    `judged_split.with_causal_routes` has them. `advise`: how many seeds give 80% power is computed,
+    which is most of the work. Raises ValueError on ids that repeat.
     """
     ids = [claim.id for claim in claims]
     if len(set(ids)) < len(ids):
@@ -128,12 +136,26 @@ def judge(
     findings = [evidence.finding(claim) for claim in claims]
     p_values = [finding.p_value for finding in findings]
     family = _Family(design=design, size=len(claims), advise=advise)
-    return [
-        family.verdict(finding, level, p_adjusted)
-        for finding, level, p_adjusted in zip(
-            findings, holm_levels(p_values, alpha=design.alpha), holm(p_values), strict=True
-        )
-    ]
+    again = dataclasses.replace(family, advise=False)
+    other, replaced = None, frozenset[str]()
+    if causally is not None:
+        changed, as_changed, cells = causally
+        replaced = frozenset(cells)
+        other = Evidence(changed, specialization_rows, design, as_changed)
+    verdicts = []
+    for claim, finding, level, p_adjusted in zip(
+        claims,
+        findings,
+        holm_levels(p_values, alpha=design.alpha),
+        holm(p_values),
+        strict=True,
+    ):
+        verdict = family.verdict(finding, level, p_adjusted)
+        if other is not None and any(replaced & {a, b} for a, b, _ in comparisons(claim)):
+            with_causal = again.verdict(other.finding(claim), level, p_adjusted)
+            verdict = dataclasses.replace(verdict, with_causal_routes=with_causal)
+        verdicts.append(verdict)
+    return verdicts
 
 
 def _side(p: BothP, level: float) -> str:

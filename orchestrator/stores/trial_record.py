@@ -90,11 +90,19 @@ class TrialRecord:
     ended: datetime | None = None
     is_older: bool = False  # of a configuration that its study had before: judged by nothing
     asked_as: str = ""  # the cell's name then, of one that is older
+    judged_value: float | None = None
+    is_on_test: bool = False
 
     @property
     def metrics(self) -> Mapping[str, float]:
         """Final metrics; empty unless the trial is complete."""
         return self.attributes.get(METRICS, {}) if self.state == "complete" else {}
+
+    @property
+    def final(self) -> float | None:
+        """What tables and claims go by: `value`, which a search improves, or where `is_on_test` the
+        same measure on the test split."""
+        return self.judged_value if self.is_on_test else self.value
 
     @property
     def corpus(self) -> str | None:

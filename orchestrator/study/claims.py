@@ -6,9 +6,12 @@ for the loss that is nats a token, so a margin of log(1.01) is 1% of perplexity.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from moe.config.checks import require
 from moe.metrics import VAL_LOSS, describe, metric_named
@@ -69,6 +72,16 @@ class Claim(ABC):
     def compared(self) -> tuple[tuple[str, ...], ...]:
         """Groups of cells whose values are set against each other: each needs one corpus."""
         return (self.cells,)
+
+
+def measured_by(claim: Claim, metric: Callable[[str], str]) -> Claim:
+    """The claim with every metric that it or a part of it names replaced."""
+    changed: dict[str, Any] = {}
+    if isinstance(claim, All):
+        changed["parts"] = tuple(measured_by(part, metric) for part in claim.parts)
+    elif (name := getattr(claim, "metric", None)) is not None:
+        changed["metric"] = metric(name)
+    return dataclasses.replace(claim, **changed)
 
 
 @dataclass(frozen=True, kw_only=True)

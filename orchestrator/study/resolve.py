@@ -31,6 +31,7 @@ _NEEDED = {
     "limited room": "a limit on what an expert has room for (moe.capacity_factor)",
     "uncertain experts": "tokens that may get no expert (moe.selection=expert, or a limit on what "
     "an expert has room for)",
+    "whole sequences": "a router that reads the mean of whole sequences (moe.routing_unit)",
 }
 
 
@@ -116,7 +117,7 @@ def _with_metric(study: Study, space: Space | None) -> Space | None:
     if space is None or not measure.needs:
         return space
     rule = Rule(
-        holds=lambda config: measure.is_measured(config.moe),
+        holds=lambda config: measure.is_measured(config),
         reason=f"{measure.name} is of runs with {_NEEDED[measure.needs]}",
     )
     return dataclasses.replace(space, rules=(*space.rules, rule))
@@ -194,7 +195,7 @@ def _require_metric(launch: Launch) -> None:
     """
     measure = launch.study.measure
     for cell in launch.cells:
-        if not measure.is_measured(cell.config(launch.base).moe):
+        if not measure.is_measured(cell.config(launch.base)):
             raise BadInput(
                 f"every cell has the metric of its study; {measure.name} is of runs with "
                 f"{_NEEDED[measure.needs]}, and cell {cell.name} is none. Leave it out, or "

@@ -88,7 +88,15 @@ class Study:
                     'for example first=[{"moe.top_k": 2}].'
                 )
         what = f"study {self.name} is judged by a metric of moe.metrics"
-        metric_named(self.metric, what).require_direction(what)
+        measure = metric_named(self.metric, what)
+        measure.require_direction(what)
+        if measure.is_of_test:
+            raise ValueError(
+                "searches, early stopping and curves go by a study's metric, and nothing goes by "
+                f"the test split; received {self.metric!r} of study {self.name}. Set "
+                f"metric={self.metric.replace('test/', 'val/', 1)!r}: where data.test_fraction "
+                "holds out a test, tables and claims are on it."
+            )
         for scale in self.scales:
             if type(scale) is not str or not NAME.fullmatch(scale):
                 raise ValueError(

@@ -23,6 +23,7 @@ from search_spaces.overlay import flatten
 NOT_DRAWN = {
     *NOT_AN_AXIS,
     *("data.corpus", "data.tokenizer", "data.holdout_fraction", "data.sequence_labels"),
+    "data.test_fraction",
     *("moe.label_column", "train.num_steps", "train.eval_every", "train.eval_tokens"),
     *("train.max_loss", "optim.beta1", "optim.beta2", "optim.min_learning_rate_fraction"),
     "moe.upcycled_from",

@@ -20,7 +20,7 @@ from studies.published import published
 from studies.scales import SCALES
 
 TABLES = ("paper_table1", "paper_table2", "paper_table3")
-AROUND_THE_PAPER = sorted(set(study_names()) - {"quickstart", "search", "cpu_scale"})
+AROUND_THE_PAPER = sorted(set(study_names()) - {"quickstart", "search", "cpu_scale", "dense_gain"})
 # No file: so that nothing is read, and the label column is that of a corpus with languages.
 NO_CORPUS = "files:/nowhere/documents.parquet"
 

@@ -75,7 +75,10 @@ def test_a_name_that_is_none_is_refused_with_near_matches(grid_study):
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_each_metric_with_a_direction_is_taken(grid_study, metric):
-    if metric.better == "neither":
+    if metric.is_of_test:
+        with pytest.raises(ValueError, match="nothing goes by the test split"):
+            judged_by(grid_study, metric.name)
+    elif metric.better == "neither":
         with pytest.raises(ValueError, match="neither less nor more is better"):
             judged_by(grid_study, metric.name)
     else:
@@ -84,7 +87,8 @@ def test_each_metric_with_a_direction_is_taken(grid_study, metric):
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_perplexity_is_of_losses_alone(metric):
-    losses = (VAL_LOSS, VAL_LOSS_OF_PART, "train/loss", "train/loss_last_100")
+    others = {VAL_LOSS, VAL_LOSS_OF_PART, "train/loss", "train/loss_last_100"}
+    losses = others | {"val/loss_causal", "test/loss", "test/loss_causal"}
     assert metric.is_loss == (metric.name in losses)
     assert ("perplexity" in curve_label(metric)) == (metric.is_loss or "perpl" in metric.name)
 

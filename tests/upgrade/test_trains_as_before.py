@@ -54,7 +54,7 @@ CASES = {
     },
     "global": {"moe.routing_scope": "global"},
     "switch-balanced": {"moe.top_k": 1, "moe.gate": "switch", "moe.balance": "switch"},
-    "sigmoid-loss-free": {"moe.gate": "sigmoid", "moe.balance": "loss_free"},
+    "sigmoid-loss-free": {"moe.gate": "sigmoid", "moe.balance": "loss_free_logits"},
     "double-softmax": {"moe.gate": "double_softmax", "moe.z_loss_coefficient": 1e-3},
     "global-batch": {"moe.balance": "switch", "moe.balance_scope": "global_batch"},
     "fine-grained": {"moe.granularity": 2, "moe.shared_experts": 1},

@@ -248,14 +248,15 @@ def test_damage_is_made_good(data, tmp_path, name):
 
 
 def test_bpe_is_trained_on_training_text_from_all_over_the_corpus(data, monkeypatch):
-    documents = list(open_corpus(data().corpus).documents())
-    everything = preparing._bpe_sample(documents, 0.2)
+    config = data(holdout_fraction=0.2)
+    documents = list(open_corpus(config.corpus).documents())
+    everything = preparing._bpe_sample(documents, config)
     texts = [row["text"] for row in documents]
     held_out = set(texts) - set(everything)
     assert 20 < len(held_out) < 60
     monkeypatch.setattr(preparing, "BPE_SAMPLE_BYTES", 10_000)
-    sample = preparing._bpe_sample(documents, 0.2)
-    assert sample == preparing._bpe_sample(documents[::-1], 0.2)
+    sample = preparing._bpe_sample(documents, config)
+    assert sample == preparing._bpe_sample(documents[::-1], config)
     assert sample == everything[: len(sample)]
     assert 9_000 < sum(len(text.encode()) for text in sample) <= 10_000
     places = [texts.index(text) for text in sample]

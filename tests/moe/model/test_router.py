@@ -111,6 +111,24 @@ def test_selection_bias_moves_the_choice_but_not_the_gate(make_config):
     torch.testing.assert_close(routing.logits, router(x_BSD, context()).logits)
 
 
+@pytest.mark.parametrize("gate", ["softmax_topk", "switch", "sigmoid", "sigmoid_topk"])
+def test_the_loss_free_bias_is_added_to_the_gating_scores(make_config, gate):
+    """2408.15664: of the scores that gate, sigmoids or a softmax; `loss_free_logits` adds it before
+    them, which chooses others."""
+    x_BSD, bias_N = torch.randn(4, 8, 8), torch.tensor([0.3, -0.2, 0.1, 0.0])
+    chosen = {}
+    for balance in ("loss_free", "loss_free_logits"):
+        config = make_config(num_experts=4, top_k=2, gate=gate, balance=balance)
+        torch.manual_seed(0)
+        routing = filled(LearnedRouter(config, 0))(x_BSD, context(), bias_N)
+        squash = torch.sigmoid if "sigmoid" in gate else lambda z: z.softmax(-1)
+        scores = squash(routing.logits) if balance == "loss_free" else routing.logits
+        for row, found in zip((scores + bias_N).tolist(), routing.expert_index, strict=True):
+            assert found.tolist() == sorted(range(4), key=lambda e: -row[e])[:2]
+        chosen[balance] = routing.expert_index
+    assert not torch.equal(*chosen.values())
+
+
 def test_scores_are_float32_under_autocast(make_config):
     router = filled(LearnedRouter(make_config(num_experts=4, top_k=2), 0))
     x_BSD = torch.randn(2, 8, 8)

@@ -55,7 +55,7 @@ def test_loss_falls_on_learnable_text(run, make_config):
 def test_reported_metrics_are_the_named_ones(run, make_config, fields):
     config = make_config(num_experts=4, top_k=2, **fields)
     result = run(config)
-    known = {metric.name for metric in METRICS if metric.is_measured(config.moe)}
+    known = {metric.name for metric in METRICS if metric.is_measured(config)}
     known -= {names.SATURATION, names.VAL_LOSS_OF_PART}
     always = {names.STEP, names.TOKENS, names.TIMESTAMP_MS}
     assert [set(entry) for entry in result.curve] == [known | always] * 3
