@@ -21,6 +21,8 @@ class Accounting:
     params_embedding: token embedding, learned positions, and a head of its own.
     params_router: routers that are stored: learned and frozen, with the map of learned noise.
         `random` redraws its weights, `hash` and `label` have none.
+    params_router_stored: the same if every kind of router stored what a learned one does: by it
+        budgets are matched, so that kinds of router are compared at one width.
     params_non_embedding_active: params_active - params_embedding.
     flops_per_token: forward and backward, for one token of a full context,
             6 * M + 12 * num_layers * d_model * context_length + 6 * d_model * vocab_size
@@ -34,6 +36,7 @@ class Accounting:
     params_active: int
     params_embedding: int
     params_router: int
+    params_router_stored: int
     params_non_embedding_active: int
     flops_per_token: int
 
@@ -91,6 +94,7 @@ def account(config: TrialConfig) -> Accounting:
         params_active=active,
         params_embedding=embedding,
         params_router=stored_router,
+        params_router_stored=router_weights,
         params_non_embedding_active=active - embedding,
         flops_per_token=6 * multiplied
         + 12 * model.num_layers * d * model.context_length

@@ -1,8 +1,10 @@
 """Equal budgets: widths solved so that a cell keeps a baseline's parameters.
 
-Parameters are counted with embeddings and without routers. Without routers, because learned,
-frozen and hash cells of one shape must get one width and one dense baseline: otherwise a contrast
-of router kinds would also be a contrast of widths. arXiv 2402.13089 states its sizes so as well.
+Parameters are counted with embeddings and with routers, which of many narrow experts are a third of
+what a token passes. Every kind of router counts as a learned one does, so that learned, frozen and
+hash cells of one shape get one width and one dense baseline: otherwise a contrast of router kinds
+would also be a contrast of widths. Few widths are whole where many experts are active, so of cells
+that are to be equal the coarse ones are matched to the finest.
 """
 
 from __future__ import annotations
@@ -11,25 +13,27 @@ from typing import Any, Literal
 
 from moe.accounting import account
 from moe.config import GROUPED_WIDTH, ConfigError, TrialConfig
+from search_spaces.cells import Cell
 from search_spaces.overlay import overlay
 
 Budget = Literal["active", "total"]
 
-# A solved width this near to a whole multiple of the natural one becomes that multiple. Only output
-# biases lie between them (K experts have K, a dense FFN has one), and a dense-total that is the
-# hand-written dense 4x, to the hash, is trained once.
+# A solved width this near to a whole multiple of the natural one becomes that multiple. A small
+# router and output biases lie between them (K experts have K, a dense FFN has one), and a
+# dense-total that is the hand-written dense 4x, to the hash, is trained once.
 _SNAP = 0.005
 
 
 def count(config: TrialConfig, on: Budget) -> int:
-    """Parameters that budgets are matched on: active or total, with embeddings, without routers."""
+    """Parameters that budgets are matched on: active or total, with embeddings, and with routers as
+    if each were stored."""
     if on not in ("active", "total"):
         raise ConfigError(
             f"a budget is active or total parameters; received {on!r}. Choose one of the two."
         )
     counted = account(config)
     total = counted.params_active if on == "active" else counted.params_total
-    return total - counted.params_router
+    return total - counted.params_router + counted.params_router_stored
 
 
 def match(
@@ -67,6 +71,17 @@ def match(
             f"(at FFN width {width}). Change d_model, experts or top_k, or widen the tolerance."
         )
     return matched
+
+
+def matched_cell(cell: Cell, to: Cell, base: TrialConfig, on: Budget = "active") -> Cell:
+    """`cell` with the width at which, over `base`, it has the parameters of the cell `to`. Raises
+    ConfigError as `match` does."""
+    matched = match(cell.config(base), to.config(base), on)
+    if matched.moe.is_dense:
+        width = {"model.ffn_multiple": matched.model.ffn_multiple}
+    else:
+        width = {"moe.d_expert": matched.moe.d_expert}
+    return Cell(name=cell.name, overrides={**cell.overrides, **width})
 
 
 def dense_baselines(config: TrialConfig, tolerance: float = 0.01) -> dict[str, TrialConfig]:

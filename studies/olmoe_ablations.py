@@ -1,20 +1,22 @@
 """The design choices of OLMoE (arXiv 2409.02060, section 4.1) that are axes here.
 
 Each cell is OLMoE's mixture (64 experts of an eighth of the width, 8 chosen, QK-norm,
-load-balancing loss and z-loss, over LLaMA's blocks) with one choice taken otherwise; the coarser
-ones keep active and total parameters. A shared expert is tried at 32 experts, as there.
+load-balancing loss and z-loss, over LLaMA's blocks) with one choice taken otherwise; the experts of
+coarser ones, whose routers are smaller, are as much wider as keeps active parameters. A shared
+expert is tried at 32 experts, as there.
 
-Sparse upcycling needs a finished dense trial: run `dense-1x`, then `--set moe.upcycled_from=HASH`
-with its config hash adds a mixture of eight copies, to be compared with N8-K1 from scratch. Not
-asked: the truncated normal that OLMoE begins with (initial weights have no axis but the router's
-scale, which has two cells here). A choice by experts looks into the future of a text, so its loss
-is too good: it is told under the table.
+Sparse upcycling needs a finished dense trial: run `dense-1x-active`, then
+`--set moe.upcycled_from=HASH` with its config hash adds a mixture of eight copies, to be compared
+with N8-K1 from scratch. Not asked: the truncated normal that OLMoE begins with (initial weights have
+no axis but the router's scale, which has two cells here). A choice by experts looks into the future
+of a text, so its loss is too good: it is told under the table.
 """
 
 from __future__ import annotations
 
 from moe.config import TrialConfig
 from orchestrator.study import Better, Equivalent, NotBetter, Ordered, Study
+from search_spaces.budget import matched_cell
 from search_spaces.cells import Cell
 from search_spaces.overlay import overlay
 from studies.paper_cells import PERCENT, SEEDS, dense
@@ -39,7 +41,7 @@ EXPERT_CHOICE = Cell(
 UNBALANCED = Cell(name="no-balance-loss", overrides={"moe.balance": "none"})
 NO_Z_LOSS = Cell(name="no-z-loss", overrides={"moe.z_loss_coefficient": 0.0})
 NO_QK_NORM = Cell(name="no-qk-norm", overrides={"model.qk_norm": "none"})
-DENSE = dense(1)
+DENSE = dense(1, suffix="-active")
 UPCYCLED = "upcycled-N8-K1"
 SHARED = "shared-S1-N31-K3"
 ROUTER_SCALES = {"router-std0.1x": 0.1, "router-std10x": 10.0}
@@ -57,24 +59,31 @@ def cells(base: TrialConfig) -> list[Cell]:
         Cell(name=name, overrides={"moe.router_init_std": factor * base.moe.router_init_std})
         for name, factor in ROUTER_SCALES.items()
     ]
+    afresh = {"moe.upcycled_from": ""}
+    middle, coarse, with_shared, narrow = (
+        matched_cell(cell, FINE, overlay(base, afresh))
+        for cell in (MIDDLE, COARSE, Cell(name=SHARED, overrides=shared), DENSE)
+    )
     made = [
         FINE,
-        MIDDLE,
-        COARSE,
-        Cell(name=SHARED, overrides=shared),
+        middle,
+        coarse,
+        with_shared,
         EXPERT_CHOICE,
         UNBALANCED,
         NO_Z_LOSS,
         NO_QK_NORM,
         *scaled,
-        DENSE,
+        narrow,
     ]
     if not base.moe.upcycled_from:
         return made
-    afresh = {"moe.upcycled_from": ""}
     return [
         *(Cell(name=cell.name, overrides={**cell.overrides, **afresh}) for cell in made),
-        Cell(name=UPCYCLED, overrides=COARSE.overrides),
+        Cell(
+            name=UPCYCLED,
+            overrides={**COARSE.overrides, "moe.d_expert": narrow.config(base).d_ff_dense},
+        ),
     ]
 
 
@@ -86,7 +95,7 @@ STUDY = Study(
     name="olmoe_ablations",
     question="Which of OLMoE's choices lower the loss of a mixture?",
     baseline=FINE.name,
-    held_fixed="tokens, learning rate, active and total parameters of mixtures",
+    held_fixed="tokens, learning rate, active parameters of mixtures",
     scales={scale: overlay(base, OLMOE) for scale, base in of_family("llama").items()},
     cells=cells,
     scale_seeds=SEEDS,

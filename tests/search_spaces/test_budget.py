@@ -114,8 +114,20 @@ def test_router_kinds_of_one_shape_get_one_width():
         widths.add(match(cell, SMALL, "active").d_expert)
         widths |= {-b.d_ff_dense for b in dense_baselines(cell).values()}
     assert len(widths) == 3
-    learned = account(fine)
-    assert count(fine, "total") == learned.params_total - learned.params_router
+    assert count(fine, "total") == account(fine).params_total
+
+
+def test_budgets_hold_with_routers():
+    """Of 64 narrow experts the router is a tenth of what a token passes, and counts."""
+    fine = overlay(SMALL, {"moe.num_experts": 64, "moe.top_k": 2, "moe.d_expert": 128})
+    assert account(fine).params_router > 0.04 * account(fine).params_active
+    for name, dense in dense_baselines(fine).items():
+        of = "params_active" if name == "dense-active" else "params_total"
+        ours, theirs = getattr(account(fine), of), getattr(account(dense), of)
+        assert abs(ours - theirs) <= 0.01 * ours
+    one = match(overlay(fine, {"moe.num_experts": 4, "moe.d_expert": 0}), fine)
+    gap = account(one).params_active - account(fine).params_active
+    assert abs(gap) <= 0.01 * account(fine).params_active
 
 
 def test_shared_experts_and_dense_layers_count():
