@@ -7,9 +7,9 @@ expert is tried at 32 experts, as there.
 
 Sparse upcycling needs a finished dense trial: run `dense-1x-active`, then
 `--set moe.upcycled_from=HASH` with its config hash adds a mixture of eight copies, to be compared
-with N8-K1 from scratch. Not asked: the truncated normal that OLMoE begins with (initial weights have
-no axis but the router's scale, which has two cells here). A choice by experts looks into the future
-of a text, so its loss is too good: it is told under the table.
+with N8-K1 from scratch. Not asked: the truncated normal that OLMoE begins with (initial weights
+have no axis but the router's scale, which has two cells here). A choice by experts looks into the
+future of a text, so its loss is too good: it is told under the table.
 """
 
 from __future__ import annotations
