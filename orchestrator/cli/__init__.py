@@ -22,6 +22,7 @@ from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app
     report_command,
     run_command,
     submit_command,
+    table_commands,
     ui_command,
 )
 from orchestrator.cli.parameters import app, errors, until_the_end

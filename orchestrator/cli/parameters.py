@@ -289,24 +289,3 @@ def load_study_here(name: str) -> Study:
     """
     file = Path(f"{name}.py")
     return load_study(str(file) if name not in study_names() and file.is_file() else name)
-
-
-def print_table(result: Any) -> None:
-    from orchestrator.report.table_text import body, claims_body, footnotes, headings, render
-
-    if not output.is_terminal:
-        print(render(result, "markdown"), end="")
-        return
-    shown = RichTable(*headings(result), title=result.launch, title_justify="left")
-    shown.columns[0].overflow = "fold"
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for cells in body(result):
-        shown.add_row(*cells)
-    output.print(shown)
-    for note in footnotes(result):
-        output.print(note, highlight=False)
-    for verdict in claims_body(result):
-        name, decision, statement, reason = verdict[0], verdict[1], verdict[-2], verdict[-1]
-        because = f" ({reason})" if reason else ""
-        output.print(f"{name} {decision}: {statement}{because}", highlight=False)

@@ -1,4 +1,4 @@
-"""Commands that read what was run: `status`, `table`, `claims` and `analyze`."""
+"""Commands that read what was run: `status` and `analyze`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from orchestrator.cli.parameters import (
     CheckpointOption,
     JsonOption,
     MlflowOption,
-    ReadableArgument,
     StudyArgument,
     WhichLaunch,
     app,
@@ -23,7 +22,6 @@ from orchestrator.cli.parameters import (
     output,
     print_json,
     print_rows,
-    print_table,
     read_newest,
 )
 
@@ -120,63 +118,6 @@ def _worth_a_look(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     others = [r for r in trials if r.state not in ("running", "failed")]
     room = _ON_A_TERMINAL - len(first)
     return sorted(first + others[len(others) - room :], key=lambda r: r.number)
-
-
-@app.command()
-@grouped
-def table(
-    study: ReadableArgument,
-    form: Annotated[
-        str | None, typer.Option("--format", help="markdown, csv, latex or json.")
-    ] = None,
-    *,
-    which: WhichLaunch,
-) -> None:
-    """The ablation table of the newest launch: mean over seeds, 95% interval, parameters, runs.
-
-    Published values stand beside ours where the study has them, verdicts on its claims below.
-    Example: moe-study table paper_table1 --scale cpu --format latex
-    """
-    from orchestrator.report.table_text import FORMATS, render
-
-    if form is not None and form not in FORMATS:
-        raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")
-    loaded, launch = read_newest(study, which)
-    result = launch.table(loaded)
-    if form is None and output.is_terminal:
-        print_table(result)
-    else:
-        print(render(result, form or "markdown"), end="")
-
-
-@app.command()
-@grouped
-def claims(
-    study: ReadableArgument,
-    *,
-    which: WhichLaunch,
-    as_json: JsonOption = False,
-) -> None:
-    """Verdicts on the study's claims in the newest launch, with intervals, and parts of compounds.
-
-    Example: moe-study claims paper_table1 --scale cpu
-    """
-    from orchestrator.report.verdict_text import HEADINGS, remarks, verdict_rows
-
-    loaded, launch = read_newest(study, which)
-    judgement = launch.judgement(loaded)
-    if as_json:
-        named = {"study": loaded.name, "launch": launch.info.name}
-        print_json({**named, **judgement.to_dict()})
-        return
-    rows = verdict_rows(judgement.verdicts, parts=True)
-    print(f"**{loaded.name}** ({launch.info.name})", end="\n\n")
-    for remark in remarks(judgement):
-        print(remark, end="\n\n")
-    if rows:
-        print_rows(HEADINGS, rows, fold={"interval", "statement", "why"})
-    else:
-        print("The study states no claims: docs/studies.md says how to.")
 
 
 @app.command()

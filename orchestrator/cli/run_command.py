@@ -26,7 +26,6 @@ from orchestrator.cli.parameters import (
     app,
     errors,
     print_json,
-    print_table,
 )
 from orchestrator.cluster.connection import Resources
 
@@ -230,6 +229,8 @@ def print_session(session: Any, as_json: bool) -> None:
             }
         )
     else:
+        from orchestrator.cli.shown_tables import print_table
+
         print_table(session.table())
         for line in lines_of(session.standings):
             errors.print(line, highlight=False)

@@ -99,6 +99,7 @@ class Evidence:
     def _pair(self, claim: Better | NotBetter | Equivalent) -> Finding:
         margin = claim.by if isinstance(claim, Better) else claim.margin
         cells = (claim.a, claim.b)
+        named = {"id": claim.id, "statement": claim.statement, "a": claim.a, "b": claim.b}
         try:
             self._require_alike(claim.a, claim.b, claim.metric)
             a, b = self._metric(claim.a, claim.metric), self._metric(claim.b, claim.metric)
@@ -107,15 +108,14 @@ class Evidence:
                 region_of(claim, margin),
                 cells=cells,
                 off=self._off(cells, claim.metric),
-                id=claim.id,
-                statement=claim.statement,
                 metric=claim.metric,
                 margin=margin or None,
                 leaks=self._leaks(cells),
                 note=_unpaired(a, b),
+                **named,
             )
         except _NoDataError as missing:
-            return Finding(id=claim.id, statement=claim.statement, note=str(missing))
+            return Finding(**named, note=str(missing))
 
     def _larger(self, claim: LargerEffect, other: Effect) -> Finding:
         """|E| > |F| where E - F and E + F have one sign, |E| < |F| where they have opposite signs.
@@ -127,6 +127,8 @@ class Evidence:
         label: dict[str, Any] = {
             "id": f"{claim.id}.{other.name}",
             "statement": f"the effect of {claim.effect.name} is larger than that of {other.name}",
+            "a": f"|{claim.effect.name}|",
+            "b": f"|{other.name}|",
             "leaks": self._leaks(cells),
         }
         try:
@@ -179,6 +181,8 @@ class Evidence:
         return compound(claim, parts)
 
     def _specialises_on(self, claim: Specialises, rows: Rows, id: str, note: str) -> Finding:
+        named = {"id": id, "statement": claim.statement, "a": claim.cell}
+        named["b"] = claim.control or "its permutation null"
         try:
             sample = _above_null(rows, claim.cell, claim.measure)
             if claim.control is not None:
@@ -190,13 +194,12 @@ class Evidence:
                 (claim.at_least, math.inf if claim.at_most is None else claim.at_most),
                 cells=claim.cells,
                 off=_named(claim.cell, collapsed(sample)),
-                id=id,
-                statement=claim.statement,
                 metric=claim.measure,
                 note=note,
+                **named,
             )
         except _NoDataError as missing:
-            return Finding(id=id, statement=claim.statement, note=join(str(missing), note))
+            return Finding(**named, note=join(str(missing), note))
 
     def _region(
         self,

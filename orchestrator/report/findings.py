@@ -18,12 +18,14 @@ class Finding:
     `effect` is the estimate in standard deviations of a seed's (paired) value. `collapsed` names
     seeds far from their cell's others, "cell, seed N: +0.31"; then `checks` holds the p-values of
     the t test and those of the test that it was checked by. `withheld` says why the design has not
-    come to its test yet. `leaks` are cells whose route depends on later tokens, of a claim that
-    also has causal ones.
+    come to its test yet. `a` and `b` are what the estimate is the difference of. `leaks` are cells
+    whose route depends on later tokens, of a claim that also has causal ones.
     """
 
     id: str
     statement: str
+    a: str | None = None
+    b: str | None = None
     p_holds: float = 1.0
     p_fails: float = 1.0
     power: Power | None = None
@@ -82,6 +84,8 @@ def compound(claim: Claim, parts: Sequence[Finding]) -> Finding:
         p_holds=holds,
         p_fails=fails,
         power=power if any(part.tested for part in parts) else None,
+        a=shown.a,
+        b=shown.b,
         metric=shown.metric,
         estimate=shown.estimate,
         low=shown.low,

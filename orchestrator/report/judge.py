@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report.evidence import Sampling
 from orchestrator.report.judged_split import judged_metric, with_causal_routes
+from orchestrator.report.row_contrasts import RowContrasts, row_contrasts
 from orchestrator.report.verdicts import Verdict, judge
 from orchestrator.stores.trial_record import FINISHED_STATES, TrialRecord
 from orchestrator.study.claims import All, Claim, Specialises, measured_by
@@ -36,6 +37,7 @@ class Judgement:
     `evidence` is False at a scale that is too small, with the reason in `evidence_reason`.
     `exploratory` says why the verdicts are not those of the design that was registered. `leaking`
     are cells whose routes depend on later tokens, so that their losses are of no causal model.
+    `contrasts` set the table's rows against each other, by the test that `design_kind` names.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -45,6 +47,8 @@ class Judgement:
     design: str = ""
     exploratory: str | None = None
     leaking: tuple[str, ...] = ()
+    contrasts: RowContrasts = field(default_factory=RowContrasts)
+    design_kind: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The keys that the JSON of `claims` and of `table` share."""
@@ -112,6 +116,15 @@ def judge_launch(
         design=_design_text(study, seeds),
         exploratory=_exploratory(study, counted, seeds),
         leaking=tuple(cell for cell, how in evaluated.items() if not how.is_causal),
+        contrasts=row_contrasts(
+            values,
+            judged_metric(study.metric, records),
+            study.baseline,
+            design=study.design,
+            sampling=sampling,
+        ),
+        design_kind=f"{'t test' if isinstance(study.design, Fixed) else 'e-process'}, alpha "
+        f"{study.design.alpha:g}",
     )
 
 

@@ -17,13 +17,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.base.whole_files import whole
 from orchestrator.report.cost import cost_rows
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
-from orchestrator.report.table_text import body, footnotes, headings
-from orchestrator.report.tables import Table
+from orchestrator.report.table_columns import BASELINE, NOTHING, Column, columns_of
+from orchestrator.report.table_text import footnotes
+from orchestrator.report.tables import Row, Table
 from orchestrator.report.verdict_text import remarks, verdict_word
 from orchestrator.report.verdicts import Verdict
 from orchestrator.stores.trial_record import RUN_LINK, TrialRecord, count_states
@@ -66,6 +68,7 @@ def render_report(launch: LaunchRecords, study: Study) -> str:
     return environment.get_template("report.html.j2").render(
         style=_asset("report.css"),
         script=_asset("report.js"),
+        sort_script=_asset("sort.js"),
         plotly=_packed_plotly() if figures else "",
         figures=json.dumps(figures, allow_nan=False).replace("<", "\\u003c"),
         about=_about(launch, study),
@@ -106,6 +109,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.verdict,
         "word": verdict_word(verdict),
         "registered": verdict.registered,
+        "compared": verdict.compared,
         "effect": None if verdict.effect is None else f"{verdict.effect:+.1f} sd",
         "metric": verdict.metric,
         "estimate": _number(verdict.estimate),
@@ -122,8 +126,9 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _drawing(verdict: Verdict) -> dict[str, float] | None:
-    """Estimate, interval, zero and margin on one line, in percent of its width."""
+def _drawing(verdict: Verdict) -> dict[str, Any] | None:
+    """Estimate, interval, zero and margin on one axis, in percent of its width, with the numbers
+    that stand below it and what the ends mean."""
     if verdict.estimate is None or verdict.ci_low is None or verdict.ci_high is None:
         return None
     margin = verdict.margin or 0.0
@@ -133,31 +138,52 @@ def _drawing(verdict: Verdict) -> dict[str, float] | None:
     def place(value: float) -> float:
         return round(50 + 50 * value / reach, 3)
 
+    better = describe(verdict.metric).better if verdict.metric else None
+    sides = {"lower": (verdict.a, verdict.b), "higher": (verdict.b, verdict.a)}.get(better or "")
     return {
         "low": place(verdict.ci_low),
         "high": place(verdict.ci_high),
         "mean": place(verdict.estimate),
         "margin_low": place(-margin),
         "margin_high": place(margin),
+        "ends": (f"{-reach:+.4f}", f"{reach:+.4f}"),
+        "sides": sides if verdict.metric and verdict.compared else None,
+        "text": f"{verdict.compared}: {verdict.estimate:+.4f}, interval from "
+        f"{verdict.ci_low:+.4f} to {verdict.ci_high:+.4f}, zero in the middle"
+        + (f", margin {margin:.4f} on both sides" if margin else ""),
     }
 
 
 def _table(table: Table, records: Sequence[TrialRecord]) -> dict[str, Any]:
     number_of = {r.run_id: r.number for r in records if r.run_id}
+    columns = columns_of(table)
     return {
-        "headings": headings(table),
+        "headings": [(column.heading, column.is_text) for column in columns],
         "rows": [
             {
-                "cells": [MISSING if cell == "-" else cell for cell in cells],
+                "is_baseline": row.is_baseline,
+                "is_faint": bool(row.stopped or row.is_older),
+                "cells": [_table_cell(row, column, table) for column in columns],
                 "runs": [
                     (seed, number_of[run])
                     for seed, run in zip(row.seeds, row.run_ids, strict=False)
                     if run in number_of
                 ],
             }
-            for row, cells in zip(table.rows, body(table), strict=True)
+            for row in table.rows
         ],
         "notes": footnotes(table, with_remarks=False),
+    }
+
+
+def _table_cell(row: Row, column: Column, table: Table) -> dict[str, Any]:
+    """`key` is what a click on the heading sorts by; empty comes last."""
+    text, key = column.text(row), column.key(row)
+    return {
+        "text": MISSING if text == NOTHING else text,
+        "key": "" if key is None else key,
+        "is_best": row.is_best and column.name == table.metric,
+        "is_mark": text == BASELINE,
     }
 
 

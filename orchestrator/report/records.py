@@ -95,6 +95,9 @@ class LaunchRecords:
             best_first=self.info.attributes["sampled"],
             published=study.published,
             judgement=self.judgement(study, rows),
+            about={
+                key: self.info.attributes.get(key) for key in ("scale", "corpus", "corpus_digest")
+            },
         )
 
 

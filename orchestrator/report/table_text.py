@@ -1,6 +1,6 @@
-"""The ablation table as text: its headings, cells and footnotes, and the four forms of them.
+"""The ablation table as text: its rows, its footnotes, and the four forms of them.
 
-Terminal, page, files and notebook take headings, cells and footnotes from here.
+Terminal, page, files and notebook take rows and footnotes from here, columns from `table_columns`.
 """
 
 from __future__ import annotations
@@ -8,28 +8,72 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
-from moe.metrics import Metric, describe
 from orchestrator.base.errors import BadInput
-from orchestrator.report.tables import Row, Table
+from orchestrator.report.latex_table import Precision, latex
+from orchestrator.report.row_contrasts import Difference
+from orchestrator.report.table_columns import (
+    DECIDED,
+    NOT_CAUSAL,
+    Column,
+    columns_of,
+    sorted_rows,
+)
+from orchestrator.report.tables import Row, Stopped, Table
 from orchestrator.report.verdict_text import HEADINGS as CLAIM_HEADINGS
 from orchestrator.report.verdict_text import markdown_table, remarks, verdict_rows
 
 FORMATS = ("markdown", "csv", "latex", "json")
-NOT_CAUSAL = "\N{DAGGER}"
 _NAMED = 8  # cells that a footnote names
 _LISTS = ("seeds", "run_ids", "commits", "torch", "processors")
+_NESTED = ("published", "params", "difference", "stopped")
 
 
-def render(table: Table, form: str) -> str:
-    """The table as text. Raises BadInput on an unknown format."""
+def render(
+    table: Table,
+    form: str,
+    *,
+    columns: Sequence[str] | None = None,
+    precision: Precision | None = None,
+) -> str:
+    """The table as text; `columns` by name, all without, `precision` of LaTeX. Raises BadInput on
+    an unknown format or column, and on columns of a format that has all fields."""
     if form not in FORMATS:
         raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}.")
-    return {"markdown": _markdown, "csv": _csv, "latex": _latex, "json": _json}[form](table)
+    if form in ("csv", "json"):
+        if columns is not None:
+            raise BadInput(
+                f"--columns chooses for people, and {form} has every field; received "
+                f"{','.join(columns)!r}. Leave it out, or choose --format markdown or latex."
+            )
+        return _csv(table) if form == "csv" else json.dumps(as_json(table), indent=2) + "\n"
+    chosen = columns_of(table, columns)
+    if form == "latex":
+        return latex(table, chosen, footnotes(table), precision or Precision(), columns is None)
+    return _markdown(table, chosen, with_runs=columns is None)
+
+
+def of_cells(table: Table, cells: Sequence[str] | None, sort: str | None) -> Table:
+    """The table with the rows that `cells` names, patterns such as `token-*`, in their order, or by
+    a column. Raises BadInput where a pattern names no cell, or the column is not there."""
+    rows = sorted_rows(table, sort) if sort else table.rows
+    if cells is not None:
+        kept: list[Row] = []
+        for pattern in cells:
+            named = [row for row in rows if fnmatchcase(row.cell, pattern)]
+            if not named:
+                raise BadInput(
+                    f"--cells names cells of the table, or patterns of their names; received "
+                    f"{pattern!r}. Choose from {', '.join(row.cell for row in table.rows[:20])}"
+                    f"{', ...' if len(table.rows) > 20 else ''}."
+                )
+            kept += [row for row in named if row not in kept]
+        rows = [row for row in rows if row in kept] if sort else kept
+    return replace(table, rows=list(rows), sorted_by=sort)
 
 
 def as_json(table: Table) -> dict[str, Any]:
@@ -43,70 +87,20 @@ def as_json(table: Table) -> dict[str, Any]:
     }
 
 
-def _headings(measure: Metric) -> list[str]:
-    shown = ["perplexity"] if measure.is_loss else []
-    return ["cell", "n", measure.name, "95% interval", *shown, "total", "active", "FLOPs/token"]
-
-
-def _cells(row: Row, measure: Metric) -> list[str]:
-    shown = ["-" if row.perplexity is None else f"{row.perplexity:.3f}"]
-    return [
-        f"{row.cell} {NOT_CAUSAL}" if row.leaks_future else row.cell,
-        _count(row),
-        "-" if row.mean is None else f"{row.mean:.4f}",
-        _interval(row),
-        *(shown if measure.is_loss else []),
-        human(row.params_total),
-        human(row.params_active),
-        human(row.flops_per_token),
-    ]
-
-
-def _count(row: Row) -> str:
-    lost = {s: c for s, c in row.states.items() if s != "complete"}
-    return f"{row.n}" + (f" ({', '.join(f'{c} {s}' for s, c in lost.items())})" if lost else "")
-
-
-def _interval(row: Row) -> str:
-    if row.ci_low is None:
-        return "one seed" if row.n == 1 else "-"
-    return f"[{row.ci_low:.4f}, {row.ci_high:.4f}]"
-
-
-def human(number: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.2f}{unit}"
-    return f"{number:g}"
-
-
 def headings(table: Table) -> list[str]:
-    """Column titles: a column a published corpus, and one for the corpus and for the code where
-    rows differ in them."""
-    names = [*_headings(describe(table.metric))]
-    if table.has_corpora:
-        names.insert(1, "corpus")
-    names += [f"published {corpus}" for corpus in table.published_corpora]
-    return [*names, "code"] if _mixed_code(table) else names
+    """Column titles: one for the corpus and for the code where rows differ in them, one a path that
+    moves, one a published corpus."""
+    return [column.heading for column in columns_of(table)]
 
 
 def body(table: Table) -> list[list[str]]:
-    mixed, corpora = _mixed_code(table), table.published_corpora
-    return [
-        [
-            *(cells := _cells(row, describe(table.metric)))[:1],
-            *([row.corpus_label] if table.has_corpora else []),
-            *cells[1:],
-            *(f"{row.published[c]:.3f}" if c in row.published else "-" for c in corpora),
-            *([row.moe_digest[:8]] if mixed else []),
-        ]
-        for row in table.rows
-    ]
+    columns = columns_of(table)
+    return [[column.text(row) for column in columns] for row in table.rows]
 
 
 def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
     """What stands under the rows, a sentence a line; `with_remarks`: also on the verdicts."""
-    lines = []
+    lines = [*_contrast_notes(table)]
     if table.has_corpora:
         lines.append("Rows compare within a corpus: a loss on one text says nothing about another.")
     if commits := sorted({commit for row in table.rows for commit in row.commits}):
@@ -134,7 +128,7 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
             "is judged by them."
         )
     counts = {row.n for row in table.rows if row.n and not row.is_older}
-    if table.best_first and len(counts) > 1:
+    if table.best_first and not table.sorted_by and len(counts) > 1:
         lines.append(
             f"Best first among the rows over {max(counts)} seeds; those over fewer stand below "
             "them, and are not ranked against them."
@@ -149,26 +143,54 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
     return lines + (remarks(table.judgement) if table.judgement and with_remarks else [])
 
 
+def _contrast_notes(table: Table) -> Iterator[str]:
+    """How differences and bold type are to be read."""
+    if table.judgement is None:
+        return
+    contrasts, design = table.judgement.contrasts, table.judgement.design_kind
+    found = [row.difference for row in table.rows if row.difference]
+    if tested := [d for d in found if d.decided is not None]:
+        marks = (
+            f"{DECIDED} where it is told from 0"
+            if any(d.decided for d in tested)
+            else ("none is told from 0")
+        )
+        yield (
+            f"Difference: from {contrasts.baseline}, paired by seed, with its "
+            f"{tested[0].ci_level:.0%} interval; {marks} after Holm's correction over "
+            f"{len(contrasts.differences)} differences ({design})."
+        )
+    if contrasts.best:
+        yield (
+            "Bold: decided to be better than every other row that compares with it, by the same "
+            "test, corrected over these."
+        )
+    elif len([row for row in table.rows if row.n > 1 and not row.is_older]) > 1:
+        yield "No row is decided to be better than every other."
+    if any(row.stopped for row in table.rows):
+        yield "In brackets: the last validation value of pruned trials, and its step."
+
+
 def claims_body(table: Table) -> list[list[str]]:
     """The verdicts, in the order of CLAIM_HEADINGS."""
     return verdict_rows(table.judgement.verdicts) if table.judgement else []
 
 
-def _mixed_code(table: Table) -> bool:
-    return len({row.moe_digest for row in table.rows} - {""}) > 1
-
-
-def _markdown(table: Table) -> str:
+def _markdown(table: Table, columns: Sequence[Column], with_runs: bool) -> str:
     """A run is linked by its seed, under MLflow's own address of it."""
-    runs = [
-        " ".join(
-            f"[{seed}](runs:/{run})" for seed, run in zip(row.seeds, row.run_ids, strict=False)
-        )
-        for row in table.rows
-    ]
-    rows = [[*cells, run] for cells, run in zip(body(table), runs, strict=True)]
+    rows = []
+    for row in table.rows:
+        cells = [
+            f"**{text}**" if row.is_best and column.name == table.metric else text
+            for column in columns
+            for text in [column.text(row)]
+        ]
+        pairs = zip(row.seeds, row.run_ids, strict=False)
+        runs = " ".join(f"[{seed}](runs:/{run})" for seed, run in pairs)
+        rows.append([*cells, runs] if with_runs else cells)
     lines = [f"**{table.study}** ({table.launch})", ""]
-    lines += markdown_table([*headings(table), "runs"], rows)
+    titles = [column.heading for column in columns]
+    lines += markdown_table([*titles, "runs"] if with_runs else titles, rows)
     for note in footnotes(table):
         lines += ["", note]
     if claims := claims_body(table):
@@ -182,9 +204,16 @@ def _csv(table: Table) -> str:
     for row in rows:
         row |= {key: " ".join(map(str, row[key])) for key in _LISTS}
         row["states"] = " ".join(f"{state}={n}" for state, n in row["states"].items())
-        row |= {f"published_{corpus}": x for corpus, x in row.pop("published").items()}
+        published, params, difference, stopped = (row.pop(key) for key in _NESTED)
+        row |= {f"published_{corpus}": x for corpus, x in published.items()}
+        row |= params
+        row |= {f"difference_{key}": x for key, x in (difference or {}).items()}
+        row |= {f"stopped_{key}": x for key, x in (stopped or {}).items()}
         row["evidence"] = table.judgement is None or table.judgement.evidence
-    fields = [name for name in Row.__dataclass_fields__ if name != "published"]
+    fields = [name for name in Row.__dataclass_fields__ if name not in _NESTED]
+    fields += [f"difference_{name}" for name in Difference.__dataclass_fields__]
+    fields += [f"stopped_{name}" for name in Stopped.__dataclass_fields__]
+    fields += dict.fromkeys(path for row in table.rows for path in row.params)
     fields += [*(f"published_{corpus}" for corpus in table.published_corpora), "evidence"]
     writer = csv.DictWriter(out, ["study", "launch", "metric", *fields], lineterminator="\n")
     writer.writeheader()
@@ -193,32 +222,3 @@ def _csv(table: Table) -> str:
             {"study": table.study, "launch": table.launch, "metric": table.metric, **row}
         )
     return out.getvalue()
-
-
-def _latex(table: Table) -> str:
-    """Two tabulars: the rows, and the verdicts; footnotes are comments."""
-    lines = [f"% {table.study} ({table.launch})", *_tabular(headings(table), body(table), "r")]
-    lines += [f"% {note}" for note in footnotes(table)]
-    if claims := claims_body(table):
-        lines += ["", *_tabular(CLAIM_HEADINGS, claims, "l")]
-    return "\n".join(lines) + "\n"
-
-
-def _tabular(titles: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        escaped = (re.sub(r"([\\&%$#_{}])", r"\\\1", cell) for cell in cells)
-        return " & ".join(escaped) + " \\\\"
-
-    return [
-        f"\\begin{{tabular}}{{l{align * (len(titles) - 1)}}}",
-        "\\toprule",
-        line(titles),
-        "\\midrule",
-        *map(line, rows),
-        "\\bottomrule",
-        "\\end{tabular}",
-    ]
-
-
-def _json(table: Table) -> str:
-    return json.dumps(as_json(table), indent=2) + "\n"

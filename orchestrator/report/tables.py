@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import Any
 
 from moe.metrics import (
     VAL_BITS_PER_BYTE,
@@ -21,6 +22,7 @@ from moe.metrics import (
     perplexity,
 )
 from orchestrator.report.judge import Judgement, main_digest
+from orchestrator.report.row_contrasts import Difference, RowContrasts
 from orchestrator.report.statistics import RankCorrelation, kendall_tau, mean_interval
 from orchestrator.stores.trial_record import (
     COMMIT,
@@ -39,6 +41,15 @@ Published = Mapping[str, Mapping[str, float]]  # cell -> corpus -> perplexity
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stopped:
+    """Where pruned trials without a complete one were last seen: the mean over them at the last
+    step that all of them reached, on the validation split."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """`perplexity` is that of the mean, where the table's metric is a loss; `published` the paper's
     perplexity of this cell, by corpus; `commits` are those of the code that trained it, where that
@@ -46,8 +57,10 @@ class Row:
     `leaks_future`: whether later tokens decide which experts earlier ones pass, None where its
     configuration is not known. `upcycled_tokens`: what the dense trial cost that it started from.
     `search_value` is the mean that a search goes by, where that is not `mean` (a test split).
-    `corpus` is what it was trained and evaluated on, in a launch that
-    has several."""
+    `corpus` is what it was trained and evaluated on, in a launch that has several. `params` are its
+    values of what moves in the study, by path. `sd` is of a seed's value. `difference` is from the
+    baseline; `is_best`: whether it is decided to be better than every row that compares with it.
+    """
 
     cell: str
     n: int
@@ -72,6 +85,12 @@ class Row:
     leaks_future: bool | None = None
     upcycled_tokens: int | None = None
     search_value: float | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    sd: float | None = None
+    is_baseline: bool = False
+    is_best: bool = False
+    difference: Difference | None = None
+    stopped: Stopped | None = None
 
     @property
     def chosen_by(self) -> float | None:
@@ -89,7 +108,8 @@ class Row:
 class Table:
     """`rank_correlation`: by published corpus, Kendall's tau of our means with its perplexities.
 
-    Rows of one corpus stand together: a loss on one text says nothing about another.
+    Rows of one corpus stand together: a loss on one text says nothing about another. `about` says
+    what a caption needs of the launch: `scale`, `corpus`, `corpus_digest`.
     """
 
     study: str
@@ -99,6 +119,12 @@ class Table:
     rank_correlation: dict[str, RankCorrelation] = field(default_factory=dict)
     judgement: Judgement | None = None
     best_first: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+    sorted_by: str | None = None  # a column that was asked for
+
+    @property
+    def has_mixed_code(self) -> bool:
+        return len({row.moe_digest for row in self.rows} - {""}) > 1
 
     @property
     def has_corpora(self) -> bool:
@@ -118,10 +144,11 @@ def table_of(
     best_first: bool = False,
     published: Published | None = None,
     judgement: Judgement | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Table:
     """Rows in the order in which cells were first asked for, or (a sampled study's) best first, of
     each corpus by itself: those over the most seeds, then those over fewer, which are not ranked
-    against them.
+    against them. What was pruned at every seed stands below, what went furthest first.
 
     Trials are pooled by configuration and by the digest of the code that trained them: results of
     different code become different rows, each with its digest. A trial that never started stands
@@ -138,20 +165,30 @@ def table_of(
         groups.setdefault((record.cell_hash, digest), []).append(record)
     measure = describe(metric)
     rows = [_row(group, digest, published or {}, measure) for (_, digest), group in groups.items()]
+    main = main_digest(records)
+    if judgement:
+        rows = [_contrasted(row, judgement.contrasts, main) for row in rows]
     if best_first:
         rows.sort(
             key=lambda row: (-row.n, math.inf if (v := row.chosen_by) is None else measure.cost(v))
         )
     corpora = list(dict.fromkeys(r.corpus_digest for r in numbered))
-    rows.sort(key=lambda row: (row.is_older, corpora.index(row.corpus_digest)))
+    rows.sort(
+        key=lambda row: (
+            row.is_older,
+            corpora.index(row.corpus_digest),
+            (1, -row.stopped.step, measure.cost(row.stopped.value)) if row.stopped else (0,),
+        )
+    )
     return Table(
         study=study,
         launch=launch,
         metric=metric,
         rows=rows,
-        rank_correlation=_rank_correlation(rows, main_digest(records), measure),
+        rank_correlation=_rank_correlation(rows, main, measure),
         judgement=judgement,
         best_first=best_first,
+        about=about or {},
     )
 
 
@@ -228,7 +265,31 @@ def _row(records: list[TrialRecord], digest: str, published: Published, measure:
         leaks_future=None if first.config is None else leaks_future(first.config),
         upcycled_tokens=first.attributes.get(UPCYCLED_TOKENS),
         search_value=fmean(on_validation) if on_validation else None,
+        params=dict(first.params),
+        sd=estimate.sd if estimate else None,
+        stopped=_stopped(records),
     )
+
+
+def _contrasted(row: Row, contrasts: RowContrasts, digest: str) -> Row:
+    """With what the judged values say of it: those of the code that trained the most."""
+    if row.is_older or row.moe_digest != digest:
+        return row
+    return replace(
+        row,
+        is_baseline=row.cell == contrasts.baseline,
+        is_best=row.cell in contrasts.best,
+        difference=contrasts.differences.get(row.cell),
+    )
+
+
+def _stopped(records: Sequence[TrialRecord]) -> Stopped | None:
+    pruned = [r.curve for r in records if r.state == "pruned" and r.curve]
+    shared = set.intersection(*map(set, pruned)) if pruned else set()
+    if not shared or any(r.state in ("complete", "running", "waiting") for r in records):
+        return None
+    step = max(shared)
+    return Stopped(step=step, value=sum(curve[step] for curve in pruned) / len(pruned))
 
 
 def _told(key: str, records: Iterable[TrialRecord]) -> list[str]:

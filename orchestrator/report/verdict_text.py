@@ -1,9 +1,11 @@
-"""Verdicts as rows of text, the same in every table that lists them."""
+"""Verdicts as text: rows of a table, and blocks for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+from moe.metrics import describe
 from orchestrator.report.findings import join
 from orchestrator.report.judge import Judgement
 from orchestrator.report.verdicts import Verdict
@@ -12,6 +14,7 @@ from orchestrator.study.registration import BEFORE
 HEADINGS = (
     "claim",
     "verdict",
+    "a minus b",
     "estimate",
     "interval",
     "effect",
@@ -35,6 +38,69 @@ def verdict_rows(verdicts: Iterable[Verdict], *, parts: bool = False) -> list[li
         if parts:
             rows += verdict_rows(verdict.parts, parts=True)
     return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A verdict for a narrow page: a heading, then lines. `depth`: 1 of a compound's part."""
+
+    verdict: str
+    heading: str
+    lines: tuple[str, ...]
+    depth: int = 0
+
+
+def verdict_blocks(verdicts: Iterable[Verdict], *, width: int, depth: int = 0) -> list[Block]:
+    """The verdicts with their parts, each with the two cells, the estimate with its interval drawn
+    on an axis of `width` characters, and why. A compound's numbers are those of its parts."""
+    blocks = []
+    for verdict in verdicts:
+        lines = [] if verdict.parts else [*_measured(verdict, width)]
+        if why := _why(verdict):
+            lines.append(f"why: {why}")
+        heading = f"{verdict.id}: {verdict.statement}"
+        word = verdict_word(verdict)
+        blocks.append(Block(verdict=word, heading=heading, lines=tuple(lines), depth=depth))
+        blocks += verdict_blocks(verdict.parts, width=width - 2, depth=depth + 1)
+    return blocks
+
+
+def _measured(verdict: Verdict, width: int) -> Iterator[str]:
+    if verdict.estimate is None:
+        return
+    unit = describe(verdict.metric).unit if verdict.metric else "1"
+    named = f"{verdict.metric} ({unit})" if unit != "1" else verdict.metric
+    yield f"{verdict.compared}, {named}" if verdict.compared else str(named)
+    margin = f", margin {verdict.margin:.4f}" if verdict.margin else ""
+    shown = f", {_interval(verdict, sign='+')}" if verdict.ci_low is not None else ""
+    yield f"{verdict.estimate:+.4f}{shown}{margin}, n = {verdict.n}"
+    if drawn := interval_line(verdict, width):
+        yield drawn
+
+
+def interval_line(verdict: Verdict, width: int) -> str:
+    """Estimate (o), interval (=), zero (|) and margin (:) on one axis of `width` characters, which
+    is as long on both sides of zero; empty without an interval."""
+    if verdict.estimate is None or verdict.ci_low is None or verdict.ci_high is None:
+        return ""
+    margin, half = verdict.margin or 0.0, (width - 1) // 2
+    reach = max(abs(x) for x in (verdict.ci_low, verdict.ci_high, margin)) or 1.0
+
+    def place(value: float) -> int:
+        return half + round(value / reach * half)
+
+    line = [" "] * (2 * half + 1)
+    line[place(verdict.ci_low) : place(verdict.ci_high) + 1] = "=" * (
+        place(verdict.ci_high) - place(verdict.ci_low) + 1
+    )
+    if margin:
+        line[place(-margin)] = line[place(margin)] = ":"
+    line[half] = "|"
+    line[place(verdict.estimate)] = "o"
+    return "".join(line).rstrip()
+
+
+AXIS_LEGEND = "axis: o estimate, = interval, | zero, : margin"
 
 
 def verdict_word(verdict: Verdict) -> str:
@@ -86,6 +152,7 @@ def _row(verdict: Verdict) -> list[str]:
     return [
         verdict.id,
         verdict_word(verdict),
+        verdict.compared or "-",
         _number(verdict.estimate),
         _interval(verdict),
         "-" if verdict.effect is None else f"{verdict.effect:+.1f} sd",
@@ -101,10 +168,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _interval(verdict: Verdict) -> str:
+def _interval(verdict: Verdict, sign: str = "") -> str:
     if verdict.ci_low is None or verdict.ci_level is None:
         return "-"
-    return f"{verdict.ci_level:.0%} [{verdict.ci_low:.4f}, {verdict.ci_high:.4f}]"
+    low, high = f"{verdict.ci_low:{sign}.4f}", f"{verdict.ci_high:{sign}.4f}"
+    return f"{verdict.ci_level:.0%} [{low}, {high}]"
 
 
 def _perplexity(verdict: Verdict) -> str:

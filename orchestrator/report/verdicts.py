@@ -45,9 +45,9 @@ FEW_SEEDS = 5  # below this the spread itself is hardly known
 class Verdict:
     """A claim judged. What the data cannot give is None.
 
-    `estimate` is a minus b (LargerEffect: the difference of the absolute effects; Specialises: the
-    measure above its null) in the unit of `metric`, with its interval at `ci_level` over `n` paired
-    seeds. A compound shows the numbers of the part that decides it, and all of them in `parts`.
+    `estimate` is `a` minus `b` (LargerEffect: the difference of the absolute effects; Specialises:
+    the measure above its null) in the unit of `metric`, with its interval at `ci_level` over `n`
+    paired seeds. A compound shows the numbers of the part that decides it, and all in `parts`.
     `effect` is the estimate in standard deviations of a seed's (paired) value. `level` is what Holm
     holds `p_value` to. `seeds_for_80`, for undecided claims: the seeds in every cell that decide it
     at that level in 80% of studies of this mean and spread; `power_at_end`, of a sequential design:
@@ -64,6 +64,8 @@ class Verdict:
 
     id: str
     statement: str
+    a: str | None
+    b: str | None
     verdict: Literal["supported", "refuted", "undecided"]
     metric: str | None
     estimate: float | None
@@ -91,6 +93,11 @@ class Verdict:
         return not self.leaks
 
     @property
+    def compared(self) -> str:
+        """What the estimate is the difference of; empty where nothing was compared."""
+        return f"{self.a} minus {self.b}" if self.a and self.b else ""
+
+    @property
     def perplexity_ratio(self) -> tuple[float, float | None, float | None] | None:
         """Estimate and interval of a claim on a loss, as a ratio of perplexities."""
         if self.metric is None or self.estimate is None or not describe(self.metric).is_loss:
@@ -103,6 +110,7 @@ class Verdict:
         shown = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         shown["perplexity_ratio"] = self.perplexity_ratio
         shown["causal"] = self.causal
+        shown["compared"] = self.compared
         shown["parts"] = [part.to_dict() for part in self.parts]
         if self.with_causal_routes is not None:
             shown["with_causal_routes"] = self.with_causal_routes.to_dict()
@@ -188,6 +196,8 @@ class _Family:
         return Verdict(
             id=finding.id,
             statement=finding.statement,
+            a=finding.a,
+            b=finding.b,
             verdict=decision,
             metric=finding.metric,
             estimate=finding.estimate,

@@ -92,6 +92,21 @@ def test_the_charts_are_plotly_figures_without_colours_of_their_own(page):
     assert names <= LIGHT.keys()
 
 
+def test_no_chart_offers_to_send_itself_anywhere(page):
+    (options,) = re.findall(r"const options = \{(.*?)\};", page, flags=re.DOTALL)
+    assert "showSendToCloud: false" in options
+    assert 'plotlyServerURL: ""' in options
+
+
+def test_verdicts_name_both_cells_and_the_table_its_baseline(page):
+    assert "token-learned minus dense-active" in text_of(page)
+    (row,) = re.findall(r'<tr class="baseline">(.*?)</tr>', page, flags=re.DOTALL)
+    assert "dense-active" in row
+    assert "baseline" in text_of(row)
+    axes = re.findall(r'<svg class="interval".*? aria-label="(.*?)"', page)
+    assert all("interval from" in label and "zero in the middle" in label for label in axes)
+
+
 def test_no_number_stands_where_one_is_missing(launch, page):
     assert {r.state for r in launch.trials} == {"complete", "pruned", "failed"}
     rows = re.findall(r'<tr id="trial-(\d+)">(.*?)</tr>', page, flags=re.DOTALL)

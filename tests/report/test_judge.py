@@ -199,14 +199,6 @@ def test_csv_has_a_column_a_published_corpus(records):
     assert {row["evidence"] for row in rows} == {"False"}
 
 
-def test_latex_is_two_tabulars_that_escape_their_text(records):
-    text = render(table(records), "latex")
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
-    assert r"95\% [" in text
-    for line in text.splitlines():
-        assert line.startswith("%") or line.count("%") == line.count(r"\%")
-
-
 def test_a_table_without_claims_or_published_values_is_as_before(records):
     plain = render(table_of("plain", "plain/cpu", records), "markdown")
     assert "published" not in plain

@@ -60,7 +60,13 @@
   };
   const draw = (place, width) => {
     const figure = figures[place.dataset.figure];
-    const options = { displaylogo: false, displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false };
+    const options = {
+      displaylogo: false,
+      // Nothing here sends anything anywhere: plotly.js would offer to upload the chart to its makers.
+      showSendToCloud: false,
+      plotlyServerURL: "",
+      displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
+    };
     return Plotly.react(place, painted(figure.data), layoutOf(figure, width ?? place.clientWidth), options);
   };
   const drawAll = () => Promise.all(places.map((place) => draw(place)));
