@@ -30,6 +30,7 @@ from moe.code_digest import moe_digest
 from moe.config import TrialConfig
 from moe.data.token_store import TokenStore, verify
 from moe.identity import config_hash
+from moe.memory_fit import gpu_bytes, host_bytes, misfit
 from moe.train.machine import machine
 from moe.train.many_runs import (
     INTERRUPTED,
@@ -93,6 +94,9 @@ def _train_one(file: Path, options: argparse.Namespace) -> int:
         store = TokenStore.open(tokens_of(config, options.tokens))
         verify(store.path)
         config = resolve(config, store, world)
+        most = host_bytes() if device == "cpu" else gpu_bytes()
+        if most and (reason := misfit(config, most, device=device, where="in this machine")):
+            raise ValueError(reason)
     except (ValueError, OSError) as error:
         return _refuse(error)
     torch.set_num_threads(options.threads)

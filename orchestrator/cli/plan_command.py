@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moe.memory_fit import size_text
 from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
 from orchestrator.cli.option_groups import grouped
@@ -79,6 +80,10 @@ def plan_command(
     asked: AskedLaunch,
     trials: TrialsOption = None,
     home: HomeOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Workers of each trial, for its memory.")] = 1,
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda: whose memory a worker's peak is told of.")
+    ] = "cpu",
     write_configs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each trial's resolved config there.")
     ] = None,
@@ -98,13 +103,15 @@ def plan_command(
     """
     from orchestrator.report.pace import pace_of
     from orchestrator.study.cautions import cautions
-    from orchestrator.study.plan import plan
+    from orchestrator.study.plan import Given, plan
     from orchestrator.study.plan import write_configs as write
 
+    if device not in ("cpu", "cuda"):
+        raise BadInput(f"--device is cpu or cuda; received {device!r}. Choose one.")
     if spread is not None and not 0 < spread < math.inf:
         raise BadInput(f"--spread is a number above 0; received {spread:g}. Correct it.")
     launch = asked.resolved(study, trials=trials, need_corpus=False)
-    planned = plan(launch, Home.at(home).tokens)
+    planned = plan(launch, Home.at(home).tokens, Given(device=device, workers=workers))
     for line in planned["notes"]:
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
     if write_configs is not None:
@@ -144,6 +151,11 @@ def plan_command(
             "home at this scale",
             highlight=False,
         )
+    output.print(
+        f"at its peak a worker needs about {size_text(planned['peak_memory_bytes'])} of its "
+        f"{'GPU' if device == 'cuda' else 'host'}'s memory, beside the libraries",
+        highlight=False,
+    )
     for line in noted:
         output.print(line, highlight=False)
     if planned["cells"]:
@@ -153,11 +165,12 @@ def plan_command(
                 f"{cell['params_total']:,}",
                 f"{cell['params_active']:,}",
                 f"{cell['flops_per_token']:,}",
+                size_text(cell["peak_memory_bytes"]),
                 ", ".join(f"{p}={v}" for p, v in cell["overrides"].items()) or "nothing",
             ]
             for cell in planned["cells"]
         ]
-        headings = ("cell", "total", "active", "FLOPs/token", "what it changes")
+        headings = ("cell", "total", "active", "FLOPs/token", "peak memory", "what it changes")
         print_rows(headings, shown, fold={"cell", "what it changes"})
     if powers:
         output.print(f"claims are judged by a design: {launch.study.design}", highlight=False)

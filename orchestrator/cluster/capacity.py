@@ -149,6 +149,12 @@ def _held(resources: Resources, live: list[Mapping[str, float]], growth: Growth)
     )
 
 
+def may_grow() -> bool:
+    """Whether the connected cluster may start nodes, or does not say that it cannot."""
+    growth = _growth()
+    return not growth.known or bool(growth.types)
+
+
 def _growth() -> Growth:
     """From where a maximum is known: what a platform reported, or the autoscaler's own file.
 

@@ -23,6 +23,7 @@ from orchestrator.base.urls import redact
 from orchestrator.cluster import capacity, connection, nodes
 from orchestrator.cluster.connection import Resources
 from orchestrator.driver.dense_runs import DenseRun, find_dense_runs
+from orchestrator.driver.memory_admission import memory_here, memory_of_nodes, require_memory
 from orchestrator.driver.options import Options, require_folders, require_sane
 from orchestrator.driver.prepared_corpora import Preparing, Tokens
 from orchestrator.driver.until_decided import SeedAllocator, require_decidable
@@ -158,16 +159,20 @@ def opened(
     require_tracking(mlflow_uri)
     if options.checkpoint_uri is not None:
         options.place.require_usable()
+    worth_saying: list[str | None] = []
     if start_cluster and options.address is None:
         connection.require_fits_here(options.resources, options.cpus or connection.local_cpus())
+        memory = memory_here(options.resources)
+        worth_saying.append(require_memory(launch, options.resources, memory))
 
     # What others trained is only taken in: nothing starts here.
     dense_runs = find_dense_runs(launch, storage_url, options.place) if start_cluster else {}
-    waits = None
     with ExitStack() as stack:
         if options.address:
             stack.enter_context(connection.connected(options.address))
-            waits = capacity.require_fits(options.resources)
+            worth_saying.append(capacity.require_fits(options.resources))
+            memory = memory_of_nodes(options.resources)
+            worth_saying.append(require_memory(launch, options.resources, memory))
         stack.enter_context(home.made())
         stack.enter_context(trouble_named(storage_url))
         for lock in driver_locks(home, storage_url, launch.name):
@@ -226,7 +231,7 @@ def opened(
                 *mended,
                 *grown,
                 *_worth_saying(session, storage),
-                *filter(None, [waits]),
+                *filter(None, worth_saying),
             ]
             tracking.begin()
             if history := search.info.attributes.get(REGISTRATIONS):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moe.data.layout import read_meta
 from moe.data.sources.mixed_corpora import Mixture, Obtained, obtained_parts
+from moe.memory import estimate
 from orchestrator.base.errors import BadInput
 from orchestrator.study.corpus_notes import corpus_notes
 from orchestrator.study.launch import Launch, Point
@@ -17,13 +19,25 @@ from search_spaces.space import Infeasible
 _COST_SAMPLE = 64
 
 
-def plan(launch: Launch, prepared: Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What each trial is to be given: the memory of a worker hangs on it."""
+
+    device: str = "cpu"
+    workers: int = 1
+
+    def peak_of(self, point: Point) -> int:
+        """Bytes of a worker at its peak, estimated."""
+        return estimate(point.config, device=self.device, workers=self.workers).peak
+
+
+def plan(launch: Launch, prepared: Path | None = None, given: Given = Given()) -> dict[str, Any]:
     """The JSON of `moe-study plan`. A sampled study's FLOPs are estimated, from random points.
 
     `prepared` is a folder of prepared tokens: what a mixture came to stands there, if it was run.
     """
     if launch.study.is_grid:
-        points = launch.points()
+        points = sample = launch.points()
         trials, tokens, flops = _totals(points)
         estimated = False
     else:
@@ -41,7 +55,10 @@ def plan(launch: Launch, prepared: Path | None = None) -> dict[str, Any]:
         "trials": trials,
         "tokens_total": tokens,
         "flops_total": flops,
-        "cells": [_cell(launch, cell.name, points) for cell in launch.cells],
+        "peak_memory_bytes": max(map(given.peak_of, sample)),
+        "device": given.device,
+        "workers": given.workers,
+        "cells": [_cell(launch, cell.name, points, given) for cell in launch.cells],
         "launch": launch.name if launch.is_read else None,
         "question": launch.study.question,
         "baseline": launch.study.baseline,
@@ -75,7 +92,7 @@ def _totals(points: list[Point]) -> tuple[int, int, int]:
     return len(points), tokens, flops
 
 
-def _cell(launch: Launch, name: str, points: list[Point]) -> dict[str, Any]:
+def _cell(launch: Launch, name: str, points: list[Point], given: Given) -> dict[str, Any]:
     own = [point for point in points if point.cell == name]
     accounting = own[0].accounting
     return {
@@ -86,6 +103,7 @@ def _cell(launch: Launch, name: str, points: list[Point]) -> dict[str, Any]:
         "params_total": accounting.params_total,
         "params_active": accounting.params_active,
         "flops_per_token": accounting.flops_per_token,
+        "peak_memory_bytes": given.peak_of(own[0]),
     }
 
 
