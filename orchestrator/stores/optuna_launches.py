@@ -37,8 +37,6 @@ DRIVERS = "drivers"
 
 _WITHIN = " Trials are ranked within a corpus: a loss on one text says nothing about another."
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LaunchInfo:

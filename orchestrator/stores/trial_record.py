@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -15,6 +16,10 @@ from moe.identity import told
 from moe.metrics import DEVICE_S as COST
 from orchestrator.stores.optuna_private import trial_id_of
 from orchestrator.study.launch import Point
+
+# Optuna tells of every study that is made, a sampler's own in memory too: no news for a user. Set
+# here, since whoever speaks to Optuna knows this module.
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 # User attributes of an Optuna trial.
 CELL = "cell"
