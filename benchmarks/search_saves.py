@@ -78,6 +78,7 @@ class Table:
             scales={"smoke": search_table.BASE},
             space=search_table.SPACE,
             trials=len(table["points"]),
+            sampler="tpe",
             early_stopping=SEARCH.early_stopping,
         )
         self.launch: Launch = resolve(study)

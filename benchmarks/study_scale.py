@@ -44,7 +44,8 @@ from orchestrator.report.table_text import render
 from orchestrator.stores.trial_record import TrialRecord, count_states
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.samplers import Sampler
-from orchestrator.trials.sampling import BoundedHistory, propose
+from orchestrator.trials.sampling import propose
+from orchestrator.trials.search_history import BoundedHistory
 from orchestrator.trials.seed_groups import SeedGroups
 from orchestrator.trials.spending import Limits, Spending
 from orchestrator.trials.trial_queue import TrialQueue

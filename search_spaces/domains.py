@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +27,7 @@ class Trial(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """One of `values`. A sampler sees no order among them."""
+    """One of `values`. Numbers, from three of them on, are known to be ordered (`is_ordered`)."""
 
     values: tuple[Any, ...]
 
@@ -99,6 +100,16 @@ def contains(domain: Domain, value: Any) -> bool:
             return type(value) is int and low <= value <= high and (value - low) % step == 0
         case Float(low=low, high=high):
             return type(value) is float and low <= value <= high
+
+
+def is_ordered(domain: Domain) -> bool:
+    """Whether near values of a domain may be expected to do alike."""
+    return not isinstance(domain, Choice) or is_ordered_list(domain.values)
+
+
+def is_ordered_list(values: Sequence[Any]) -> bool:
+    """Of two values none lies between the others: an order says nothing there."""
+    return len(values) > 2 and all(type(value) in (int, float) for value in values)
 
 
 def check_values(axis: AxisInfo, values: Any, *, stable: bool = False) -> tuple[Any, ...]:

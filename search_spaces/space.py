@@ -141,6 +141,12 @@ class Space:
             typed[path] = number
         return {path: typed[path] for path in self.axes if path in typed}
 
+    def has(self, point: Mapping[str, Any]) -> bool:
+        """Whether a point, feasible or not, holds exactly the axes that exist there, each with a
+        value of its domain."""
+        existing = {path for path in self.axes if self._exists(path, point)}
+        return existing == set(point) and all(contains(self.axes[p], v) for p, v in point.items())
+
     def distributions(self) -> dict[str, dict[str, Any]]:
         """Every axis as plain data: its `kind` and the arguments of Optuna's distribution of it."""
         plain = {}
@@ -194,7 +200,7 @@ class Space:
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
         """A random point, feasible or not."""
-        return self.suggest(_Draw(rng))
+        return self.suggest(RandomTrial(rng))
 
     @cached_property
     def is_enumerable(self) -> bool:
@@ -297,8 +303,8 @@ def _parents_first(
     return ordered
 
 
-class _Draw:
-    """Draws a point at random: the part of an Optuna trial that `check` needs."""
+class RandomTrial:
+    """Draws a point at random: the part of an Optuna trial that a space asks."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

@@ -79,6 +79,12 @@ def complete_scale(context: typer.Context, typed: str) -> list[str]:
     return [name for name in scales if name.startswith(typed)]
 
 
+def complete_sampler(typed: str) -> list[str]:
+    from orchestrator.study.samplers import SAMPLERS
+
+    return [name for name in SAMPLERS if name.startswith(typed)]
+
+
 def complete_path(typed: str) -> list[str]:
     from search_spaces.axes import describe_axes
 
@@ -134,6 +140,13 @@ AddressOption = Annotated[str | None, typer.Option(help="A Ray cluster: auto or 
 TrialsOption = Annotated[
     int | None, typer.Option(help="Points of a sampled study, all seeds each.")
 ]
+SamplerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Who draws the points of a sampled study: auto, gp, tpe, random, qmc or nsga2.",
+        autocompletion=complete_sampler,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -147,7 +160,12 @@ class AskedLaunch:
     corpus: CorpusOption = None
 
     def resolved(
-        self, study: str, *, trials: int | None = None, need_corpus: bool = True
+        self,
+        study: str,
+        *,
+        trials: int | None = None,
+        sampler: str | None = None,
+        need_corpus: bool = True,
     ) -> Launch:
         """Raises BadInput as `study.resolve` does, and where an option cannot be read."""
         if trials is not None and trials < 1:
@@ -159,6 +177,7 @@ class AskedLaunch:
             overrides=parse_overrides(self.overrides),
             corpus_spec=self.corpus,
             trials=trials,
+            sampler=sampler,
             need_corpus=need_corpus,
         )
 

@@ -17,6 +17,7 @@ from orchestrator.cli.parameters import (
     AskedLaunch,
     HomeOption,
     JsonOption,
+    SamplerOption,
     StudyArgument,
     TrialsOption,
     app,
@@ -79,6 +80,7 @@ def plan_command(
     *,
     asked: AskedLaunch,
     trials: TrialsOption = None,
+    sampler: SamplerOption = None,
     home: HomeOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers of each trial, for its memory.")] = 1,
     device: Annotated[
@@ -110,13 +112,13 @@ def plan_command(
         raise BadInput(f"--device is cpu or cuda; received {device!r}. Choose one.")
     if spread is not None and not 0 < spread < math.inf:
         raise BadInput(f"--spread is a number above 0; received {spread:g}. Correct it.")
-    launch = asked.resolved(study, trials=trials, need_corpus=False)
+    launch = asked.resolved(study, trials=trials, sampler=sampler, need_corpus=False)
     planned = plan(launch, Home.at(home).tokens, Given(device=device, workers=workers))
     for line in planned["notes"]:
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
     if write_configs is not None:
         if not launch.is_read:
-            launch = asked.resolved(study, trials=trials)
+            launch = asked.resolved(study, trials=trials, sampler=sampler)
         paths = write(launch, write_configs)
         errors.print(f"wrote {len(paths)} configs to {write_configs}", highlight=False)
         if launch.study.is_grid:
@@ -156,7 +158,7 @@ def plan_command(
         f"{'GPU' if device == 'cuda' else 'host'}'s memory, beside the libraries",
         highlight=False,
     )
-    for line in noted:
+    for line in filter(None, [launch.sampler_line, *noted]):
         output.print(line, highlight=False)
     if planned["cells"]:
         shown = [

@@ -20,6 +20,7 @@ from orchestrator.cli.parameters import (
     HomeOption,
     JsonOption,
     MlflowOption,
+    SamplerOption,
     StudyArgument,
     TrialsOption,
     WhichStores,
@@ -37,6 +38,7 @@ def run_command(
     *,
     asked: AskedLaunch,
     trials: TrialsOption = None,
+    sampler: SamplerOption = None,
     stores: WhichStores,
     checkpoint_uri: CheckpointOption = None,
     address: AddressOption = None,
@@ -100,7 +102,7 @@ def run_command(
     from orchestrator.driver.tune_loop import run
     from orchestrator.trials.spending import Limits
 
-    launch = asked.resolved(study, trials=trials)
+    launch = asked.resolved(study, trials=trials, sampler=sampler)
     options = Options(
         home=Home.at(stores.home),
         **stores.outside,

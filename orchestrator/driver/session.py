@@ -274,6 +274,7 @@ def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
     for name, other in session.launch.merged.items():
         yield f"cell {name} is the same configuration as {other}: trained once, as {other}"
     yield from cautions(session.launch)
+    yield from filter(None, [session.launch.sampler_line])
     for record in session.ledger.queue.unknown:
         yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
     info = session.info

@@ -94,7 +94,7 @@ def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> Launc
         DRIVERS: _with_this(existing.get(DRIVERS, [])),
         BASE: None if launch.study.is_grid else told(launch.base_point().config),
         "early_stopping": _early_stopping(launch),
-        "sampler": None if launch.study.is_grid else str(launch.study.sampler),
+        "sampler": None if launch.study.is_grid else str(launch.sampler),
     }
     attributes[REGISTRATIONS] = _registered(storage, known, launch, now=now)
     direction = "maximize" if launch.study.measure.better == "higher" else "minimize"

@@ -13,12 +13,17 @@ and what it means, and pyproject.toml bounds both by minor version.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import optuna
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
+from optuna.samplers import BaseSampler
+from optuna.samplers._ga import BaseGASampler
+from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb.models import (
@@ -90,6 +95,37 @@ def trial_id_of(trial: FrozenTrial) -> int:
 def give_identity(trial: FrozenTrial, *, number: int, trial_id: int) -> None:
     """To a trial that was made here and is in a storage now."""
     trial.number, trial._trial_id = number, trial_id
+
+
+def generations_of(sampler: BaseSampler, complete: Sequence[bool]) -> list[dict[str, Any]]:
+    """System attributes that tell a genetic sampler which generation each trial of a history is of:
+    its own are of the study that it drew them in. Empty ones for any other sampler."""
+    if not isinstance(sampler, BaseGASampler) or not sampler.population_size:
+        return [{} for _ in complete]
+    key, found, count = sampler._get_generation_key(), [], 0
+    for is_complete in complete:
+        found.append({key: count // sampler.population_size} if is_complete else {})
+        count += is_complete
+    return found
+
+
+def reseeded_copy(sampler: BaseSampler, seed: int) -> BaseSampler:
+    """A sampler of the same settings whose generators, and those of the samplers and strategies
+    within it, begin with `seed`: Optuna's own `reseed_rng` takes none."""
+    copied, generators, seen = copy.deepcopy(sampler), [], set()
+    inside: list[Any] = [copied]
+    while inside:
+        one = inside.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, LazyRandomState):
+            generators.append(one)
+        elif type(one).__module__.startswith("optuna.") or isinstance(one, BaseSampler):
+            inside += getattr(one, "__dict__", {}).values()
+    for i, generator in enumerate(generators):
+        generator.rng.seed((seed + i) % 2**32)
+    return copied
 
 
 def locked(lock: JournalFileSymlinkLock) -> AbstractContextManager[None]:

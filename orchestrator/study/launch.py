@@ -23,6 +23,7 @@ from orchestrator.study.corpora import (
     joint_label,
 )
 from orchestrator.study.followed_labels import followed_labels, sequence_labels
+from orchestrator.study.samplers import Auto, Sampler
 from orchestrator.study.study import Study
 from search_spaces.cells import Cell, readable_name
 from search_spaces.overlay import overlay
@@ -83,6 +84,22 @@ class Launch:
     def is_read(self) -> bool:
         """Whether every corpus that a trial trains on could be read."""
         return set(self.corpus_specs) <= set(self.corpora)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Who draws points, "auto" having chosen."""
+        sampler = self.study.sampler
+        if self.space is None or not isinstance(sampler, Auto):
+            return sampler
+        return sampler.chosen_for(self.space, self.trials, len(self.seeds))
+
+    @property
+    def sampler_line(self) -> str | None:
+        """Whom "auto" chose, and why; None where the study or an option names one."""
+        sampler = self.study.sampler
+        if self.space is None or not isinstance(sampler, Auto):
+            return None
+        return sampler.line(self.space, self.trials, len(self.seeds))
 
     @property
     def has_corpora(self) -> bool:

@@ -67,6 +67,7 @@ def plan(launch: Launch, prepared: Path | None = None, given: Given = Given()) -
         "corpora": {spec: _digest(launch, spec) for spec in launch.corpus_specs},
         "mixtures": _mixtures(launch, prepared),
         "estimated": estimated,
+        "sampler": None if launch.study.is_grid else str(launch.sampler),
         "notes": corpus_notes(launch, points),
         "merged": dict(launch.merged),
     }

@@ -14,6 +14,7 @@ from orchestrator.base.errors import BadInput
 from orchestrator.study.corpora import CORPUS_PATH, corpora_of, opened_corpora
 from orchestrator.study.followed_labels import followed_labels
 from orchestrator.study.launch import Launch, Point, with_digest
+from orchestrator.study.samplers import as_sampler
 from orchestrator.study.study import Study
 from search_spaces.cells import Cell
 from search_spaces.overlay import get, overlay
@@ -43,6 +44,7 @@ def resolve(
     overrides: Mapping[str, Any] | None = None,
     corpus_spec: str | None = None,
     trials: int | None = None,
+    sampler: str | None = None,
     need_corpus: bool = True,
 ) -> Launch:
     """Everything that a launch will do, before anything is created.
@@ -65,6 +67,8 @@ def resolve(
             f"--trials is for sampled studies, and {study.name} is a grid whose cells are all run; "
             f"received {trials}. Leave it out."
         )
+    if sampler is not None:
+        study = _with_sampler(study, sampler)
     try:
         # Before the cells are made: a label router's column is one that this corpus has.
         default = study.scales[scale].data.corpus
@@ -109,6 +113,18 @@ def resolve(
     except ConfigError as error:
         raise BadInput(f"study {study.name} at scale {scale}: {error}") from None
     return launch
+
+
+def _with_sampler(study: Study, name: str) -> Study:
+    if study.is_grid:
+        raise BadInput(
+            f"--sampler is for sampled studies, and {study.name} is a grid whose cells are all "
+            f"run; received {name!r}. Leave it out."
+        )
+    try:
+        return dataclasses.replace(study, sampler=as_sampler(name))
+    except ValueError as error:
+        raise BadInput(f"--sampler: {error}") from None
 
 
 def _with_metric(study: Study, space: Space | None) -> Space | None:

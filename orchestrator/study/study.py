@@ -33,8 +33,8 @@ class Study:
     moe.metrics that has a direction: what tables show, searches improve and stopping goes by, as it
     is after the last step. `published` holds the numbers of a paper: cell -> corpus -> perplexity.
     `design` says on how many seeds the claims are judged, and how often: Fixed, or Sequential.
-    `sampler` draws the points of a sampled study: a name of `study.samplers`, or a sampler of
-    Optuna's.
+    `sampler` draws the points of a sampled study: a name of `study.samplers`, of which "auto"
+    chooses one by the size of the launch, or a sampler of Optuna's.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Study:
     scale_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     default_scale: str = "smoke"
     metric: str = VAL_LOSS
-    sampler: Any = "tpe"
+    sampler: Any = "auto"
     early_stopping: StoppingRule | None = None
     claims: tuple[Claim, ...] = ()
     design: Design = field(default_factory=Fixed)

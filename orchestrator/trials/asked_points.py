@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
-
-import optuna
-from optuna.trial import TrialState
 
 from moe.config import ConfigError
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
-from orchestrator.trials.sampling import DRAWS_OF_SAMPLER, generator_seed, study_of
+from orchestrator.trials.sampling import DRAWS_OF_SAMPLER, generator_seed, search_of
+from search_spaces.drawing import with_values
 from search_spaces.space import Infeasible
 
 DRAWS_OF_THE_REST = 1000
@@ -39,26 +38,32 @@ def completed_point(
     assert launch.space is not None
     fixed = launch.space.require_within(values)
     seed = generator_seed(launch, index, 0)
-    sampler = launch.study.sampler.optuna_sampler(seed=seed, index=index)
-    study = study_of(history, sampler, metric=launch.study.metric, space=launch.space)
     asked = _Asked(launch, fixed, known_as)
-    for _ in range(DRAWS_OF_SAMPLER):
-        if (point := asked.drawn(study)) is not None:
+    search = search_of(launch, history, fixed=fixed, is_open=asked.is_open)
+    suggestions = launch.sampler.suggestions(search, seed=seed, index=index)
+    for drawn in islice(suggestions, DRAWS_OF_SAMPLER):
+        if (point := asked.tried(drawn)) is not None:
             return point
         if asked.is_whole:
             raise ConfigError(asked.refused)
+    generator = random.Random(f"{seed} beside the sampler")
     if launch.space.is_enumerable:
         points = [v for v in launch.feasible_points or [] if fixed.items() <= v.items()]
-        for values in random.Random(seed).sample(points, len(points)):
+        for values in generator.sample(points, len(points)):
             if (point := asked.tried(values)) is not None:
                 return point
+        if not points:  # for the reason
+            asked.tried(with_values(launch.space, fixed, generator))
+        if asked.is_whole:
+            raise ConfigError(asked.refused)
         raise ConfigError(
             f"no new feasible point has the values {fixed}. Of one it is said: {asked.refused}"
         )
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     for _ in range(DRAWS_OF_THE_REST):
-        if (point := asked.drawn(study)) is not None:
+        if (point := asked.tried(with_values(launch.space, fixed, generator))) is not None:
             return point
+        if asked.is_whole:
+            raise ConfigError(asked.refused)
     raise ConfigError(
         f"no new feasible point with the values {fixed} was found in {DRAWS_OF_THE_REST:,} draws "
         f"of the rest, which proves nothing. Give more values. Of one it is said: {asked.refused}"
@@ -75,14 +80,8 @@ class _Asked:
         self._launch, self._fixed, self._known_as = launch, fixed, known_as
         self.refused, self.is_whole = "", False
 
-    def drawn(self, study: optuna.Study) -> Point | None:
-        assert self._launch.space is not None
-        study.enqueue_trial(dict(self._fixed))
-        trial = study.ask()
-        point = self.tried(self._launch.space.suggest(trial))
-        if point is None:
-            study.tell(trial, state=TrialState.FAIL)
-        return point
+    def is_open(self, values: Mapping[str, Any]) -> bool:
+        return self.tried(values) is not None
 
     def tried(self, values: Mapping[str, Any]) -> Point | None:
         self.is_whole = set(values) <= set(self._fixed)

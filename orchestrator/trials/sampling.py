@@ -1,10 +1,10 @@
 """Suggestions of a sampled study, drawn beside the record rather than in it.
 
-Each draw uses a study in memory, holding a bounded history, and only a point that is feasible and
-new becomes a trial of the record. So nothing is repeated (default TPE repeated 16 of 48 suggestions
-on a 48-point grid), no rejected draw leaves a state behind, the cost of a suggestion does not grow
-with the study (TPE's ask took 110 ms at 10,000 trials), and a restarted driver goes on where the
-dead one stopped, since the generator is seeded by the number of the point.
+Each draw goes by a bounded history, and only a point that is feasible and new becomes a trial of
+the record. So nothing is repeated (Optuna's TPE by itself repeats 16 of 48 suggestions on a grid of
+48 points), no rejected draw leaves a state behind, the cost of a suggestion does not grow with the
+study (TPE's ask took 110 ms at 10,000 trials), and a restarted driver goes on where the dead one
+stopped, since the generator is seeded by the number of the point.
 
 Where the sampler's draws are all refused or known, a space that can be enumerated gives any of its
 points that are left, and is exhausted when there are none. Of a larger one nothing is proved by
@@ -13,37 +13,26 @@ draws: the launch remembers how many failed, and the next try draws others.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
-from optuna.storages import InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution
 
-from moe.metrics import VAL_LOSS, describe
 from orchestrator.stores.choices import optuna_distributions
-from orchestrator.stores.optuna_private import study_id_of
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.corpora import CORPUS_PATH
 from orchestrator.study.launch import Launch, Point
-from orchestrator.study.samplers import Sampler
-from search_spaces.space import ENUMERATION_LIMIT, Infeasible, Space
+from orchestrator.trials.search_state import Search
+from search_spaces.drawing import with_values
+from search_spaces.space import ENUMERATION_LIMIT, Infeasible
 
 DRAWS = 2000
 DRAWS_OF_SAMPLER = 50
-_SHADOW_STATE = {
-    "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "running": TrialState.RUNNING,
-    "waiting": TrialState.RUNNING,
-    "failed": TrialState.PRUNED,
-}
+_KNOWN_WHOLE = 2000  # feasible points, up to which a sampler is shown all of them
 
 
 class SpaceExhausted(Exception):
@@ -52,101 +41,6 @@ class SpaceExhausted(Exception):
 
 class PointNotFound(Exception):
     """No new feasible point in DRAWS draws, which proves nothing."""
-
-
-class BoundedHistory:
-    """What the sampler is shown: the best quarter and the newest of the judged trials, and the
-    newest that run or wait.
-
-    Kept up to date as trials change, so that no suggestion looks through all of them, and a matter
-    of which trials there are, not of the order in which they ended: a restarted driver draws what
-    the dead one would have drawn. TPE takes at most 25 trials as the good ones: the best quarter
-    keeps that side whole. A trial that diverged is as bad as can be; one that failed otherwise says
-    nothing about its point. benchmarks/study_scale.py measures what the bound costs.
-    """
-
-    def __init__(self, limit: int = Sampler.history_limit, *, metric: str = VAL_LOSS) -> None:
-        self._limit = limit
-        self._cost = describe(metric).cost
-        self._unfinished: dict[int, TrialRecord] = {}
-        self._judged: dict[int, TrialRecord] = {}
-        self._newest: list[int] = []  # numbers, ascending
-        self._best: list[tuple[float, int]] = []  # cost and number, best first
-
-    def note(self, record: TrialRecord) -> None:
-        """Takes a trial as it is now."""
-        self._unfinished.pop(record.number, None)
-        if record.state in ("running", "waiting"):
-            self._unfinished[record.number] = record
-        elif record.state == "pruned" and record.attempt == 0:
-            pass  # a seed that was never started, of a point that its other seeds tell of
-        elif record.state in ("complete", "pruned") or record.diverged:
-            self._judge(record)
-
-    def _judge(self, record: TrialRecord) -> None:
-        number = record.number
-        if number in self._judged:
-            return
-        self._judged[number] = record
-        bisect.insort(self._newest, number)
-        del self._newest[: -self._limit]
-        if record.state == "complete":
-            bisect.insort(self._best, (self._cost(record.value), number))
-            del self._best[self._limit // 4 :]
-
-    def records(self) -> list[TrialRecord]:
-        best = {number for _, number in self._best}
-        room = self._limit - len(best)
-        newest = [number for number in self._newest if number not in best][-room:]
-        running = sorted(self._unfinished)[-self._limit :]
-        return [self._judged[n] for n in sorted([*best, *newest])] + [
-            self._unfinished[n] for n in running
-        ]
-
-
-class SearchHistory:
-    """A bounded history of each corpus that points may have: losses on different text do not
-    compare, so that each is searched by itself."""
-
-    def __init__(self, limit: int, *, metric: str) -> None:
-        self._limit = limit
-        self._metric = metric
-        self._of: dict[str | None, BoundedHistory] = {}
-
-    def note(self, record: TrialRecord) -> None:
-        corpus = record.params.get(CORPUS_PATH)
-        history = self._of.setdefault(corpus, BoundedHistory(self._limit, metric=self._metric))
-        history.note(record)
-
-    def records(self) -> list[TrialRecord]:
-        return [record for history in self._of.values() for record in history.records()]
-
-
-class _Shadow(FrozenTrial):
-    """Optuna copies a trial deeply as it is added, at each suggestion anew; these are only read."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Shadow:
-        return self
-
-
-def study_of(
-    history: Iterable[TrialRecord],
-    sampler: BaseSampler,
-    *,
-    metric: str = VAL_LOSS,
-    space: Space | None = None,
-) -> optuna.Study:
-    """A study in memory that holds a history, for a sampler to draw beside.
-
-    Trials are shown under the choices that `space` has now: an axis may have got more since.
-    """
-    now = optuna_distributions(space) if space else {}
-    storage = InMemoryStorage()
-    direction = "maximize" if describe(metric).better == "higher" else "minimize"
-    study = optuna.create_study(storage=storage, sampler=sampler, direction=direction)
-    for record in history:
-        storage.create_new_trial(study_id_of(study), template_trial=_as_shadow(record, now))
-    return study
 
 
 def generator_seed(launch: Launch, index: int, failed_draws: int) -> int:
@@ -174,14 +68,69 @@ def propose(
     nothing: list[SpaceExhausted | PointNotFound] = []
     for turn in range(len(corpora)):
         corpus = corpora[(index + turn) % len(corpora)]
-        own = [r for r in history if r.params.get(CORPUS_PATH) == corpus]
         try:
-            return _propose_on(
-                corpus, launch, own, index=index, is_new=is_new, failed_draws=failed_draws
+            point = _propose_on(
+                corpus, launch, history, index=index, is_new=is_new, failed_draws=failed_draws
             )
+            return point, distributions_at(launch, point.overrides)
         except (SpaceExhausted, PointNotFound) as error:
             nothing.append(error)
     raise next((e for e in nothing if isinstance(e, PointNotFound)), nothing[0])
+
+
+def search_of(
+    launch: Launch,
+    history: Iterable[TrialRecord],
+    *,
+    fixed: Mapping[str, Any],
+    is_open: Callable[[Mapping[str, Any]], bool],
+) -> Search:
+    """The launch's search, among the points that have the `fixed` values."""
+    space = launch.space
+    assert space is not None
+    size = space.size()
+    feasible = None
+    if size is not None and size <= _KNOWN_WHOLE:
+        feasible = [v for v in launch.feasible_points or [] if fixed.items() <= v.items()]
+    return Search(
+        space=space,
+        records=[r for r in history if r.params.get(CORPUS_PATH) == fixed.get(CORPUS_PATH)]
+        if launch.searched_corpora and CORPUS_PATH in fixed
+        else list(history),
+        metric=launch.study.metric,
+        fixed=fixed,
+        feasible=feasible,
+        is_open=is_open,
+    )
+
+
+class _Tried:
+    """Which points are feasible and new, looked at once each, and why others are not."""
+
+    def __init__(self, launch: Launch, is_new: Callable[[Point], bool]) -> None:
+        self._launch, self._is_new = launch, is_new
+        self._points: dict[tuple[tuple[str, Any], ...], Point | None] = {}
+        self.refused: Counter[str] = Counter()
+
+    def point(self, values: Mapping[str, Any]) -> Point | None:
+        key = tuple(values.items())
+        if key not in self._points:
+            self._points[key] = self._looked_at(values)
+        return self._points[key]
+
+    def is_open(self, values: Mapping[str, Any]) -> bool:
+        return self.point(values) is not None
+
+    def _looked_at(self, values: Mapping[str, Any]) -> Point | None:
+        try:
+            point = self._launch.sampled_point(values, self._launch.seeds[0])
+        except Infeasible as error:
+            self.refused[error.reason] += 1
+            return None
+        if self._is_new(point):
+            return point
+        self.refused["in the launch already"] += 1
+        return None
 
 
 def _propose_on(
@@ -192,43 +141,24 @@ def _propose_on(
     index: int,
     is_new: Callable[[Point], bool],
     failed_draws: int,
-) -> tuple[Point, dict[str, BaseDistribution]]:
+) -> Point:
     """A point with this corpus, drawn beside the history of those that have it too."""
     assert launch.space is not None
     seed = generator_seed(launch, index, failed_draws)
-    sampler = launch.study.sampler.optuna_sampler(seed=seed, index=index)
-    study = study_of(history, sampler, metric=launch.study.metric, space=launch.space)
-    refused: Counter[str] = Counter()
-
-    def tried(values: Mapping[str, Any]) -> Point | None:
-        if values.get(CORPUS_PATH) != corpus:
-            refused["on a corpus whose turn it is not"] += 1
-            return None
-        try:
-            point = launch.sampled_point(values, launch.seeds[0])
-        except Infeasible as error:
-            refused[error.reason] += 1
-            return None
-        if is_new(point):
+    fixed = {} if corpus is None else {CORPUS_PATH: corpus}
+    tried = _Tried(launch, is_new)
+    search = search_of(launch, history, fixed=fixed, is_open=tried.is_open)
+    suggestions = launch.sampler.suggestions(search, seed=seed, index=index)
+    for values in islice(suggestions, DRAWS_OF_SAMPLER):
+        if (point := tried.point(values)) is not None:
             return point
-        refused["in the launch already"] += 1
-        return None
-
-    for _ in range(DRAWS_OF_SAMPLER):
-        if corpus is not None:
-            study.enqueue_trial({CORPUS_PATH: corpus})
-        trial = study.ask()
-        if (point := tried(launch.space.suggest(trial))) is not None:
-            return point, trial.distributions
-        study.tell(trial, state=TrialState.FAIL)
     if launch.space.is_enumerable:
-        point = _any_left(corpus, launch, seed, is_new)
-        return point, distributions_at(launch, point.overrides)
-    generator = random.Random(seed)
+        return _any_left(corpus, launch, seed, is_new)
+    generator = random.Random(f"{seed} beside the sampler")
     for _ in range(DRAWS - DRAWS_OF_SAMPLER):
-        if (point := tried(launch.space.draw(generator))) is not None:
-            return point, distributions_at(launch, point.overrides)
-    reasons = "; ".join(f"{count} x {reason}" for reason, count in refused.most_common(5))
+        if (point := tried.point(with_values(launch.space, fixed, generator))) is not None:
+            return point
+    reasons = "; ".join(f"{count} x {reason}" for reason, count in tried.refused.most_common(5))
     raise PointNotFound(
         f"a new feasible point of {launch.study.name} was not found in {DRAWS:,} draws, which "
         f"proves nothing ({reasons}). The same command draws others. Better: narrow the domains to "
@@ -258,37 +188,5 @@ def _any_left(
 def distributions_at(launch: Launch, values: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     """Those of the axes that exist at a point of the space."""
     assert launch.space is not None
-    study = optuna.create_study(storage=InMemoryStorage())
-    study.enqueue_trial(dict(values))
-    trial = study.ask()
-    launch.space.suggest(trial)
-    return trial.distributions
-
-
-def _grown(own: BaseDistribution, now: BaseDistribution | None, value: Any) -> BaseDistribution:
-    both = isinstance(own, CategoricalDistribution) and isinstance(now, CategoricalDistribution)
-    return now if both and value in now.choices else own
-
-
-def _as_shadow(record: TrialRecord, now: Mapping[str, BaseDistribution]) -> _Shadow:
-    """A trial as the sampler may see it: waiting ones count as running, for the constant liar.
-
-    TPE leaves failed trials out and takes a pruned one without values for worse than all others, so
-    this is how it is told of a divergence.
-    """
-    return _Shadow(
-        number=record.number,
-        trial_id=record.number,
-        state=_SHADOW_STATE[record.state],
-        value=record.value if record.state == "complete" else None,
-        datetime_start=None,
-        datetime_complete=None,
-        params=dict(record.params),
-        distributions={
-            path: _grown(own, now.get(path), record.params[path])
-            for path, own in record.distributions.items()
-        },
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={} if record.diverged else dict(record.curve),
-    )
+    all_of_them = optuna_distributions(launch.space)
+    return {path: all_of_them[path] for path in launch.space.axes if path in values}

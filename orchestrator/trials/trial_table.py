@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from orchestrator.stores.trial_record import FINISHED_STATES, TrialRecord
 from orchestrator.study.launch import Launch
-from orchestrator.trials.sampling import SearchHistory
+from orchestrator.trials.search_history import SearchHistory
 
 
 class TrialTable:
@@ -21,7 +21,7 @@ class TrialTable:
         self._records: dict[int, TrialRecord] = {}
         self._running: set[int] = set()
         self._begun: dict[int, int] = {}  # tokens of those handed out, whole
-        sampler, metric = launch.study.sampler, launch.study.metric
+        sampler, metric = launch.sampler, launch.study.metric
         self._history = SearchHistory(sampler.history_limit, metric=metric)
         self._cell_hashes: set[str] = set()
         self._current: set[str] = set()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import islice
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from orchestrator.base.errors import BadInput
 from orchestrator.stores.choices import Choices
 from orchestrator.stores.importances import importances
 from orchestrator.stores.optuna_storage import open_storage
 from orchestrator.stores.optuna_trials import CHOICES_ADDED
-from orchestrator.trials.sampling import study_of
+from orchestrator.trials.search_state import Search
 from search_spaces.domains import Choice
 from search_spaces.space import Space
 from tests.stores.test_enqueued import finish, optunas_own
@@ -62,9 +63,12 @@ def test_the_sampler_learns_from_trials_of_both_lists(hold, sampled_study):
         finish(session)
         records = session.records
         space = session.launch.space
-    shown = study_of(records, optuna.samplers.TPESampler(seed=0), space=space)
+    search = Search(space=space, records=records, is_open=lambda values: True)
+    shown = search.as_optuna_study(optuna.samplers.TPESampler(seed=0))
     found = {t.distributions["moe.num_experts"] for t in shown.get_trials()}
-    assert found == {CategoricalDistribution((2, 4, 6, 8))}
+    assert found == {IntDistribution(0, 3)}, "numbers are ordered: their ranks in the widest list"
+    ranks = [t.params["moe.num_experts"] for t in shown.get_trials()]
+    assert ranks == [(2, 4, 6, 8).index(r.params["moe.num_experts"]) for r in records]
     whole = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
     for trial in shown.get_trials():
         whole.add_trial(
@@ -72,9 +76,9 @@ def test_the_sampler_learns_from_trials_of_both_lists(hold, sampled_study):
                 params=trial.params, distributions=trial.distributions, value=trial.value
             )
         )
-    assert [space.suggest(shown.ask()) for _ in range(5)] == [
-        space.suggest(whole.ask()) for _ in range(5)
-    ]
+    drawn = [list(islice(search.draws(study), 5)) for study in (shown, whole)]
+    assert drawn[0] == drawn[1]
+    assert all(values["moe.num_experts"] in (2, 4, 6, 8) for values in drawn[0])
 
 
 def test_an_enqueued_point_with_a_new_choice_runs(hold, sampled_study, home):

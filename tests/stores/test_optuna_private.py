@@ -170,3 +170,34 @@ def test_the_values_of_an_enqueued_trial_stand_where_they_are_read(storage):
     assert trial.system_attrs[private.ASKED_FOR] == {"x": 1.5, "kind": "a"}
     engine = private.relational(storage)
     assert private.inspect(engine).has_table(private.StudyModel.__tablename__)
+
+
+def test_a_copy_of_a_sampler_draws_by_its_own_seed():
+    """Whatever the sampler drew before, with every generator within it."""
+
+    def drawn(sampler):
+        study = optuna.create_study(sampler=sampler)
+        return [study.ask().suggest_float("x", 0, 1) for _ in range(3)]
+
+    kinds = ("RandomSampler", "TPESampler", "GPSampler", "NSGAIISampler")
+    for kind in kinds:
+        sampler = getattr(optuna.samplers, kind)(seed=1)
+        first = drawn(private.reseeded_copy(sampler, 5))
+        drawn(sampler)
+        assert drawn(private.reseeded_copy(sampler, 5)) == first
+        assert drawn(private.reseeded_copy(sampler, 6)) != first
+
+
+def test_a_genetic_sampler_reads_the_generations_that_it_is_told():
+    sampler = optuna.samplers.NSGAIISampler(seed=0, population_size=2)
+    told = private.generations_of(sampler, [True, False, True, True])
+    study = optuna.create_study(sampler=sampler)
+    for attributes in told:
+        study.add_trial(create_trial(value=1.0, system_attrs=attributes))
+    own = [
+        sampler.get_trial_generation(study, t) for t, a in zip(study.trials, told, strict=True) if a
+    ]
+    assert own == [0, 0, 1]
+    assert told[1] == {}
+    random = optuna.samplers.RandomSampler()
+    assert private.generations_of(random, [True, True]) == [{}, {}]

@@ -25,7 +25,8 @@ from orchestrator.report.records import read_launch
 from orchestrator.report.table_text import render
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.resolve import resolve
-from orchestrator.trials.sampling import BoundedHistory, study_of
+from orchestrator.trials.search_history import BoundedHistory
+from orchestrator.trials.search_state import study_of
 from search_spaces.cells import Cell
 from search_spaces.domains import Choice
 from search_spaces.space import Infeasible, Space

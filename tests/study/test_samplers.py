@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 
 import optuna
 import pytest
 
+from orchestrator.base.errors import BadInput
 from orchestrator.study import samplers
 from orchestrator.study.resolve import resolve
-from orchestrator.study.samplers import Random, Sampler, Tpe, as_sampler
+from orchestrator.study.samplers import OptunaSampler, Random, Tpe, as_sampler
 from orchestrator.trials.sampling import propose
 
 
@@ -31,9 +33,20 @@ def test_a_name_a_sampler_and_an_object_of_optuna():
 
 @pytest.mark.parametrize("value", ["tpee", 3, optuna.samplers.TPESampler])
 def test_anything_else_is_refused_with_the_names(sampled_study, value):
-    with pytest.raises(ValueError, match=r"tiny-search: a sampler is .*tpe, random") as refused:
+    names = ", ".join(samplers.SAMPLERS)
+    with pytest.raises(ValueError, match=f"tiny-search: a sampler is .*{names}") as refused:
         dataclasses.replace(sampled_study, sampler=value)
     assert "Did you mean tpe?" in str(refused.value) or value != "tpee"
+
+
+def test_a_sampler_that_keeps_its_state_in_its_own_study_is_refused(sampled_study):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        qmc = optuna.samplers.QMCSampler(seed=0, warn_asynchronous_seeding=False)
+    grid = optuna.samplers.GridSampler({"x": [0, 1]})
+    for sampler, instead in ((qmc, "qmc"), (grid, "grid study")):
+        with pytest.raises(ValueError, match=f"would begin anew each time.*{instead}"):
+            dataclasses.replace(sampled_study, sampler=sampler)
 
 
 @pytest.mark.parametrize("name", list(samplers.SAMPLERS))
@@ -42,26 +55,48 @@ def test_a_restarted_driver_draws_the_same_points(sampled_study, corpus, name):
     assert drawn(study, corpus) == drawn(study, corpus)
 
 
-def test_an_object_of_optuna_draws(sampled_study, corpus):
-    study = dataclasses.replace(sampled_study, sampler=optuna.samplers.RandomSampler(seed=1))
+@pytest.mark.parametrize("kind", ["RandomSampler", "TPESampler", "NSGAIISampler", "GPSampler"])
+def test_an_object_of_optuna_draws_the_same_after_a_restart(sampled_study, corpus, kind):
+    """Whatever it drew before, and whatever seed it was made with."""
+    sampler = getattr(optuna.samplers, kind)(seed=1)
+    study = dataclasses.replace(sampled_study, sampler=sampler)
     points = drawn(study, corpus)
     assert len({tuple(sorted(p.items())) for p in points}) == 4
+    assert drawn(study, corpus) == points
+
+
+@pytest.mark.parametrize(("trials", "seeds", "name"), [(20, 1, "gp"), (150, 2, "tpe")])
+def test_auto_chooses_by_size_and_says_so(sampled_study, corpus, hold, said, trials, seeds, name):
+    study = dataclasses.replace(sampled_study, trials=trials, seeds=tuple(range(seeds)))
+    with hold(study) as session:
+        assert session.info.attributes["sampler"] == str(session.launch.sampler) == name
+    assert [line for line in said if f"points are drawn by {name}" in line]
+    with hold(study, sampler="random") as session:
+        assert session.info.attributes["sampler"] == "random"
+
+
+def test_an_option_chooses_for_a_sampled_study_alone(sampled_study, grid_study, corpus):
+    with pytest.raises(BadInput, match="a grid whose cells are all run"):
+        resolve(grid_study, corpus_spec=corpus, sampler="gp")
+    with pytest.raises(BadInput, match=r"--sampler: a sampler is .*'gpp'\. Did you mean gp"):
+        resolve(sampled_study, corpus_spec=corpus, sampler="gpp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Narrow(Sampler):
+class Narrow(OptunaSampler):
     """Always the same corner, as far as the study's other points leave it."""
 
     def optuna_sampler(self, *, seed, index):
-        return optuna.samplers.PartialFixedSampler(
-            {"moe.num_experts": 4}, optuna.samplers.RandomSampler(seed=seed)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.PartialFixedSampler(
+                {"moe.top_k": 2}, optuna.samplers.RandomSampler(seed=seed)
+            )
 
 
 def test_another_sampler_is_one_class_and_one_line(monkeypatch, sampled_study, corpus, hold):
     monkeypatch.setitem(samplers.SAMPLERS, "narrow", Narrow)
     study = dataclasses.replace(sampled_study, sampler="narrow")
-    with pytest.warns(optuna.exceptions.ExperimentalWarning):
-        assert {p["moe.num_experts"] for p in drawn(study, corpus, 3)} == {4}
+    assert {p["moe.top_k"] for p in drawn(study, corpus, 3)} == {2}
     with hold(study, trials=1) as session:
         assert session.info.attributes["sampler"] == "narrow"

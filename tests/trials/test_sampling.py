@@ -11,7 +11,8 @@ from optuna.samplers import TPESampler
 from optuna.trial import create_trial
 
 from orchestrator.stores.trial_record import TrialRecord
-from orchestrator.trials.sampling import BoundedHistory, study_of
+from orchestrator.trials.search_history import BoundedHistory
+from orchestrator.trials.search_state import study_of
 
 
 def trial(number, state, value=None, **attributes):

