@@ -16,6 +16,7 @@ from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app
     doctor_command,
     enqueue_command,
     export_model_command,
+    figure_command,
     new_command,
     plan_command,
     read_commands,

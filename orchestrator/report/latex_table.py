@@ -60,11 +60,11 @@ def latex(
     precision: Precision,
     is_whole: bool,
 ) -> str:
-    """A `table` environment, and one for the verdicts. `is_whole`: no columns were chosen, so that
-    those of a grid's axes, which its cells' names tell, are left out."""
-    if is_whole and not table.best_first:
-        paths = {path.rpartition(".")[2] for row in table.rows for path in row.params}
-        columns = [column for column in columns if column.name not in paths]
+    """A `table*` environment, as wide as the page, and one for the verdicts. `is_whole`: no columns
+    were chosen, so that those that say again what others say are left out: a grid's axes, which
+    its cells' names tell, the full name of a sampled point, perplexity, FLOPs."""
+    if is_whole:
+        columns = [column for column in columns if column.name not in _said_again(table)]
     columns = [column for column in columns if column.name != "interval"]  # behind the mean
     align = "".join("l" if column.is_text else "r" for column in columns)
     rows = [" & ".join(_cell(row, c, table, precision) for c in columns) for row in table.rows]
@@ -124,12 +124,19 @@ def escaped(text: str) -> str:
     return _PATTERN.sub(lambda found: _SPECIAL[found[0]], text)
 
 
+def _said_again(table: Table) -> set[str]:
+    paths = {path for row in table.rows for path in row.params}
+    axes = {*paths, *(path.rpartition(".")[2] for path in paths)}
+    moved = {"cell"} if table.best_first and paths else axes
+    return {"perplexity", "FLOPs/token", *moved}
+
+
 def _environment(
     align: str, titles: str, rows: Sequence[str], caption: str, label: str
 ) -> list[str]:
     return [
-        r"\begin{table}",
-        r"  \centering",
+        r"\begin{table*}",
+        r"  \centering\small",
         f"  \\caption{{{caption}}}",
         f"  \\label{{{label}}}",
         f"  \\begin{{tabular}}{{{align}}}",
@@ -139,7 +146,7 @@ def _environment(
         *(f"    {row} \\\\" for row in rows),
         r"    \bottomrule",
         r"  \end{tabular}",
-        r"\end{table}",
+        r"\end{table*}",
     ]
 
 
@@ -193,7 +200,7 @@ def _verdicts(table: Table, precision: Precision) -> list[str]:
     text = (
         "Verdicts on what was claimed, Holm-corrected over all claims, with the interval of each."
     )
-    spread = r"l p{0.45\linewidth} l r r"
+    spread = r"l p{0.4\linewidth} l r r"
     return ["", *_environment(spread, titles, rows, text, f"tab:{table.study}-claims")]
 
 

@@ -2,16 +2,18 @@
 
 S seeds, E evaluations, M MoE blocks, N experts, L labels.
 
-Every figure is as wide as the text of a paper, so that its letters are read at the size they have
-here. It is built on matplotlib's objects alone (no pyplot, no display) and from its own defaults,
-so that the same numbers give the same file wherever it is drawn.
+Every figure is as wide as the text of a paper, or a column of one, so that its letters are read at
+the size they have here (`Style`). It is built on matplotlib's objects alone (no pyplot, no display)
+and from its own defaults, so that the same numbers give the same file wherever it is drawn.
 """
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import matplotlib
@@ -27,6 +29,7 @@ from orchestrator.report.figure_data import Curve, Interval, Load, Specializatio
 
 WIDTH_INCHES = 6.5
 _TITLE_INCHES = 0.28
+NOTE_LETTERS = 150  # of a line of small print at that width
 # Okabe and Ito's colours, told apart by all common kinds of colour vision; their yellow is too
 # pale for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -35,7 +38,6 @@ DARK, GREY, PALE = "#222222", "#777777", "#D5D5D5"
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 2)), (0, (2, 2)))
 _EVEN = (0, (2, 2))
 _STYLE = {
-    "font.family": "DejaVu Sans",  # it comes with matplotlib
     "font.size": 7.5,
     "axes.labelsize": 7.5,
     "axes.titlesize": 7.5,
@@ -56,7 +58,40 @@ _STYLE = {
     "legend.handlelength": 2.4,
     "text.parse_math": False,  # a label may hold a dollar sign
     "pdf.fonttype": 42,  # letters stay letters in a paper's PDF
+    "svg.hashsalt": "moe-study",  # the same names of parts each time
 }
+
+
+# They come with matplotlib: a figure is the same wherever it is drawn. STIX looks like Times.
+FAMILIES = {"sans": "DejaVu Sans", "serif": "STIXGeneral"}
+_NARROW_INCHES = 4.5  # below this panels stand below each other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """`is_bare`: without title and small print, for a paper whose caption says both."""
+
+    family: str = "sans"
+    width_inches: float = WIDTH_INCHES
+    is_bare: bool = False
+
+    @property
+    def is_narrow(self) -> bool:
+        return self.width_inches < _NARROW_INCHES
+
+
+_PAGE = Style()
+_style: ContextVar[Style] = ContextVar("_style", default=_PAGE)
+
+
+@contextmanager
+def styled(style: Style) -> Iterator[None]:
+    """What is built and saved within has this style."""
+    token = _style.set(style)
+    try:
+        yield
+    finally:
+        _style.reset(token)
 
 
 @contextmanager
@@ -65,6 +100,7 @@ def paper_style() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams["font.family"] = FAMILIES[_style.get().family]
         yield
 
 
@@ -88,7 +124,7 @@ def curves_figure(
 ) -> Figure:
     """Curves in panels of few, in the order given, with `reference` in each of them."""
     panels = np.array_split(np.arange(len(curves)), max(1, math.ceil(len(curves) / len(COLOURS))))
-    columns = min(2, len(panels))
+    columns = 1 if _style.get().is_narrow else min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, body = _figure(heading, height=2.5 * rows)
     grid = body.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -118,8 +154,11 @@ def forest_figure(
     as_perplexity: bool,
 ) -> Figure:
     """Each cell's mean with its interval; beside it the difference from the baseline, if any."""
-    figure, body = _figure(heading, height=1.35 + 0.2 * len(rows))
-    axes = body.subplots(1, 2 if differences else 1, squeeze=False, sharey=True)[0]
+    panels, narrow = (2 if differences else 1), _style.get().is_narrow
+    height = 1.35 + 0.2 * len(rows)
+    figure, body = _figure(heading, height=height * (panels if narrow else 1))
+    shape = (panels, 1) if narrow else (1, panels)
+    axes = body.subplots(*shape, squeeze=False, sharey=True).ravel()
     place = {row.cell: i for i, row in enumerate(rows)}
     for ax, shown, label in zip(
         axes, (rows, differences), (value_label, difference_label), strict=False
@@ -129,13 +168,15 @@ def forest_figure(
         ax.set_xlabel(label)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
         ax.grid(axis="y", color=PALE, linewidth=0.4)
-    axes[0].set_yticks(
-        range(len(rows)), [f"{shorten(row.cell)}  (n = {len(row.values)})" for row in rows]
-    )
+    most = 22 if narrow else 40
+    names = [f"{shorten(row.cell, most)}  (n = {len(row.values)})" for row in rows]
+    axes[0].set_yticks(range(len(rows)), names)
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
     if differences:
         axes[1].axvline(0, color=GREY, linewidth=0.8, linestyle="--", label="_zero")
         axes[1].tick_params(axis="y", length=0)
+        if narrow:
+            axes[1].tick_params(axis="y", labelleft=True)
     if as_perplexity:
         above = axes[0].secondary_xaxis("top", functions=(np.exp, lambda x: np.log(abs(x) + 1e-9)))
         above.set_xlabel("perplexity")
@@ -152,6 +193,7 @@ def load_figure(loads: Sequence[Load], heading: Heading, *, x_label: str) -> Fig
     top = 1.06 * max(float(load.load_SEMN.max()) for load in loads)
     num_layers = max(len(load.layers) for load in loads)
     columns = min(4 if len(loads) == 1 else 2 if num_layers <= 8 else 3, num_layers)
+    columns = min(columns, 3 - len(loads)) if _style.get().is_narrow else columns
     rows = math.ceil(num_layers / columns)
     figure, body = _figure(heading, height=0.85 + 1.25 * rows)
     _rank_legend(body, max(load.load_SEMN.shape[3] for load in loads))
@@ -170,6 +212,7 @@ def load_figure(loads: Sequence[Load], heading: Heading, *, x_label: str) -> Fig
 def specialization_figure(panels: Sequence[Specialization], heading: Heading) -> Figure:
     """A panel a cell: NMI of expert and label in each layer, over its permutation null."""
     columns = 2 if len(panels) == 4 else min(3, len(panels))
+    columns = min(columns, 2) if _style.get().is_narrow else columns
     rows = math.ceil(len(panels) / columns)
     figure, body = _figure(heading, height=0.6 + 1.3 * rows)
     grid = body.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -257,11 +300,23 @@ def shorten(name: str, most: int = 40) -> str:
 
 def _figure(heading: Heading, *, height: float) -> tuple[Figure, SubFigure]:
     """The figure, and its body: a title apart leaves the body's upper edge to the legend."""
-    height += 0.1 * (heading.note.count("\n") + 1)
-    figure = Figure(figsize=(WIDTH_INCHES, _TITLE_INCHES + height), layout="constrained")
-    head, body = figure.subfigures(2, 1, height_ratios=(_TITLE_INCHES, height))
-    head.text(0.008, 0.5, heading.title, va="center", fontsize=8.5)
-    body.supxlabel(heading.note, x=0.008, ha="left", fontsize=5.5, color=GREY, linespacing=1.3)
+    style = _style.get()
+    width = style.width_inches
+    if style.is_bare:
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.set_gid(f"{heading.title}\n{heading.note}")  # for who prints it as a caption
+        return figure, figure.subfigures(1, 1)
+    note, title = heading.note, heading.title
+    if style.is_narrow:
+        letters = int(NOTE_LETTERS * width / WIDTH_INCHES)
+        note = "\n".join(part for x in note.splitlines() for part in textwrap.wrap(x, letters))
+        title = "\n".join(textwrap.wrap(title, int(12 * width)))
+    height += 0.1 * (note.count("\n") + 1)
+    top = _TITLE_INCHES + 0.14 * title.count("\n")
+    figure = Figure(figsize=(width, top + height), layout="constrained")
+    head, body = figure.subfigures(2, 1, height_ratios=(top, height))
+    head.text(0.008, 0.5, title, va="center", fontsize=8.5)
+    body.supxlabel(note, x=0.008, ha="left", fontsize=5.5, color=GREY, linespacing=1.3)
     return figure, body
 
 
@@ -269,7 +324,8 @@ def _legend(body: SubFigure, handles: list, title: str = "") -> None:
     """One row above the panels; a title is its first entry."""
     if title:
         handles = [Line2D([], [], linestyle="", label=title), *handles]
-    body.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.5)
+    columns = min(len(handles), 2) if _style.get().is_narrow else len(handles)
+    body.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.5)
 
 
 def _finish(grid: np.ndarray, used: int, x_label: str, y_label: str) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.base.whole_files import whole
 from orchestrator.report.figure_data import MOST_SAMPLED, Rows, counted
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf")
 DOTS_PER_INCH = 200
-_NOTE_WIDTH = 150
 
 
 def draw_launch(launch: LaunchRecords, home: Home, folder: Path, *, rows: Rows = ()) -> list[Path]:
@@ -77,7 +77,7 @@ def _quality_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
                 log_scale=data.is_loss,
             ),
         )
-    how = "right: the differences at the seeds that both have, with their paired interval"
+    how = "differences are at the seeds that both have, with their paired interval"
     yield (
         "loss",
         matplotlib_plots.forest_figure(
@@ -173,18 +173,36 @@ def draw_assignment(
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Each file is whole when it appears, and the same bytes for the same figure."""
-    from orchestrator.report.matplotlib_plots import paper_style
-
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for form in FORMATS:
-        path = folder / f"{name}.{form}"
-        metadata = {"CreationDate": None} if form == "pdf" else {}
-        with paper_style(), whole(path) as partial:
-            figure.savefig(partial, format=form, dpi=DOTS_PER_INCH, metadata=metadata)
+        paths.append(folder / f"{name}.{form}")
+        save_as(figure, paths[-1], form)
         figure.set_layout_engine("none")  # found once: it takes longer than the drawing
-        paths.append(path)
     return paths
+
+
+def save_as(figure: Figure, path: Path, form: str) -> None:
+    """One file, of png, pdf or svg, in the style of the moment."""
+    from orchestrator.report.matplotlib_plots import paper_style
+
+    dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    with paper_style(), whole(path) as partial:
+        figure.savefig(partial, format=form, dpi=DOTS_PER_INCH, metadata=dated.get(form, {}))
+
+
+def one_figure(launch: LaunchRecords, name: str) -> Figure:
+    """The figure called `name`, in the style of the moment. Raises BadInput where the launch has no
+    such figure, naming those that it has."""
+    known = []
+    for found, figure in launch_figures(launch, launch.home, rows=launch.analysis()):
+        if found == name:
+            return figure
+        known.append(found)
+    raise BadInput(
+        f"`figure` draws a figure that the launch has data for; received {name!r}. Choose from "
+        f"{', '.join(known) or 'none: no trial is complete yet'}."
+    )
 
 
 def _heading(launch: LaunchRecords, title: str, how: str) -> Heading:
@@ -208,7 +226,9 @@ def _heading(launch: LaunchRecords, title: str, how: str) -> Heading:
 
 
 def _wrapped(*paragraphs: str) -> str:
-    return "\n".join(line for text in paragraphs for line in textwrap.wrap(text, _NOTE_WIDTH))
+    from orchestrator.report.matplotlib_plots import NOTE_LETTERS
+
+    return "\n".join(line for text in paragraphs for line in textwrap.wrap(text, NOTE_LETTERS))
 
 
 def _probe_slug(probe: str) -> str:

@@ -13,9 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.report import matplotlib_plots
 from orchestrator.report.matplotlib_plots import WIDTH_INCHES
-from orchestrator.report.print_figures import draw_assignment, draw_launch, launch_figures
+from orchestrator.report.print_figures import (
+    draw_assignment,
+    draw_launch,
+    launch_figures,
+    one_figure,
+    save_as,
+)
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
 from orchestrator.report.statistics import mean_interval
@@ -195,6 +203,27 @@ def test_print_and_page_show_the_same_numbers(full, home):
         assert drawn_means == chart["data"][0]["x"]
     loads = sections["Expert load"].figures
     assert len(loads) == len([name for name in drawn(full, home) if name.startswith("load-")]) == 2
+
+
+@pytest.mark.parametrize("name", ["curves", "loss", "load-free"])
+def test_one_figure_for_a_paper_has_its_width_letters_and_bytes(full, tmp_path, name):
+    style = matplotlib_plots.Style(family="serif", width_inches=3.25, is_bare=True)
+    written = []
+    for folder in ("a", "b"):
+        with matplotlib_plots.styled(style):
+            figure = one_figure(full, name)
+            for form in ("pdf", "svg", "png"):
+                path = tmp_path / f"{folder}.{form}"
+                save_as(figure, path, form)
+                written.append(path.read_bytes())
+    assert written[:3] == written[3:]
+    assert b"STIXGeneral" in written[0]
+    assert figure.get_figwidth() == 3.25
+    assert "drawn/cpu" not in words(figure)
+    assert "drawn/cpu/stdlib@12345678, code code-1" in figure.get_gid()
+    assert drawn(full, full.home)[name].get_figwidth() == WIDTH_INCHES, "the style ends with it"
+    with pytest.raises(BadInput, match=r"received 'other'. Choose from curves, loss, load-"):
+        one_figure(full, "other")
 
 
 def test_curves_show_mean_and_range_of_the_seeds_over_tokens(full, home):

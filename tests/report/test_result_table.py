@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -347,10 +348,38 @@ def test_latex_escapes_in_one_pass():
 def test_latex_compiles(table, tmp_path, sampled):
     if sampled:
         table = table_of("s_1", "s_1/cpu", searched(), best_first=True, judgement=table.judgement)
-    document = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}"
+    document = r"\documentclass[twocolumn]{article}\usepackage[T1]{fontenc}\usepackage{booktabs}"
     text = f"{document}\\begin{{document}}\n{render(table, 'latex')}\\end{{document}}\n"
     (tmp_path / "it.tex").write_text(text)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "it.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-3000:]
+    assert "Overfull" not in done.stdout, "wider than the page"
     assert (tmp_path / "it.pdf").stat().st_size > 5000
+
+
+def test_the_commands_read_an_export_and_refuse_with_one_line(moe_study, tmp_path):
+    export = Path(__file__).parents[2] / "docs" / "results" / "quickstart.moe-study"
+    options = ("--cells", "token-*", "--sort", "val/loss", "--columns", "cell,n,difference")
+    code, out, _ = moe_study("table", export, *options)
+    rows = [line for line in out.splitlines() if line.startswith("| token-")]
+    assert (code, len(rows), rows[0].split(" | ")[0]) == (0, 3, "| token-learned")
+    code, out, _ = moe_study("figure", export, "loss", "--format", "svg", "-o", tmp_path / "it.svg")
+    assert (code, out) == (0, f"{tmp_path / 'it.svg'}\n")
+    assert b"<svg" in (tmp_path / "it.svg").read_bytes()[:500]
+    for wrong in (
+        ("table", export, "--columns", "cell,none"),
+        ("table", export, "--sort", "none"),
+        ("table", export, "--cells", "none*"),
+        ("table", export, "--spread", "range"),
+        ("table", export, "--digits", "99"),
+        ("table", export, "--format", "csv", "--columns", "cell"),
+        ("figure", export, "none"),
+        ("figure", export, "loss", "--format", "gif"),
+        ("figure", export, "loss", "--width", "1e9"),
+        ("figure", export, "loss", "--style", "comic"),
+        ("figure", export, "loss", "-o", export / "under_a_file.pdf"),
+    ):
+        code, out, err = moe_study(*wrong)
+        assert (code, out, err.count("moe-study:")) == (2, "", 1), wrong
+        assert "received" in err
