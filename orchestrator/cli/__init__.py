@@ -13,6 +13,7 @@ from orchestrator.base.errors import BadInput, StudyError, halted, is_disk_troub
 from orchestrator.base.urls import DiscreetRecord, redact
 from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app)
     archive_commands,
+    compare_command,
     doctor_command,
     enqueue_command,
     export_model_command,

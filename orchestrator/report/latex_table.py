@@ -74,7 +74,9 @@ def latex(
             f"% {table.study} ({table.launch})",
             r"% \usepackage{booktabs}",
             *(f"% {note}" for note in notes),
-            *_environment(align, titles, rows, caption(table, precision), f"tab:{table.study}"),
+            *latex_environment(
+                align, titles, rows, caption(table, precision), f"tab:{table.study}"
+            ),
             *(_verdicts(table, precision) if table.judgement and table.judgement.verdicts else []),
             "",
         ]
@@ -131,9 +133,10 @@ def _said_again(table: Table) -> set[str]:
     return {"perplexity", "FLOPs/token", *moved}
 
 
-def _environment(
+def latex_environment(
     align: str, titles: str, rows: Sequence[str], caption: str, label: str
 ) -> list[str]:
+    """A table as wide as the page; all of it is LaTeX already."""
     return [
         r"\begin{table*}",
         r"  \centering\small",
@@ -201,7 +204,7 @@ def _verdicts(table: Table, precision: Precision) -> list[str]:
         "Verdicts on what was claimed, Holm-corrected over all claims, with the interval of each."
     )
     spread = r"l p{0.4\linewidth} l r r"
-    return ["", *_environment(spread, titles, rows, text, f"tab:{table.study}-claims")]
+    return ["", *latex_environment(spread, titles, rows, text, f"tab:{table.study}-claims")]
 
 
 def _claim(verdict: Verdict, precision: Precision) -> list[str]:

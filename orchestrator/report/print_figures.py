@@ -11,23 +11,27 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.base.whole_files import whole
-from orchestrator.report.figure_data import MOST_SAMPLED, Rows, counted
-from orchestrator.report.figure_labels import probe_name, word_form_note
+from orchestrator.report.figure_data import MOST_SAMPLED, Interval, Rows, counted
+from orchestrator.report.figure_labels import label_of, probe_name, word_form_note
 from orchestrator.report.judge import NO_EVIDENCE, main_digest
 from orchestrator.report.launch_data import LaunchData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from orchestrator.report.comparison import Comparison
     from orchestrator.report.matplotlib_plots import Heading
     from orchestrator.report.records import LaunchRecords
 
@@ -121,6 +125,81 @@ def _specialization_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
             heading = _heading(data.launch, title, word_form_note(rows))
             figure = matplotlib_plots.specialization_figure(panels, heading)
             yield f"specialization-{_probe_slug(probe)}", figure
+
+
+def overlaid_curves(launches: Sequence[LaunchRecords]) -> Figure:
+    """The curves of all cells that at least two of the launches have, each under its launch's
+    letter and its cell's name; of all cells where no name is shared. Raises BadInput without a
+    curve, and where the curves share no axis."""
+    from orchestrator.report import matplotlib_plots
+
+    drawn = [LaunchData(launch=launch, home=launch.home) for launch in launches]
+    names = [curve.cell for data in drawn for curve in data.curves]
+    shared = {name for name in names if names.count(name) > 1} or set(names)
+    curves = [
+        replace(curve, cell=f"{letter}: {curve.cell}")
+        for letter, data in zip(ascii_uppercase, drawn, strict=False)
+        for curve in data.curves
+        if curve.cell in shared
+    ]
+    if not curves:
+        raise BadInput("no complete trial of these launches has a curve. Run them first.")
+    if len({(data.x_label, data.curve_label) for data in drawn}) > 1:
+        raise BadInput("curves over steps and over tokens, or of two metrics, share no axis.")
+    curves.sort(key=lambda curve: curve.cell.partition(": ")[2])
+    how = "line: mean over seeds; band: from the lowest to the highest seed"
+    title = f"{drawn[0].curve_label} over training".capitalize()
+    return matplotlib_plots.curves_figure(
+        curves,
+        None,
+        matplotlib_plots.Heading(title=title, note=_wrapped(how, _lettered(launches))),
+        x_label=drawn[0].x_label,
+        y_label=drawn[0].curve_label,
+        log_scale=drawn[0].is_loss,
+    )
+
+
+def compared_cells(comparison: Comparison, launches: Sequence[LaunchRecords]) -> Figure:
+    """The cells that two launches have: means in each, and the differences from the first. Raises
+    BadInput where no cell has a difference with an interval."""
+    from orchestrator.report import matplotlib_plots
+
+    rows, differences = [], []
+    for cell in comparison.cells:
+        if not any(d and d.ci_low is not None for d in cell.differences):
+            continue
+        for i, mean in enumerate(cell.means):
+            name = f"{ascii_uppercase[i]}: {cell.cell}"
+            if mean is not None:
+                rows.append(_interval_row(name, mean["values"], mean["mean"], mean))
+            found = cell.differences[i - 1] if i else None
+            if found and found.ci_low is not None:
+                differences.append(_interval_row(name, found.values, found.estimate, asdict(found)))
+    if not differences:
+        raise BadInput("no cell of these launches has a difference with an interval to draw.")
+    label = label_of(comparison.metric)
+    how = "differences from A, paired by seed where seeds are dots below them, else Welch's"
+    note = _wrapped(how, _lettered(launches))
+    return matplotlib_plots.forest_figure(
+        rows,
+        differences,
+        matplotlib_plots.Heading(title="Launches compared", note=note),
+        value_label=label,
+        difference_label=f"difference in {label}\nfrom A",
+        as_perplexity=describe(comparison.metric).is_loss,
+    )
+
+
+def _interval_row(
+    name: str, values: Sequence[float], mean: float | None, bounds: Mapping[str, Any]
+) -> Interval:
+    low, high = bounds["ci_low"], bounds["ci_high"]
+    return Interval(cell=name, values=values, mean=mean or 0.0, low=low, high=high)
+
+
+def _lettered(launches: Sequence[LaunchRecords]) -> str:
+    names = zip(ascii_uppercase, (launch.info.name for launch in launches), strict=False)
+    return "; ".join(f"{letter}: {name}" for letter, name in names)
 
 
 def draw_assignment(

@@ -45,8 +45,8 @@ def told_apart(
     for record in records:
         last, now = newest[record.cell], stated.get(record.cell)
         if record.cell_hash != (now[CELL_HASH] if now else last.cell_hash):
-            values = now[CONFIG] if now else _values(last, home)
-            record = _older(record, _values(record, home), values)
+            values = now[CONFIG] if now else told_values(last, home)
+            record = _older(record, told_values(record, home), values)
         found.append(record)
     return found
 
@@ -109,7 +109,7 @@ def _older(record: TrialRecord, own: Values | None, now: Values | None) -> Trial
     return replace(record, cell=f"{record.cell} ({differs})", asked_as=record.cell, is_older=True)
 
 
-def _values(record: TrialRecord, home: Home) -> Values | None:
+def told_values(record: TrialRecord, home: Home) -> Values | None:
     """From the record, or of a trial of November 2026 from what its run left in the home."""
     if record.config is not None:
         return record.config
