@@ -24,7 +24,7 @@ SCRIPTS = {
     "search_saves": ["--seeds", "1"],
     "data": ["--repeats", "1", "--bytes", "2e5", "--corpus"],
     "study_scale": [
-        *("--trials", "40", "--live", "6", "--concurrent", "3", "--reports", "2"),
+        *("--trials", "40", "--grid", "200", "--live", "6", "--concurrent", "3", "--reports", "2"),
         *("--repeats", "1", "--quality-seeds", "1", "--quality-trials", "12"),
     ],
 }

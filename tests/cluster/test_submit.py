@@ -98,7 +98,7 @@ def wait_for(what, timeout_s=400):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corpus, study_file):
-    study, home = study_file("sent", num_steps=5000, eval_every=100), tmp_path / "home"
+    study, home = study_file("sent", num_steps=3000, eval_every=100), tmp_path / "home"
     options = [
         *("--address", head, "--home", home, "--corpus", corpus, "--json"),
         *("--gpus-per-worker", "0.25", "--device", "cpu", "--cpus-per-worker", "1"),
@@ -142,7 +142,7 @@ def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corp
     assert "stopping" in out
     steps = {t.number: max(t.intermediate_values) for t in trials(home)}
 
-    second = submit("--max-tokens", str(4 * 5000 * 128))
+    second = submit("--max-tokens", str(4 * 3000 * 128))
     wait_for(lambda: {t.state.name for t in trials(home)} == {"COMPLETE"})
     status = ["job", "status", second, "--address", head, "--json"]
     told = wait_for(
@@ -150,7 +150,7 @@ def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corp
     )
     assert told["status"] == "SUCCEEDED", moe_study("job", "logs", second, "--address", head)[1]
     assert {t.state.name for t in trials(home)} == {"COMPLETE"}
-    assert all(max(t.intermediate_values) == 5000 > steps[t.number] for t in trials(home))
+    assert all(max(t.intermediate_values) == 3000 > steps[t.number] for t in trials(home))
 
 
 @pytest.mark.parametrize(

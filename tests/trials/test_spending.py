@@ -139,7 +139,7 @@ def test_a_budget_is_a_positive_number(hold, grid_study, limits):
 def test_running_trials_wait_at_their_checkpoints_once_the_device_time_is_spent(
     hold, grid_study, said
 ):
-    overrides = {"train.num_steps": 600, "train.eval_every": 20}
+    overrides = {"train.num_steps": 300, "train.eval_every": 20}
     limits = {"limits": Limits(device_s=1800.0), "concurrency": 2}
     passed_s = [0.0]
 
