@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from moe.analysis import olmoe
-from moe.analysis.permutation_test import Null, association, conditional_information
+from moe.analysis.permutation_test import Null, Side, association, conditional_information
 from moe.analysis.specialization import (
     WordForm,
     contingency,
@@ -26,7 +26,7 @@ from moe.config import RoutingUnit
 from moe.probes.alignment import NO_LABEL
 from moe.probes.probe_sources import LabelledUnit
 
-ExchangedUnit = Literal["span", "sequence", "document"]
+ExchangedUnit = Literal["sequence", "document"]
 _OF_TOKENS = ("token_T", "label_T", "unit_T", "document_T", "sequence_T")
 
 
@@ -35,10 +35,11 @@ class Choices:
     """The experts that one trained model chose on the tokens of one probe.
 
     `expert_MTK` is [layers, T, K], `layers` names the blocks. Tokens without a label have
-    `NO_LABEL`. `unit_T` numbers what was labelled as one: a span of characters (a word, however
-    many tokens it takes) or a document. `sequence_T` numbers what was routed as one at sequence
-    unit; a sequence holds one document or a part of it. `baseline_MTK`, if given, is what a
-    randomly drawn linear router chooses from the same hidden states.
+    `NO_LABEL`. Documents follow one another. `language_T`, if the probe has it, is that of each
+    token's document, as a number. `unit_T` numbers what was labelled as one: a span of characters
+    (a word, however many tokens it takes) or a document. `sequence_T` numbers what was routed as
+    one at sequence unit; a sequence holds one document or a part of it. `baseline_MTK`, if given,
+    is what a randomly drawn linear router chooses from the same hidden states.
 
     Raises ValueError if the parts do not fit together.
     """
@@ -54,6 +55,7 @@ class Choices:
     unit_T: np.ndarray
     document_T: np.ndarray
     sequence_T: np.ndarray
+    language_T: np.ndarray | None = None
     baseline_MTK: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +89,8 @@ class Choices:
                 "label. Choose a probe whose labels reach the text."
             )
         tokens = {name: getattr(self, name)[kept] for name in _OF_TOKENS}
+        if self.language_T is not None:
+            tokens["language_T"] = self.language_T[kept]
         baseline = None if self.baseline_MTK is None else self.baseline_MTK[:, kept]
         return dataclasses.replace(
             self, expert_MTK=self.expert_MTK[:, kept], baseline_MTK=baseline, **tokens
@@ -94,10 +98,30 @@ class Choices:
 
     @property
     def exchanged_unit(self) -> ExchangedUnit:
-        """The coarser of the routed and the labelled unit: what the null exchanges."""
+        """What the null exchanges, or within which it shifts: no finer than what was routed or
+        labelled as one, and for words that are routed token by token their documents."""
         if self.labelled_unit == "span" and self.routing_unit == "sequence":
             return "sequence"
-        return self.labelled_unit
+        return "document"
+
+    @property
+    def exchanged_side(self) -> Side:
+        """Which side is constant within that unit."""
+        if self.labelled_unit == "document":
+            return "label"
+        # A sequence's route is one, while its tokens' labels differ: then routes change places.
+        return "route" if self.routing_unit == "sequence" else "neither"
+
+    def words(self) -> np.ndarray:
+        """What the text itself tells of each token, as a number [T]: of a labelled word its form
+        (all of its tokens), the place in it, and the language; of other text the token and the
+        language."""
+        parts = [self.token_T]
+        if self.labelled_unit == "span":
+            parts += list(_forms_and_places(self.token_T, self.unit_T))
+        if self.language_T is not None:
+            parts.append(self.language_T)
+        return np.unique(np.stack(parts, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +129,8 @@ class Row:
     """One layer of one trained model on one probe; `layer` is None in the mean over layers.
 
     Information is in nats. `nmi_excess` = nmi - nmi_null_mean. `purity` is at least
-    `commonest_label_share`. Columns that start with `conditional` are I(expert; label | token id).
+    `commonest_label_share`. Columns that start with `conditional` are I(expert; label | word), the
+    word as `Choices.words` has it.
     `nmi_random_router` is None where no baseline was computed. The shares are OLMoE's
     (`moe.analysis.olmoe.Summary`), the first two beside `chance_share`. `n_units` counts what the
     null exchanges.
@@ -167,17 +192,16 @@ def analyze(
     word_form = word_form or probe_word_form(choices, num_permutations=num_permutations)
     choices = choices.labelled()
     exchanged = choices.exchanged_unit
-    unit_T = renumber(choices.sequence_T if exchanged == "sequence" else choices.unit_T)
+    unit_T = renumber(choices.sequence_T if exchanged == "sequence" else choices.document_T)
     how = {
         "num_experts": choices.num_experts,
         "unit_T": unit_T,
-        # A sequence's route is one, while its tokens' labels differ: then routes change places.
-        "exchanged": "route" if exchanged == "sequence" else "label",
+        "exchanged": choices.exchanged_side,
         "num_permutations": num_permutations,
         "seed": 0,
     }
     nmi_PM = association(choices.expert_MTK, choices.label_T, **how)
-    beyond_PM = conditional_information(choices.expert_MTK, choices.label_T, choices.token_T, **how)
+    beyond_PM = conditional_information(choices.expert_MTK, choices.label_T, choices.words(), **how)
     purity_M = np.array([purity(count_NL) for count_NL in _tables(choices, choices.expert_MTK)])
     random_M = None
     if choices.baseline_MTK is not None:
@@ -230,6 +254,19 @@ def analyze(
 
     rows = [row(layer, slice(m, m + 1)) for m, layer in enumerate(choices.layers)]
     return (*rows, row(None, slice(None)))
+
+
+def _forms_and_places(token_T: np.ndarray, unit_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each token the form of its unit, as a number, and its place in it."""
+    first_U = np.flatnonzero(np.diff(unit_T, prepend=-1))
+    length_U = np.diff(first_U, append=len(unit_T))
+    number_of: dict[bytes, int] = {}
+    form_U = [
+        number_of.setdefault(token_T[first : first + length].tobytes(), len(number_of))
+        for first, length in zip(first_U, length_U, strict=True)
+    ]
+    place_T = np.arange(len(unit_T)) - np.repeat(first_U, length_U)
+    return np.repeat(form_U, length_U), place_T
 
 
 def probe_word_form(choices: Choices, *, num_permutations: int = 200) -> WordForm:

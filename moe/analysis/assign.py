@@ -125,7 +125,16 @@ def choose(
         unit_T=probe.unit_T,
         document_T=probe.document_T,
         sequence_T=np.repeat(np.arange(len(length_S)), length_S),
+        language_T=_languages(probe),
     )
+
+
+def _languages(probe: TokenizedProbe) -> np.ndarray | None:
+    """That of each token's document; None where some have none, or where it is the label."""
+    given = [attributes.get("language", "") for attributes in probe.attributes]
+    if not all(given) or set(given) == set(probe.labels):
+        return None
+    return np.unique(given, return_inverse=True)[1][probe.document_T]
 
 
 def _windows(document_T: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,8 @@ of a table (a label, or a token id with a label), Z token ids, P permutations.
 
 A plug-in mutual information is biased upward, by an amount that depends on the counts. The null
 repeats it with the two sides unlinked. What is exchanged is the coarser of the routed unit and the
-labelled unit: tokens of one document share its label, so they are one draw, not many. Units change
+labelled unit: tokens of one document share its label, so they are one draw, not many; where neither
+side is constant in a unit, documents stay whole (`moe.analysis.document_nulls`). Units change
 places with units of about their size: if labels differ in how long their documents or words are, a
 plain exchange would hand the long ones to any label, and the null would come out too high
 (simulated: by half and more, with 0 to 1% rejections at a level of 5%).
@@ -20,7 +21,9 @@ from typing import Literal
 
 import numpy as np
 
-Side = Literal["label", "route"]
+from moe.analysis.document_nulls import exchanged_within, shifted
+
+Side = Literal["label", "route", "neither"]
 _SIZE_CLASSES = 128
 _LEAST_UNITS = 10
 
@@ -85,7 +88,8 @@ def association(
 ) -> np.ndarray:
     """NMI of experts and labels, [P + 1, M]: row 0 observed, the rest after an exchange of units.
 
-    `unit_T` numbers the units from 0. `exchanged` is the side that is constant within a unit.
+    `unit_T` numbers the units from 0. `exchanged` is the side that is constant within a unit;
+    with "neither", units are documents, in whose order the tokens stand.
     All layers and all K choices of a unit move together, so means over layers have a null too.
     """
     num_labels = int(label_T.max()) + 1
@@ -111,8 +115,8 @@ def conditional_information(
 ) -> np.ndarray:
     """I(expert; label | condition) in nats, [P + 1, M]: row 0 observed, the rest exchanged.
 
-    The exchange stays within a value of the condition (a token id), so that what the word itself
-    tells stays in the null. Tokens of one unit with one id move together, and a unit has one rank
+    The exchange stays within a value of the condition (a word), so that what the word itself tells
+    stays in the null. Tokens of one unit with one id move together, and a unit has one rank
     for all its ids: a document that is given another topic is given it throughout, as nearly as
     the topics that each id occurs in allow. Without that, ids would seem to agree independently.
     As nearly as that: at a level of 5%, 3 to 11% were rejected in simulations without any effect
@@ -192,6 +196,14 @@ def _paired(
     rng = np.random.default_rng(seed)
     expert_MTK = np.ascontiguousarray(expert_MTK, dtype=np.int64)
     yield expert_MTK, label_T
+    if exchanged == "neither":
+        if condition_T is None:
+            for experts_MTK in shifted(expert_MTK, unit_T, num_permutations, rng):
+                yield experts_MTK, label_T
+        else:
+            for drawn_T in exchanged_within(label_T, condition_T, unit_T, num_permutations, rng):
+                yield expert_MTK, drawn_T
+        return
     _, first_U = np.unique(unit_T, return_index=True)
     if exchanged == "label":
         assert np.array_equal(label_T[first_U][unit_T], label_T), "a unit has one label"

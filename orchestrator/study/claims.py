@@ -280,7 +280,7 @@ class Specialises(Claim):
 
     The sample of a seed is the mean over layers of (`measure` - its null's mean) in the rows of
     `moe-study analyze`, minus the same of the `control` cell (a random router) where one is named.
-    `measure` is nmi, or conditional_information (nats) for what goes beyond the token's id.
+    `measure` is nmi, or conditional_information (nats) for what goes beyond the word.
     `labels` are the names that these labels go by: the kind of a `corpus:` probe, the label column
     of a `table:` probe, "syntax" for `conllu:`. `at_most` makes a claim of weak specialisation.
     """

@@ -55,7 +55,7 @@ def test_rows_of_a_planted_and_a_random_layer():
     assert mean.p_value < 0.01
     for row in (planted, random, mean):
         assert row.nmi_excess == pytest.approx(row.nmi - row.nmi_null_mean)
-        assert (row.n_units, row.n_labels, row.exchanged_unit) == (514, 4, "span")
+        assert (row.n_units, row.n_labels, row.exchanged_unit) == (60, 4, "document")
         assert row.n_tokens == np.count_nonzero(choices().label_T != NO_LABEL)
         assert row.nmi_random_router is None
 
@@ -69,10 +69,38 @@ def test_rows_are_json_with_the_keys_that_scripts_rely_on():
 
 
 def test_the_coarser_unit_is_exchanged():
-    assert choices().exchanged_unit == "span"
-    assert choices(routing_unit="sequence").exchanged_unit == "sequence"
-    assert choices(labelled_unit="document").exchanged_unit == "document"
-    assert choices(labelled_unit="document", routing_unit="sequence").exchanged_unit == "document"
+    for unit, labelled, exchanged, side in (
+        ("token", "span", "document", "neither"),
+        ("sequence", "span", "sequence", "route"),
+        ("token", "document", "document", "label"),
+        ("sequence", "document", "document", "label"),
+    ):
+        given = choices(routing_unit=unit, labelled_unit=labelled)
+        assert (given.exchanged_unit, given.exchanged_side) == (exchanged, side)
+
+
+def test_what_is_known_of_a_word_is_its_form_place_and_language():
+    """Experts that follow the second piece of a word, by its form: nothing beyond the word, and
+    much beyond the piece."""
+    rng = np.random.default_rng(0)
+    form_U = rng.integers(0, 8, 900)  # two pieces each: 8 forms of 4 first and 2 second pieces
+    token_T = np.stack([form_U // 2, 10 + form_U % 2], axis=1).ravel()
+    unit_T = np.repeat(np.arange(900), 2)
+    label_U = np.where(rng.random(900) < 0.1, 1 - form_U // 4, form_U // 4)
+    given = choices(
+        expert_MTK=np.stack([(form_U // 4)[unit_T]] * 2)[:, :, None],
+        token_T=token_T,
+        label_T=label_U[unit_T],
+        labels=("A", "B"),
+        unit_T=unit_T,
+        document_T=unit_T // 15,
+        sequence_T=unit_T // 15,
+    )
+    assert len(np.unique(given.words())) == 16
+    assert len(np.unique(dataclasses.replace(given, language_T=unit_T // 450).words())) == 32
+    row, *_ = analyze(given, cell="c", seed=0)
+    assert row.nmi > 0.3
+    assert row.conditional_information == pytest.approx(0, abs=1e-9)
 
 
 def test_sequences_exchange_their_routes():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from moe.analysis.document_nulls import exchanged_within
 from moe.analysis.permutation_test import Null, association, conditional_information
 
 N, L = 4, 5
@@ -41,6 +42,19 @@ def sequences_on_words(rng: np.random.Generator) -> Sample:
     label_T = (mixture_TL + rng.gumbel(size=mixture_TL.shape)).argmax(axis=1)
     route_UK = rng.permuted(np.tile(np.arange(N), (150, 1)), axis=1)[:, :2]
     return {"expert": route_UK[unit_T], "label": label_T, "unit": unit_T}
+
+
+def words_in_documents(rng: np.random.Generator) -> Sample:
+    """Words with labels and routes of their own; a document leans to some labels and, whatever
+    these are, to some experts, and what stands beside a word has often its expert."""
+    unit_T = np.repeat(np.arange(60), rng.integers(10, 30, 60))
+    lean_TL = np.log(rng.dirichlet(np.full(L, 0.5), 60))[unit_T]
+    label_T = (lean_TL + rng.gumbel(size=lean_TL.shape)).argmax(axis=1)
+    habit_TN = rng.normal(0, 1.5, (60, N))[unit_T]
+    expert_T = (habit_TN + rng.gumbel(size=habit_TN.shape)).argmax(axis=1)
+    for t in np.flatnonzero((rng.random(len(unit_T)) < 0.5) & (np.diff(unit_T, prepend=-1) == 0)):
+        expert_T[t] = expert_T[t - 1]
+    return {"expert": expert_T[:, None], "label": label_T, "unit": unit_T}
 
 
 def p_values(
@@ -77,6 +91,7 @@ def assert_uniform(p: np.ndarray) -> None:
         (independent_tokens, "label"),
         (documents_with_a_habit, "label"),
         (sequences_on_words, "route"),
+        (words_in_documents, "neither"),
     ],
 )
 def test_p_is_uniform_without_specialisation(make, exchanged):
@@ -84,7 +99,12 @@ def test_p_is_uniform_without_specialisation(make, exchanged):
 
 
 @pytest.mark.parametrize(
-    ("make", "exchanged"), [(documents_with_a_habit, "label"), (sequences_on_words, "route")]
+    ("make", "exchanged"),
+    [
+        (documents_with_a_habit, "label"),
+        (sequences_on_words, "route"),
+        (words_in_documents, "neither"),
+    ],
 )
 def test_exchanging_tokens_of_coarser_units_finds_what_is_not_there(make, exchanged):
     """Why the unit matters: at a level of 5%, more than half are false alarms."""
@@ -110,13 +130,15 @@ def test_null_is_as_high_as_chance_where_lengths_follow_labels():
     assert np.mean(observed) == pytest.approx(np.mean(null), rel=0.1)
 
 
-@pytest.mark.parametrize("exchanged", ["label", "route"])
+@pytest.mark.parametrize("exchanged", ["label", "route", "neither"])
 def test_planted_specialisation_is_found(exchanged):
     """Two layers: the expert is the label in the first, and anything in the second."""
     rng = np.random.default_rng(0)
     unit_T = np.repeat(np.arange(200), rng.integers(5, 40, 200))
     label_T = rng.integers(0, N, 200)[unit_T]
     other_T = rng.integers(0, N, 200)[unit_T]
+    if exchanged == "neither":
+        label_T, other_T = rng.integers(0, N, (2, len(unit_T)))
     nmi_PM = association(
         np.stack([label_T, other_T])[:, :, None],
         label_T,
@@ -208,14 +230,16 @@ def words(rng: np.random.Generator, *, units: int = 0) -> Sample:
     return {"expert": expert_T[:, None], "label": label_T, "unit": unit_T, "token": token_T}
 
 
-def conditional(sample: Sample, unit_T: np.ndarray, seed: int, permutations: int = 99):
+def conditional(
+    sample: Sample, unit_T: np.ndarray, seed: int, permutations: int = 99, exchanged="label"
+):
     return conditional_information(
         sample["expert"][None],
         sample["label"],
         sample["token"],
         num_experts=N,
         unit_T=unit_T,
-        exchanged="label",
+        exchanged=exchanged,
         num_permutations=permutations,
         seed=seed,
     )[:, 0]
@@ -285,6 +309,48 @@ def test_conditional_null_respects_documents():
             found[i] = Null.of(values[0], values[1:]).p_value
     assert np.mean(by_document <= 0.05) <= 0.10
     assert np.mean(by_token <= 0.05) >= 0.20
+
+
+def words_of_documents(rng: np.random.Generator) -> Sample:
+    """As `words_in_documents`, where label and route hang on the word as well."""
+    unit_T = np.repeat(np.arange(80), rng.integers(10, 30, 80))
+    token_T = rng.integers(0, 15, len(unit_T))
+    label_TL = rng.normal(0, 1.5, (15, L))[token_T] + 2 * rng.normal(0, 1, (80, L))[unit_T]
+    expert_TN = rng.normal(0, 1.5, (15, N))[token_T] + 2 * rng.normal(0, 1, (80, N))[unit_T]
+    label_T, expert_T = (
+        (score + rng.gumbel(size=score.shape)).argmax(axis=1) for score in (label_TL, expert_TN)
+    )
+    return {"expert": expert_T[:, None], "label": label_T, "unit": unit_T, "token": token_T}
+
+
+def test_given_the_word_whole_documents_change_places():
+    """Documents that lean to labels and, independently, to experts: exchanging words one by one
+    finds a specialisation that is not there, in two samples of five."""
+    by_document, by_word = np.empty(120), np.empty(120)
+    for i in range(120):
+        sample = words_of_documents(np.random.default_rng(i))
+        values = conditional(sample, sample["unit"], 10_000 + i, exchanged="neither")
+        by_document[i] = Null.of(values[0], values[1:]).p_value
+        values = conditional(sample, np.arange(len(sample["unit"])), 10_000 + i)
+        by_word[i] = Null.of(values[0], values[1:]).p_value
+    assert np.mean(by_document <= 0.05) <= 0.11
+    assert np.mean(by_document) == pytest.approx(0.5, abs=0.1)
+    assert np.mean(by_word <= 0.05) > 0.3
+
+
+def test_documents_keep_their_labels_together_and_words_their_own():
+    """Of a word that all documents have once, each document's labels go to one other whole."""
+    rng = np.random.default_rng(0)
+    unit_T, token_T = np.repeat(np.arange(30), 4), np.tile(np.arange(4), 30)
+    label_T = rng.integers(0, 100, 120)
+    given = sorted(map(tuple, label_T.reshape(30, 4)))
+    draws = list(exchanged_within(label_T, token_T, unit_T, 5, rng))
+    assert len(draws) == 5
+    for drawn_T in draws:
+        assert sorted(map(tuple, drawn_T.reshape(30, 4))) == given
+        assert not np.array_equal(drawn_T, label_T)
+    twice_T = np.where(unit_T == 0, 0, token_T)  # the only block of four: it stays
+    assert np.array_equal(next(exchanged_within(label_T, twice_T, unit_T, 1, rng))[:4], label_T[:4])
 
 
 def test_planted_specialisation_beyond_the_word_is_found():
