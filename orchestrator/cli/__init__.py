@@ -23,6 +23,7 @@ from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app
     read_commands,
     report_command,
     run_command,
+    scaling_command,
     submit_command,
     table_commands,
     ui_command,

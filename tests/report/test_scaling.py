@@ -1,0 +1,130 @@
+"""A study at several sizes: the law is found again, intervals hold it, refusals are named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import curve_fit
+
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.report.records import LaunchRecords
+from orchestrator.report.scaling import fit, predicted, scaling
+from orchestrator.stores.optuna_launches import LaunchInfo
+from orchestrator.stores.trial_record import (
+    BATCH_TOKENS,
+    CONFIG,
+    FLOPS_PER_TOKEN,
+    METRICS,
+    MOE_DIGEST,
+    PARAMS_ACTIVE,
+    TrialRecord,
+)
+
+TRUE = {"dense": (2.0, 60.0, 0.16), "moe": (1.7, 40.0, 0.13)}
+FLOPS = (1e12, 1e13, 1e14, 1e15)
+
+
+def launch(tmp_path, flops, *, seeds=5, noise=0.002, cells=TRUE, digest="text", tokens="tokens"):
+    rng = np.random.default_rng(int(np.log10(flops)))
+    trials = [
+        TrialRecord(
+            number=10 * i + seed,
+            trial_id=10 * i + seed,
+            state="complete",
+            cell=cell,
+            seed=seed,
+            config_hash=f"{cell}-{seed}-{flops}",
+            cell_hash=f"{cell}-{flops}",
+            run_id=None,
+            value=float(predicted(law, flops) + noise * rng.normal()),
+            tokens=1000,
+            params={},
+            error=None,
+            attempt=1,
+            attributes={
+                MOE_DIGEST: "code-1",
+                CONFIG: {"data.digest": tokens},
+                BATCH_TOKENS: 100,
+                FLOPS_PER_TOKEN: flops / 1000,
+                PARAMS_ACTIVE: int(flops / 6000),
+                METRICS: {"val/bits_per_byte": 1.5},
+            },
+            curve={10: 1.0},
+        )
+        for i, (cell, law) in enumerate(cells.items())
+        for seed in range(seeds)
+    ]
+    about = {"study": "s", "metric": "val/loss", "sampled": False, "baseline": "dense"}
+    about |= {"corpus": "stdlib", "corpus_digest": digest, "overrides": {}, "scale": "cpu"}
+    info = LaunchInfo(study_id=1, name=f"s/{flops:.0e}", attributes=about)
+    return LaunchRecords(home=Home(tmp_path), info=info, trials=trials)
+
+
+@pytest.mark.parametrize("law", [*TRUE.values(), (0.0, 25.0, 0.08)])
+def test_a_law_without_noise_is_found_again(law):
+    flops = np.array(FLOPS)
+    e, _, alpha = found = fit(flops, predicted(law, flops))
+    assert alpha == pytest.approx(law[2], abs=0.006)  # the grid's step
+    assert e == pytest.approx(law[0], abs=0.06)
+    np.testing.assert_allclose(predicted(found, flops), predicted(law, flops), atol=2e-3)
+
+
+def test_the_fit_is_no_worse_than_scipys_from_the_truth():
+    flops, rng = np.array(FLOPS), np.random.default_rng(0)
+    for _ in range(20):
+        means = predicted(TRUE["moe"], flops) + 0.01 * rng.normal(size=4)
+        ours = ((predicted(fit(flops, means), flops) - means) ** 2).sum()
+
+        def form(x, e, a, alpha):
+            return e + a * (x / 1e13) ** -alpha
+
+        start = (1.7, 40.0 * 1e13**-0.13, 0.13)
+        best, _ = curve_fit(form, flops, means, start, bounds=(0, [10, 10, 1.5]))
+        theirs = ((form(flops, *best) - means) ** 2).sum()
+        assert ours <= theirs * 1.05 + 1e-7
+
+
+def test_laws_gaps_and_their_intervals(tmp_path):
+    found = scaling([launch(tmp_path, flops) for flops in FLOPS])
+    assert (found.reference, list(found.cells)) == ("dense", ["dense", "moe"])
+    assert [size.flops for size in found.cells["moe"]] == pytest.approx(FLOPS)
+    for name, (e, _, alpha) in TRUE.items():
+        law = found.laws[name]
+        assert law.alpha_bounds[0] - 0.01 <= alpha <= law.alpha_bounds[1] + 0.01
+        assert law.e_bounds[0] - 0.05 <= e <= law.e_bounds[1] + 0.05
+    (gap,) = found.gaps
+    assert gap.flops == pytest.approx(1e16)
+    true = float(predicted(TRUE["moe"], 1e16) - predicted(TRUE["dense"], 1e16))
+    assert gap.bounds[0] - 0.005 <= true <= gap.bounds[1] + 0.005
+    assert found.to_dict()["cells"][1]["law"]["alpha"] == found.laws["moe"].alpha
+
+
+def test_where_the_order_changes_is_found(tmp_path):
+    cells = {"dense": (2.0, 60.0, 0.16), "moe": (2.05, 30.0, 0.145)}
+    found = scaling([launch(tmp_path, flops, cells=cells, noise=0) for flops in FLOPS])
+    grid = np.geomspace(1e12, 1e16, 100_000)
+    sign = np.sign(predicted(cells["moe"], grid) - predicted(cells["dense"], grid))
+    true = grid[np.flatnonzero(sign[:-1] * sign[1:] < 0)]
+    assert len(true) == 1
+    (gap,) = found.gaps
+    assert gap.crossings[-1] == pytest.approx(true[0], rel=0.5)
+    before = f"s/{max(f for f in FLOPS if f < true[0]):.0e}"
+    assert found.turns["moe"][0][0] == before
+
+
+def test_what_cannot_be_said_is_not(tmp_path):
+    two = scaling([launch(tmp_path, flops) for flops in FLOPS[:2]])
+    assert (two.laws, two.gaps) == ({}, [])
+    assert "a law needs 3 sizes" in " ".join(two.notes)
+    one_seed = scaling([launch(tmp_path, flops, seeds=1) for flops in FLOPS])
+    assert one_seed.laws["moe"].alpha_bounds is None
+    assert (one_seed.gaps[0].bounds, one_seed.gaps[0].share_crossing) == (None, None)
+    other = [launch(tmp_path, FLOPS[0]), launch(tmp_path, FLOPS[1], tokens="others")]
+    assert scaling(other).metric == "val/bits_per_byte"
+    for wrong in (
+        [launch(tmp_path, FLOPS[0])],
+        [launch(tmp_path, FLOPS[0]), launch(tmp_path, FLOPS[1], digest="another")],
+    ):
+        with pytest.raises(BadInput, match="received"):
+            scaling(wrong)
