@@ -10,7 +10,7 @@ from __future__ import annotations
 from orchestrator.study import Better, Claim, Equivalent, Study
 from search_spaces.cells import Cell
 from search_spaces.families import FAMILIES, family
-from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, dense, mixture
+from studies.paper_cells import PAPER_SCALES, ROUTER_MARGIN, SEEDS, dense, mixture
 
 UNITS = ("token", "sequence")
 
@@ -53,7 +53,7 @@ def _claims(name: str) -> tuple[Claim, ...]:
                 statement=f"a frozen router is equivalent to a learned one, {unit} unit ({name})",
                 a=cell[f"{unit}-frozen"],
                 b=cell[unit],
-                margin=PERCENT,
+                margin=ROUTER_MARGIN,
             )
             for unit in UNITS
         ),

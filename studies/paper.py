@@ -12,7 +12,15 @@ from moe.config import TrialConfig
 from orchestrator.study import All, Better, Claim, Effect, Equivalent, LargerEffect, Study
 from search_spaces.cells import Cell
 from studies import paper_table1, paper_table2, paper_table3
-from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, dense, mixture
+from studies.paper_cells import (
+    CAPACITY_MARGIN,
+    GAIN_MARGIN,
+    PAPER_SCALES,
+    ROUTER_MARGIN,
+    SEEDS,
+    dense,
+    mixture,
+)
 from studies.published import published
 
 UNITS = ("token", "sequence")
@@ -74,7 +82,7 @@ def _random_router(unit: str) -> tuple[Claim, Claim]:
             statement=f"random is as good as dense 1x at {unit} unit",
             a=random,
             b=dense(1).name,
-            margin=PERCENT,
+            margin=GAIN_MARGIN,
         ),
     )
 
@@ -85,17 +93,19 @@ def _contrasts(suffix: str) -> dict[str, Claim]:
     def better(id: str, a: str, b: str) -> Better:
         return Better(id=id, statement=f"{a} beats {b}", a=a, b=b)
 
-    def equivalent(id: str, a: str, b: str) -> Equivalent:
-        return Equivalent(id=id, statement=f"{a} is as good as {b}", a=a, b=b, margin=PERCENT)
+    def equivalent(id: str, a: str, b: str, margin: float) -> Equivalent:
+        return Equivalent(id=id, statement=f"{a} is as good as {b}", a=a, b=b, margin=margin)
 
     token, sequence = (_name(unit, suffix=suffix) for unit in UNITS)
     frozen = {unit: _name(unit, router="frozen", suffix=suffix) for unit in UNITS}
     return {
         "unit": better(f"unit{suffix}", token, sequence),
         "C2": better(f"C2{suffix}", token, dense(4, suffix=suffix).name),
-        "C4": equivalent(f"C4{suffix}", sequence, dense(2, suffix=suffix).name),
-        "C5-token": equivalent(f"C5-token{suffix}", frozen["token"], token),
-        "C5-sequence": equivalent(f"C5-sequence{suffix}", frozen["sequence"], sequence),
+        "C4": equivalent(f"C4{suffix}", sequence, dense(2, suffix=suffix).name, CAPACITY_MARGIN),
+        "C5-token": equivalent(f"C5-token{suffix}", frozen["token"], token, ROUTER_MARGIN),
+        "C5-sequence": equivalent(
+            f"C5-sequence{suffix}", frozen["sequence"], sequence, ROUTER_MARGIN
+        ),
     }
 
 

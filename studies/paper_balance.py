@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from moe.metrics import LOAD_ENTROPY
 from orchestrator.study import All, Better, Equivalent, Study
-from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, mixture
+from studies.paper_cells import CHOICE_MARGIN, PAPER_SCALES, SEEDS, mixture
 from studies.published import published
 
 COLLAPSE = 0.1
 UNITS = ("sequence", "token")
-WITHOUT = {unit: mixture(unit, also={"moe.balance": "none"}) for unit in UNITS}
-WITH = {unit: mixture(unit, suffix="-balanced", also={"moe.balance": "switch"}) for unit in UNITS}
+WITHOUT = {
+    unit: mixture(unit, suffix="-unbalanced", also={"moe.balance": "none"}) for unit in UNITS
+}
+WITH = {unit: mixture(unit, also={"moe.balance": "switch"}) for unit in UNITS}
 
 
 def _claim(id: str, unit: str) -> All:
@@ -29,7 +31,7 @@ def _claim(id: str, unit: str) -> All:
                 statement="with and without are equivalent",
                 a=with_loss,
                 b=without,
-                margin=PERCENT,
+                margin=CHOICE_MARGIN,
             ),
             Better(
                 id=f"{id}.load",

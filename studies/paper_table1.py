@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.study import All, Better, Equivalent, Study
-from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, dense, mixture
+from studies.paper_cells import CAPACITY_MARGIN, PAPER_SCALES, SEEDS, dense, mixture
 from studies.published import published
 
 TOKEN_K1, TOKEN_K2 = (mixture("token", top_k=k) for k in (1, 2))
@@ -30,7 +30,7 @@ CLAIMS = (
         "parameters",
         a=SEQUENCE_K2.name,
         b=DENSE_2X.name,
-        margin=PERCENT,
+        margin=CAPACITY_MARGIN,
     ),
     All(
         id="C9",

@@ -10,7 +10,14 @@ from __future__ import annotations
 from moe.config import TrialConfig
 from orchestrator.study import All, Equivalent, NotBetter, Study
 from search_spaces.cells import Cell
-from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, by_label, mixture
+from studies.paper_cells import (
+    CHOICE_MARGIN,
+    PAPER_SCALES,
+    ROUTER_MARGIN,
+    SEEDS,
+    by_label,
+    mixture,
+)
 from studies.published import published
 
 GLOBAL = mixture("sequence", scope="global")
@@ -43,7 +50,7 @@ STUDY = Study(
                     statement=f"frozen is equivalent to learned at {unit} unit",
                     a=ROUTERS[unit, "frozen"].name,
                     b=ROUTERS[unit, "learned"].name,
-                    margin=PERCENT,
+                    margin=ROUTER_MARGIN,
                 )
                 for unit in ("token", "sequence")
             ),
@@ -54,7 +61,7 @@ STUDY = Study(
             "global router",
             a="sequence-global-label-N4-K1",
             b=GLOBAL.name,
-            margin=PERCENT,
+            margin=CHOICE_MARGIN,
         ),
     ),
     published=published("table3"),

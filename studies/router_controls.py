@@ -8,7 +8,7 @@ persists and balances, and sees nothing of the context.
 from __future__ import annotations
 
 from orchestrator.study import Better, Equivalent, Study
-from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, dense, mixture
+from studies.paper_cells import PAPER_SCALES, ROUTER_MARGIN, SEEDS, dense, mixture
 from studies.published import published
 
 UNITS = ("token", "sequence")
@@ -52,7 +52,7 @@ STUDY = Study(
             statement="a hash of the token id is equivalent to a learned router",
             a=HASH.name,
             b=LEARNED["token"].name,
-            margin=PERCENT,
+            margin=ROUTER_MARGIN,
         ),
     ),
     published=published("table1", "table3"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from moe.config import TrialConfig
 from orchestrator.study import All, Equivalent, Study
 from search_spaces.cells import Cell
-from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, mixture
+from studies.paper_cells import PAPER_SCALES, ROUTER_MARGIN, SEEDS, mixture
 
 UNITS = ("token", "sequence")
 FACTORS = {"-std0.1x": 0.1, "-std10x": 10.0, "-std100x": 100.0}
@@ -51,7 +51,7 @@ STUDY = Study(
                     statement=f"{factor:g} times the scale is equivalent",
                     a=_name(unit, suffix),
                     b=_name(unit),
-                    margin=PERCENT,
+                    margin=ROUTER_MARGIN,
                 )
                 for suffix, factor in FACTORS.items()
             ),

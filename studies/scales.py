@@ -57,7 +57,7 @@ GPU = TrialConfig(
         num_layers=8, d_model=384, num_heads=6, d_ff=1536, context_length=512, dropout=0.0
     ),
     moe=PAPER_MOE,
-    data=DataConfig(tokenizer="bpe", vocab_size=8192),
+    data=DataConfig(tokenizer="bpe", vocab_size=8192, test_fraction=0.05),
     optim=OptimConfig(learning_rate=1e-3, warmup_steps=200),
     train=TrainConfig(
         num_steps=2000,
@@ -74,7 +74,7 @@ PAPER = TrialConfig(
         num_layers=12, d_model=768, num_heads=12, d_ff=3072, context_length=1024, dropout=0.2
     ),
     moe=PAPER_MOE,
-    data=DataConfig(tokenizer="gpt2", vocab_size=GPT2_VOCAB_SIZE),
+    data=DataConfig(tokenizer="gpt2", vocab_size=GPT2_VOCAB_SIZE, test_fraction=0.05),
     optim=OptimConfig(learning_rate=9.6e-4, warmup_steps=300, weight_decay=0.5),
     train=TrainConfig(
         num_steps=6000,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from moe.config import TrialConfig
 from orchestrator.study import Better, Equivalent, Study
 from search_spaces.cells import Cell
-from studies.paper_cells import PAPER_SCALES, PERCENT, SEEDS, dense, mixture
+from studies.paper_cells import CAPACITY_MARGIN, PAPER_SCALES, PERCENT, SEEDS, dense, mixture
 
 ROUTERS = ("learned", "frozen")
 
@@ -67,7 +67,7 @@ STUDY = Study(
             "equal active parameters",
             a=_name("learned", "prefix"),
             b=dense(2).name,
-            margin=PERCENT,
+            margin=CAPACITY_MARGIN,
         ),
     ),
 )
