@@ -19,5 +19,6 @@ ALIKE: tuple[tuple[str, ...], ...] = (
         "5dfefd595b154dab",  # mixtures that start from a dense trial, which none did before
         "173058f86ca6cfab",  # micro-batches that say which is the last, counts that are known
         "37e59e818367bc7b",  # a test split and causal routes, which are measured beside the rest
+        "2e923cdbdbc2ec7a",  # weights spread over workers, unsharded runs as before
     ),
 )

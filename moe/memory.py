@@ -53,13 +53,22 @@ class _Stage:
     gradient: float = 0
 
 
-def estimate(config: TrialConfig, *, device: str = "cpu", workers: int = 1) -> Memory:
-    """Peak memory of one of `workers` data-parallel workers on a device (cpu or cuda)."""
+def estimate(
+    config: TrialConfig, *, device: str = "cpu", workers: int = 1, shard: bool = False
+) -> Memory:
+    """Peak memory of one of `workers` data-parallel workers on a device (cpu or cuda). With `shard`
+    each has a part of weights, gradients and moments, and gathers a block at a time."""
     model = _Passes(config, device)
     stages = list(model.stages())
-    weights = _FLOAT * account(config).params_total
-    gradients = round(sum(stage.gradient for stage in stages))
-    moments = model.moments()
+    gathered = 0.0
+    if shard and workers > 1:
+        gathered = _gathered(stages)
+    else:
+        shard = False
+    parts = workers if shard else 1
+    weights = _FLOAT * account(config).params_total // parts
+    gradients = round(sum(stage.gradient for stage in stages)) // parts
+    moments = model.moments() // parts
     held = weights + moments + model.evaluation_set(workers)
     micro_batches = config.train.batch_tokens // config.train.micro_batch_tokens // workers
     # Several workers reduce gradients in buckets that stay, several micro-batches add them up.
@@ -69,15 +78,17 @@ def estimate(config: TrialConfig, *, device: str = "cpu", workers: int = 1) -> M
     kept = 0.0
     for stage in stages:
         kept += stage.kept
-        peak = max(peak, held + kept + stage.forward + (gradients if stays else 0))
-        most = max(most, kept + stage.forward)
+        needed = kept + stage.forward + gathered
+        peak = max(peak, held + needed + (gradients if stays else 0))
+        most = max(most, needed)
     came = 0.0
     for stage in reversed(stages):
-        there = gradients + stage.gradient if stays else came + stage.gradient
-        peak = max(peak, held + kept + stage.backward + there)
-        most = max(most, kept + stage.backward)
+        there = (gradients if stays else came) + (0 if shard else stage.gradient)
+        needed = kept + stage.backward + gathered
+        peak = max(peak, held + needed + there)
+        most = max(most, needed)
         kept -= stage.kept
-        came += stage.gradient
+        came += stage.gradient / parts
     return Memory(
         weights=weights,
         gradients=gradients,
@@ -86,6 +97,17 @@ def estimate(config: TrialConfig, *, device: str = "cpu", workers: int = 1) -> M
         allocated=round(peak),
         peak=round(peak * (_HOST_ALLOCATOR if device == "cpu" else 1)),
     )
+
+
+def _gathered(stages: list[_Stage]) -> float:
+    """Bytes of what a sharded step has whole: weights and gradients outside of the blocks; of a
+    block the weights, those of the one that is gathered next, and its gradients, which are copied
+    to be reduced."""
+    first, *of_blocks, norm, head = stages
+    outside = first.gradient + norm.gradient + head.gradient
+    pairs = zip(of_blocks[::2], of_blocks[1::2], strict=True)
+    block = max(attention.gradient + ffn.gradient for attention, ffn in pairs)
+    return 2 * outside + 4 * block
 
 
 class _Passes:

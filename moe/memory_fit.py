@@ -34,20 +34,26 @@ def gpu_bytes() -> int | None:
 
 
 def misfit(
-    config: TrialConfig, most: float, *, device: str = "cpu", workers: int = 1, where: str = ""
+    config: TrialConfig,
+    most: float,
+    *,
+    device: str = "cpu",
+    workers: int = 1,
+    shard: bool = False,
+    where: str = "",
 ) -> str | None:
     """Why a worker of the run cannot fit `most` bytes, with remedies; None where it may.
 
     `where` says whose memory `most` is.
     """
-    needs = estimate(config, device=device, workers=workers)
+    needs = estimate(config, device=device, workers=workers, shard=shard)
     if needs.peak * _DOUBT <= most:
         return None
     return (
         "a run must fit the memory of its device; a worker needs about "
         f"{size_text(needs.peak)} at its peak ({_parts(needs)}), and {where or 'there'} is "
         f"{size_text(most)}. "
-        f"{_remedies(config, most, device, workers)}"
+        f"{_remedies(config, most, device, workers, shard)}"
     )
 
 
@@ -58,28 +64,56 @@ def _parts(needs: Memory) -> str:
     )
 
 
-def _remedies(config: TrialConfig, most: float, device: str, workers: int) -> str:
+def _remedies(config: TrialConfig, most: float, device: str, workers: int, shard: bool) -> str:
     found = []
-    if (size := _micro_batch_that_fits(config, most, device, workers)) is not None:
+    if (size := _micro_batch_that_fits(config, most, device, workers, shard)) is not None:
         found.append(f"set train.micro_batch_tokens={size} (the batch of a step stays)")
-    found.append("use a smaller model" if not found else "a smaller model")
+    if (more := _workers_that_fit(config, most, device, workers, shard)) is not None:
+        tokens = config.train.batch_tokens // more
+        smaller = tokens < config.train.micro_batch_tokens
+        with_it = f" and train.micro_batch_tokens={tokens}" if smaller else ""
+        found.append(f"spread it with --shard over {more} workers{with_it}")
+    found.append("choose a smaller model")
     text = ", or ".join(found)
     return f"{text[0].upper()}{text[1:]}."
 
 
 def _micro_batch_that_fits(
-    config: TrialConfig, most: float, device: str, workers: int
+    config: TrialConfig, most: float, device: str, workers: int, shard: bool
 ) -> int | None:
     """The largest that does, and that the workers can share evenly."""
     train, context = config.train, config.model.context_length
     for size in range(train.micro_batch_tokens - context, 0, -context):
         if train.batch_tokens % (size * workers):
             continue
-        smaller = dataclasses.replace(train, micro_batch_tokens=size)
-        tried = dataclasses.replace(config, train=smaller)
-        if estimate(tried, device=device, workers=workers).peak <= most:
+        tried = _with_micro_batch(config, size)
+        if estimate(tried, device=device, workers=workers, shard=shard).peak <= most:
             return size
     return None
+
+
+def _workers_that_fit(
+    config: TrialConfig, most: float, device: str, workers: int, shard: bool
+) -> int | None:
+    """The fewest powers of two of sharded workers that do, more than there are."""
+    if config.optim.name != "adamw":
+        return None
+    train, context = config.train, config.model.context_length
+    for more in (2**i for i in range(1, 11)):
+        size = min(train.micro_batch_tokens, train.batch_tokens // more)
+        if (more <= workers and shard) or more < workers:
+            continue
+        if size < context or size % context or train.batch_tokens % (size * more):
+            continue
+        tried = _with_micro_batch(config, size)
+        if estimate(tried, device=device, workers=more, shard=True).peak <= most:
+            return more
+    return None
+
+
+def _with_micro_batch(config: TrialConfig, size: int) -> TrialConfig:
+    train = dataclasses.replace(config.train, micro_batch_tokens=size)
+    return dataclasses.replace(config, train=train)
 
 
 def size_text(number: float) -> str:

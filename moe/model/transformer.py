@@ -5,6 +5,7 @@ Shapes:  B sequences   S positions   D d_model   V vocabulary   T counted positi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,12 +59,14 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.model.dropout)
 
     def forward(
-        self, x_BSD: Tensor, context: RouterContext, decision: Routing | None
+        self, x_BSD: Tensor, context: RouterContext, first: Callable[[], Routing | None]
     ) -> tuple[Tensor, Routing | None]:
+        """`first` gives the first decision of the pass. A function, since what shards blocks takes
+        the tensors that they are given apart, and a decision is shared as it is."""
         x_BSD = x_BSD + self.dropout(self.attention(self.attention_norm(x_BSD)))
         h_BSD = self.ffn_norm(x_BSD)
         if isinstance(self.ffn, MoELayer):
-            y_BSD, routing = self.ffn(h_BSD, context, decision)
+            y_BSD, routing = self.ffn(h_BSD, context, first())
         else:
             y_BSD, routing = self.ffn(h_BSD), None
         return x_BSD + self.dropout(y_BSD), routing
@@ -122,7 +125,7 @@ class MoETransformer(nn.Module):
         x_BSD = self.dropout(x_BSD)
         decisions: list[Routing] = []
         for block in self.blocks:
-            x_BSD, routing = block(x_BSD, context, decisions[0] if decisions else None)
+            x_BSD, routing = block(x_BSD, context, lambda: decisions[0] if decisions else None)
             if routing is not None:
                 decisions.append(routing)
         x_BSD = self.final_norm(x_BSD)

@@ -11,6 +11,7 @@ them. Numpy's and Python's global generators are not kept, because training neve
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -49,7 +50,11 @@ class TrainerState:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The state after optimiser step `step`. `optimizer` is None in a final checkpoint."""
+    """The state after optimiser step `step`. `optimizer` is None in a final checkpoint.
+
+    is_shared: its workers wrote model and optimiser together, and each reads its part
+        (`moe.train.sharded_state`); here they are empty.
+    """
 
     config: TrialConfig
     step: int
@@ -58,6 +63,7 @@ class Checkpoint:
     optimizer: dict[str, Any] | None
     trainer: TrainerState
     curve: list[dict[str, float]]
+    is_shared: bool = False
 
     @property
     def name(self) -> str:
@@ -87,23 +93,32 @@ def _load(name: str, data: bytes) -> Any:
 
 
 def _decode(header: Mapping[str, Any], files: Mapping[str, bytes]) -> Checkpoint:
+    is_shared = "model.pt" not in files
     return Checkpoint(
         config=TrialConfig.from_json(files["config.json"].decode()),
         step=header["step"],
         final=header["final"],
-        model=_load("model.pt", files["model.pt"]),
+        model={} if is_shared else _load("model.pt", files["model.pt"]),
         optimizer=_load("optimizer.pt", files["optimizer.pt"]) if "optimizer.pt" in files else None,
         trainer=TrainerState(**_load("trainer.pt", files["trainer.pt"])),
         curve=json.loads(files["curve.json"]),
+        is_shared=is_shared,
     )
 
 
 def load_checkpoint(folder: Path | str) -> Checkpoint:
-    """Reads one checkpoint folder (a path or URI), for example `out/final`.
+    """Reads one checkpoint folder (a path or URI), for example `out/final`; of one that several
+    workers wrote together the weights alone.
 
     Raises `moe.train.run_folder.DamagedError` if it is incomplete or differs from its manifest.
     """
-    return _decode(*Storage.at(folder).read_folder(""))
+    storage = Storage.at(folder)
+    checkpoint = _decode(*storage.read_folder(""))
+    if not checkpoint.is_shared:
+        return checkpoint
+    from moe.train.sharded_state import read_whole
+
+    return dataclasses.replace(checkpoint, model=read_whole(storage, ""))
 
 
 def load_dense(config: TrialConfig, folder: Path | str | None) -> dict[str, Tensor]:
@@ -161,12 +176,25 @@ class Checkpoints:
 
         Returns its location. Raises OSError, with nothing half-written, if the disk is full.
         """
+        return self.finish(checkpoint, self.storage.begin_folder(checkpoint.name), keep=keep)
+
+    def finish(
+        self,
+        checkpoint: Checkpoint,
+        place: str,
+        *,
+        keep: int,
+        written: dict[str, Any] | None = None,
+    ) -> Path | str:
+        """`save` of a folder that was begun at `place`, where workers have `written` the model and
+        the optimiser of a shared checkpoint (sizes and sha256 by file)."""
         files = {
             "config.json": _writer(checkpoint.config.to_json().encode()),
-            "model.pt": _saver(checkpoint.model),
             "trainer.pt": _saver(vars(checkpoint.trainer)),
             "curve.json": _writer(_to_bytes(checkpoint.curve)),
         }
+        if not checkpoint.is_shared:
+            files["model.pt"] = _saver(checkpoint.model)
         if checkpoint.optimizer is not None:
             files["optimizer.pt"] = _saver(checkpoint.optimizer)
         header = {
@@ -175,7 +203,7 @@ class Checkpoints:
             "step": checkpoint.step,
             "final": checkpoint.final,
         }
-        self.storage.write_folder(checkpoint.name, files, header)
+        self.storage.finish_folder(place, checkpoint.name, files, header, written)
         for old in self._steps()[keep:]:
             self.storage.delete_folder(old)
         return self.storage.location(checkpoint.name)

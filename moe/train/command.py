@@ -10,9 +10,7 @@ says why); 2 bad input, one message and nothing created; 130 interrupted, or sto
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import signal
 import sys
 import time
@@ -20,18 +18,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy
-import pyarrow
 import torch
 
-from moe.code_digest import moe_digest
 from moe.config import TrialConfig
 from moe.data.token_store import TokenStore, verify
-from moe.identity import config_hash
 from moe.memory_fit import gpu_bytes, host_bytes, misfit
-from moe.train.machine import machine
+from moe.train.distributed import FIRST_FAILED, World
+from moe.train.launched_world import is_first, joined, launched_workers, workers_here
 from moe.train.many_runs import (
     INTERRUPTED,
     Jobs,
@@ -42,9 +36,10 @@ from moe.train.many_runs import (
     slice_of,
     tokens_of,
 )
-from moe.train.results_archive import METRICS_FILE, RESULT_FILE, pack
-from moe.train.run_folder import Storage, TakenOverError
-from moe.train.training_run import DivergenceError, TrainResult, World, resolve, train
+from moe.train.results_archive import pack
+from moe.train.run_folder import TakenOverError
+from moe.train.run_recorder import Recorder
+from moe.train.training_run import DivergenceError, resolve, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     many = ("jobs", "slice", "archive", "retry_failed")
     if is_one and all(not getattr(options, name) for name in many):
         return _train_one(options.configs[0], options)
+    if launched_workers() > 1 or options.shard:
+        return _refuse(
+            ValueError(
+                "torchrun's workers, and --shard, are for one run; received several configs, or "
+                "options for several. Give one config, or leave torchrun and --shard out."
+            )
+        )
     return _train_many(options)
 
 
@@ -90,21 +92,32 @@ def _train_one(file: Path, options: argparse.Namespace) -> int:
     try:
         device = _device(options.device)
         config = read_config(file)
-        world = World(device=device, compile=options.compile)
         store = TokenStore.open(tokens_of(config, options.tokens))
         verify(store.path)
-        config = resolve(config, store, world)
-        most = host_bytes() if device == "cpu" else gpu_bytes()
-        if most and (reason := misfit(config, most, device=device, where="in this machine")):
-            raise ValueError(reason)
+        _require_memory(config, device, options.shard)
+        with joined(device, compile=options.compile, shard=options.shard) as world:
+            return _train_in(world, resolve(config, store, world), store, options)
     except (ValueError, OSError) as error:
         return _refuse(error)
+
+
+def _require_memory(config: TrialConfig, device: str, shard: bool) -> None:
+    most = host_bytes() / workers_here() if device == "cpu" else gpu_bytes()
+    where = "what each has of this machine"
+    asked = {"device": device, "workers": launched_workers(), "shard": shard, "where": where}
+    if most and (reason := misfit(config, most, **asked)):
+        raise ValueError(reason)
+
+
+def _train_in(
+    world: World, config: TrialConfig, store: TokenStore, options: argparse.Namespace
+) -> int:
     torch.set_num_threads(options.threads)
     every = options.checkpoint_every
     if every is None:
         every = max(1, config.train.num_steps // 10)
     with _asked_to_stop(options.until) as stops:
-        recorder = _Recorder(options.out, device, stops)
+        recorder = Recorder(options.out, world, stops)
         try:
             result = train(
                 config,
@@ -116,27 +129,32 @@ def _train_one(file: Path, options: argparse.Namespace) -> int:
                 dense=options.dense,
             )
         except KeyboardInterrupt:
-            print("interrupted; the same command continues", file=sys.stderr)
+            _say("interrupted; the same command continues", world)
             return INTERRUPTED
         except Exception as error:
             return _failed(error, config, recorder)
     recorder.finish(config, result=result)
     if result.status == "stopped":
         step = result.curve[-1]["step"]
-        print(f"stopped after step {step}; the same command continues", file=sys.stderr)
+        _say(f"stopped after step {step}; the same command continues", world)
         return INTERRUPTED
     return 0
 
 
-def _failed(error: Exception, config: TrialConfig, recorder: _Recorder) -> int:
+def _say(line: str, world: World) -> None:
+    if world.is_main:
+        print(line, file=sys.stderr)
+
+
+def _failed(error: Exception, config: TrialConfig, recorder: Recorder) -> int:
     if isinstance(error, ValueError | OSError) and not recorder.curve:
         return _refuse(error)
     if isinstance(error, TakenOverError):  # the result is the other's to write
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}", recorder.world)
         return 1
     if isinstance(error, DivergenceError | OSError):
-        print(f"error: {error}", file=sys.stderr)
-    else:
+        _say(f"error: {error}", recorder.world)
+    elif recorder.world.is_main or not str(error).startswith(FIRST_FAILED):
         traceback.print_exception(error)
     recorder.finish(config, error=f"{type(error).__name__}: {error}")
     return 1
@@ -210,6 +228,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the finished run that moe.upcycled_from names",
     )
+    made.add_argument(
+        "--shard",
+        action="store_true",
+        help="under torchrun: each worker holds a part of weights, gradients and moments",
+    )
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     made.add_argument(
         "--compile", action="store_true", help="torch.compile, on CUDA in bfloat16 (last bits)"
@@ -251,58 +274,6 @@ def _device(choice: str) -> str:
 
 
 def _refuse(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    if is_first():
+        print(f"error: {error}", file=sys.stderr)
     return 2
-
-
-class _Recorder:
-    """The files and lines of a run, beside what `train` itself writes."""
-
-    def __init__(self, out: Path, device: str, stops: Callable[[], bool]) -> None:
-        self.out = out
-        self.device = device
-        self.stops = stops
-        self.curve: list[dict[str, float]] = []
-
-    def report(self, entry: dict[str, float], checkpoint: object) -> bool:
-        """A run that goes on replays its curve, so that the file is whole each time."""
-        line = json.dumps(entry, allow_nan=False)
-        print(line, flush=True)
-        with (self.out / METRICS_FILE).open("a" if self.curve else "w") as file:
-            file.write(line + "\n")
-        self.curve.append(entry)
-        return self.stops()
-
-    def finish(
-        self, config: TrialConfig, *, result: TrainResult | None = None, error: str | None = None
-    ) -> None:
-        last: dict[str, Any] = self.curve[-1] if self.curve else {}
-        record = {
-            "config_hash": config_hash(config),
-            "moe_digest": moe_digest(),
-            "moe_digests": result.moe_digests if result else [moe_digest()],
-            "status": result.status if result else "failed",
-            "metrics": last,
-            "curve": self.curve,
-            "late_metrics": result.late_metrics if result else [],
-            "tokens": last.get("tokens", 0),
-            "device_s": last.get("cost/device_s", 0.0),
-            "threads": torch.get_num_threads(),
-            "versions": _versions(),
-            "machine": machine(self.device),
-            "error": error,
-        }
-        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-        Storage.at(self.out).write(RESULT_FILE, text.encode())
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "pyarrow": pyarrow.__version__,
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-    }

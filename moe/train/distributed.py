@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 Result = TypeVar("Result")
+FIRST_FAILED = "rank 0 failed"
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,15 @@ class World:
     """This worker's place among the workers of one run, and how it computes.
 
     compile: through torch.compile, on a CUDA device in bfloat16; left out elsewhere.
+    shard: each worker holds a part of every weight, its gradient and its moments
+        (`moe.train.sharding`); of one worker there is nothing to shard.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
     compile: bool = False
+    shard: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -40,6 +44,10 @@ class World:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.shard and self.size > 1
 
 
 def check_world(world: World) -> None:
@@ -85,13 +93,18 @@ def replicate(model: nn.Module, world: World) -> nn.Module:
     """
     if world.size == 1:
         return model
+    if world.is_sharded:
+        from moe.train.sharding import shard  # a second of imports
+
+        return shard(model, world)
     return DistributedDataParallel(
         model, find_unused_parameters=True, gradient_as_bucket_view=True, forward_sync_buffers=False
     )
 
 
 def accumulating(replica: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
-    """Around the forward and backward pass of a micro-batch: only the step's last one reduces."""
+    """Around the forward and backward pass of a micro-batch: only the step's last one reduces. Of a
+    sharded model each does, since whole gradients would be kept between them."""
     if is_last or not isinstance(replica, DistributedDataParallel):
         return nullcontext()
     return replica.no_sync()
@@ -134,7 +147,7 @@ def on_main(action: Callable[[], Result], world: World) -> Result:
     if not world.is_main:
         result, failure = broadcast(None, world)
         if failure is not None:
-            raise RuntimeError(f"rank 0 failed: {failure}")
+            raise RuntimeError(f"{FIRST_FAILED}: {failure}")
         return result
     try:
         result = action()

@@ -97,6 +97,11 @@ class EvaluationSet:
             self.counted_bytes += int(batch.bytes_BS[:, config.train.loss_start :].sum())
             self.num_sequences += len(batch.ids_BS)
 
+    @property
+    def num_batches(self) -> int:
+        """Of this rank."""
+        return len(self._own)
+
     def evaluate(self, model: MoETransformer) -> Evaluation:
         """Dropout off and no generator drawn from, so that evaluating does not change training."""
         model.eval()

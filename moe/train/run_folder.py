@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 MANIFEST = "manifest.json"
+STATE_FOLDER = "state"  # what several processes wrote together, in a folder of its own
 _CLAIM = "claim"
 _TEMPORARY = ".tmp-"
 
@@ -55,6 +57,21 @@ class _HashingStream:
 
     def flush(self) -> None:
         self._stream.flush()
+
+    def tell(self) -> int:
+        return self.num_bytes
+
+    def close(self) -> None:
+        """For writers that end each tensor so; the file is closed by who opened it."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the manifest says of the file."""
+        return {"bytes": self.num_bytes, "sha256": self.sha256.hexdigest()}
+
+
+def _record_of(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _sync(path: str) -> None:
@@ -131,53 +148,122 @@ class Storage:
         self._fs.create_dir(os.path.dirname(path), recursive=True)
         if not self._is_local:
             self._require_claim()
-            self._stream(path, lambda stream: stream.write(data))
+            self._stream(name, lambda stream: stream.write(data))
             return
-        temporary = self._path(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        temporary = f"{_TEMPORARY}{uuid.uuid4().hex}"
         try:
             self._stream(temporary, lambda stream: stream.write(data))
             self._require_claim()
-            os.replace(temporary, path)
+            os.replace(self._path(temporary), path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            Path(self._path(temporary)).unlink(missing_ok=True)
             raise
         _sync(os.path.dirname(path))
 
     def write_folder(self, name: str, writers: dict[str, Writer], header: dict[str, Any]) -> None:
         """Writes each file through its writer, then a manifest of `header`, sizes and sha256."""
-        final = self._path(name)
+        self.finish_folder(self.begin_folder(name), name, writers, header)
+
+    def begin_folder(self, name: str) -> str:
+        """Where the files of folder `name` lie until `finish_folder`; other processes may write
+        there too."""
         if not self._is_local:
             self._require_claim()
             self.delete_folder(name)
-            self._fill(final, writers, header)
-            return
+            return name
         self._fs.create_dir(self._root, recursive=True)
-        temporary = self._path(f"{_TEMPORARY}{uuid.uuid4().hex}-{name}")
+        return f"{_TEMPORARY}{uuid.uuid4().hex}-{name}"
+
+    def finish_folder(
+        self,
+        place: str,
+        name: str,
+        writers: dict[str, Writer],
+        header: dict[str, Any],
+        written: dict[str, Any] | None = None,
+    ) -> None:
+        """The rest of folder `name`, begun at `place`, which then appears. `written` are sizes and
+        sha256 of the files that are there already."""
+        if not self._is_local:
+            self._fill(place, writers, header, written)
+            return
+        temporary = self._path(place)
         try:
-            self._fill(temporary, writers, header)
+            self._fill(place, writers, header, written)
             _sync(temporary)
             self._require_claim()
             self.delete_folder(name)
-            os.rename(temporary, final)
+            os.rename(temporary, self._path(name))
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            self.abandon_folder(place)
             raise
         _sync(self._root)
 
+    def abandon_folder(self, place: str) -> None:
+        """Removes what was begun, on a local path; elsewhere it has no manifest, and is damaged."""
+        if self._is_local:
+            shutil.rmtree(self._path(place), ignore_errors=True)
+
     def read_folder(self, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Header and verified files of a folder. Raises DamagedError with what is wrong."""
+        """Header and verified files of a folder. Raises DamagedError with what is wrong.
+
+        What several processes wrote together is verified, and left to be read by each its part.
+        """
         header, listed = self._read_manifest(name)
         files = {}
         for file, expected in listed.items():
+            is_shared = file.startswith(f"{STATE_FOLDER}/")
             try:
-                data = self.read(f"{name}/{file}")
+                data = b"" if is_shared else self.read(f"{name}/{file}")
+                found = self._record(f"{name}/{file}") if is_shared else _record_of(data)
             except FileNotFoundError:
                 raise DamagedError(f"{self}/{name} lacks {file}") from None
-            found = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             if found != expected:
                 raise DamagedError(f"{self}/{name}/{file} should be {expected}, but is {found}")
-            files[file] = data
+            if not is_shared:
+                files[file] = data
         return header, files
+
+    def _record(self, name: str) -> dict[str, Any]:
+        """Size and sha256 of a file that is too large to be held."""
+        num_bytes, sha256 = 0, hashlib.sha256()
+        with self._fs.open_input_stream(self._path(name)) as stream:
+            while data := stream.read(1 << 24):
+                num_bytes += len(data)
+                sha256.update(data)
+        return {"bytes": num_bytes, "sha256": sha256.hexdigest()}
+
+    def opened(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """The file `name`, to be read at any place."""
+        return self._fs.open_input_file(self._path(name))
+
+    @contextmanager
+    def hashed(self, name: str) -> Iterator[_HashingStream]:
+        """A new file `name`, of a folder that was begun, to be written."""
+        path = self._path(name)
+        with self._fs.open_output_stream(path) as raw:
+            stream = _HashingStream(raw)
+            try:
+                yield stream
+            except RuntimeError:
+                if stream.failure is None:
+                    raise
+                # torch.save says "unexpected pos" of a full disk.
+                raise stream.failure from None
+        if self._is_local:
+            _sync(path)
+
+    def make_folder(self, name: str) -> None:
+        self._fs.create_dir(self._path(name), recursive=True)
+
+    def move(self, name: str, new: str) -> None:
+        self._fs.move(self._path(name), self._path(new))
+
+    def exists(self, name: str) -> bool:
+        return self._fs.get_file_info(self._path(name)).type != fs.FileType.NotFound
+
+    def delete_file(self, name: str) -> None:
+        self._fs.delete_file(self._path(name))
 
     def read_header(self, name: str) -> dict[str, Any]:
         """Header of a folder, its files unread. Raises DamagedError where the manifest is."""
@@ -212,22 +298,20 @@ class Storage:
     def _path(self, name: str) -> str:
         return "/".join([self._root, *filter(None, name.split("/"))])
 
-    def _stream(self, path: str, writer: Writer) -> dict[str, Any]:
-        with self._fs.open_output_stream(path) as raw:
-            stream = _HashingStream(raw)
-            try:
-                writer(stream)
-            except RuntimeError:
-                if stream.failure is None:
-                    raise
-                # torch.save says "unexpected pos" of a full disk.
-                raise stream.failure from None
-        if self._is_local:
-            _sync(path)
-        return {"bytes": stream.num_bytes, "sha256": stream.sha256.hexdigest()}
+    def _stream(self, name: str, writer: Writer) -> dict[str, Any]:
+        with self.hashed(name) as stream:
+            writer(stream)
+        return stream.record
 
-    def _fill(self, folder: str, writers: dict[str, Writer], header: dict[str, Any]) -> None:
-        self._fs.create_dir(folder, recursive=True)
+    def _fill(
+        self,
+        folder: str,
+        writers: dict[str, Writer],
+        header: dict[str, Any],
+        written: dict[str, Any] | None,
+    ) -> None:
+        self.make_folder(folder)
         files = {file: self._stream(f"{folder}/{file}", write) for file, write in writers.items()}
+        files |= written or {}
         text = json.dumps({"header": header, "files": files}, indent=2)
         self._stream(f"{folder}/{MANIFEST}", lambda stream: stream.write(text.encode()))

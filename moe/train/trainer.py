@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,16 +15,20 @@ from torch import Tensor
 from moe.config import TrialConfig
 from moe.data.token_store import TokenStore
 from moe.model.transformer import MoETransformer
-from moe.train.checkpoint import Checkpoint
+from moe.model.upcycling import upcycle
+from moe.train.checkpoint import Checkpoint, Checkpoints
 from moe.train.distributed import (
     World,
     accumulating,
     complete_gradients,
+    gather,
+    on_main,
     replicate,
     sum_over_ranks,
 )
 from moe.train.evaluate import DeviceBatch, autocast
 from moe.train.optim import build_optimizer, learning_rate, set_learning_rate
+from moe.train.run_folder import Storage
 from moe.train.step_log import BALANCE_LOSS, GRAD_NORM, LOSS, NUM_COLUMNS, Z_LOSS, StepLog
 
 _CHECK_EVERY = 20  # steps between looks at the step log on a GPU, each of which waits for it
@@ -35,7 +40,9 @@ class Trainer:
     def __init__(self, config: TrialConfig, store: TokenStore, world: World) -> None:
         self.config, self.store, self.world = config, store, world
         self.is_cuda = torch.device(world.device).type == "cuda"
-        self.model = MoETransformer(config).to(world.device)
+        self.model = MoETransformer(config)
+        if not world.is_sharded:  # one that is goes to its device shard by shard
+            self.model.to(world.device)
         if world.compile and self.is_cuda and config.train.precision == "bf16":
             self.model.compile_parts()
         self.replica = replicate(self.model, world)
@@ -55,6 +62,8 @@ class Trainer:
         complete_gradients(self.parameters)
         gradients = [parameter.grad for parameter in self.parameters]
         norm = torch.nn.utils.get_total_norm(gradients)
+        if self.world.is_sharded:
+            norm = norm.full_tensor()
         if self.config.optim.grad_clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.optim.grad_clip, norm)
         row_C[GRAD_NORM] = norm
@@ -63,7 +72,7 @@ class Trainer:
             self.check(step)
         self.optimizer.step()
         # Among several workers gradients stay in the buckets that are reduced.
-        self.optimizer.zero_grad(set_to_none=self.world.size == 1)
+        self.optimizer.zero_grad(set_to_none=self.world.size == 1 or self.world.is_sharded)
         self.model.end_step()
 
     def check(self, step: int) -> None:
@@ -109,21 +118,73 @@ class Trainer:
             )
             yield DeviceBatch.of(batch, self.config, self.world.device), start + size == end
 
+    def save(self, checkpoints: Checkpoints, checkpoint: Checkpoint, *, keep: int) -> Path | str:
+        """Of a sharded run: every worker writes its shards, rank 0 the rest, and the checkpoint
+        appears when all have. Raises as `Checkpoints.save` does, on other ranks RuntimeError."""
+        from moe.train.sharded_state import state_of, write_state
+
+        storage = checkpoints.storage
+        place = on_main(lambda: storage.begin_folder(checkpoint.name), self.world)
+        optimizer = None if checkpoint.final else self.optimizer
+        try:
+            own = write_state(storage, place, state_of(self.model, optimizer))
+        except Exception:
+            storage.abandon_folder(place)
+            raise
+        written = {file: told for of in gather(own, self.world) for file, told in of.items()}
+        return on_main(
+            lambda: checkpoints.finish(checkpoint, place, keep=keep, written=written), self.world
+        )
+
+    def start_from(self, dense: dict[str, Tensor]) -> None:
+        """Begins with the weights of a dense model (`moe.model.upcycling`)."""
+        if not self.world.is_sharded:
+            upcycle(self.model, dense)
+            return
+        from moe.train.sharded_state import fill_whole
+
+        model = MoETransformer(self.config)
+        upcycle(model, dense)
+        fill_whole(self.model, self.optimizer, model.state_dict(), None)
+
+    def forward_alone(self, times: int) -> None:
+        """Runs an evaluation's forward pass for nothing: workers of a sharded model gather its
+        weights together, so that all of them make as many passes."""
+        ids_BS = torch.zeros(
+            (1, self.config.model.context_length), dtype=torch.int64, device=self.world.device
+        )
+        label_B = ids_BS[:, 0] if self.config.moe.follows_labels else None
+        self.model.eval()
+        with torch.no_grad(), autocast(self.config, self.world.device):
+            for _ in range(times):
+                self.model(ids_BS, ids_BS, label_B=label_B)
+        self.model.train()
+
     def generators(self) -> dict[str, Tensor]:
         states = {"cpu": torch.get_rng_state()}
         if self.is_cuda:
             states["cuda"] = torch.cuda.get_rng_state(self.world.device)
         return states
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Goes back to the state after the checkpoint's step; it must not be a final one.
+    def load(self, checkpoint: Checkpoint, storage: Storage) -> None:
+        """Goes back to the state after the checkpoint's step; it must not be a final one. `storage`
+        is the run's folder, where the workers of a sharded run left theirs.
 
         With another number of workers or kind of device than before, the generators are seeded
         anew from (seed, rank, step): the run goes on, without the claim of equal bits.
         """
-        assert checkpoint.optimizer is not None
-        self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        assert not checkpoint.final
+        if checkpoint.is_shared:
+            from moe.train.sharded_state import read_state, state_of
+
+            read_state(storage, checkpoint.name, state_of(self.model, self.optimizer))
+        elif self.world.is_sharded:
+            from moe.train.sharded_state import fill_whole
+
+            fill_whole(self.model, self.optimizer, checkpoint.model, checkpoint.optimizer)
+        else:
+            self.model.load_state_dict(checkpoint.model)
+            self.optimizer.load_state_dict(checkpoint.optimizer)
         self.log.rows_SC.copy_(checkpoint.trainer.step_log)
         self._checked = checkpoint.step
         states = checkpoint.trainer.generators

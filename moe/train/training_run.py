@@ -23,7 +23,6 @@ from moe import metrics as names
 from moe.code_digest import moe_digest
 from moe.config import TrialConfig
 from moe.data.token_store import TokenStore
-from moe.model.upcycling import upcycle
 from moe.train.checkpoint import Checkpoint, Checkpoints, TrainerState, load_dense
 from moe.train.distributed import World, broadcast, check_world, gather, max_over_ranks, on_main
 from moe.train.evaluate import EvaluationSet
@@ -111,6 +110,12 @@ def resolve(config: TrialConfig, store: TokenStore, world: World = ALONE) -> Tri
             f"train.batch_tokens / train.micro_batch_tokens; received {world.size} workers for "
             f"{micro_batches} micro-batches. Lower train.micro_batch_tokens, or use fewer workers."
         )
+    if world.is_sharded and config.optim.name != "adamw":
+        raise ValueError(
+            "a sharded run trains with AdamW, since Muon takes whole matrices and a worker has "
+            f"parts of them; received optim.name={config.optim.name}. Set optim.name=adamw, or "
+            "leave --shard out."
+        )
     data = dataclasses.replace(config.data, digest=store.digest)
     return dataclasses.replace(config, data=data)
 
@@ -195,7 +200,7 @@ class _Run:
         self.store = store
         self.evaluation_set = EvaluationSet(self.config, store, self.world)
         if found is not None:
-            self.trainer.load(found)
+            self.trainer.load(found, self.storage)
         elif self.config.moe.starts_from:
             self._upcycle()
         first = found.step + 1 if found else 1
@@ -212,7 +217,7 @@ class _Run:
                 f"the checkpoints of this run are damaged, and it started from the dense trial "
                 f"{self.config.moe.starts_from}. Remove {self.storage} to start it again."
             )
-        upcycle(self.trainer.model, self.dense)
+        self.trainer.start_from(self.dense)
         self.dense = None
 
     def _look(self) -> tuple[Checkpoint | None, dict[int, dict[str, float]]]:
@@ -262,6 +267,9 @@ class _Run:
     def _evaluate(self, step: int) -> dict[str, float]:
         """The entry of the curve for this step, the same on all ranks."""
         train, log = self.config.train, self.trainer.log
+        if self.world.is_sharded:
+            own = self.evaluation_set.num_batches
+            self.trainer.forward_alone(round(max_over_ranks(own, self.world)) - own)
         evaluation = self.evaluation_set.evaluate(self.trainer.model)
         loss = evaluation.metrics[names.VAL_LOSS]
         check_loss("evaluation loss", step, loss, train.max_loss)
@@ -309,17 +317,23 @@ class _Run:
             device_s=self._device_s(),
             moe_digests=self.moe_digests,
         )
+        shared, keep = self.world.is_sharded, self.keep_checkpoints
         checkpoint = Checkpoint(
             config=self.config,
             step=step,
             final=final,
-            model=self.trainer.model.state_dict(),
-            optimizer=None if final else self.trainer.optimizer.state_dict(),
+            model={} if shared else self.trainer.model.state_dict(),
+            optimizer=None if final or shared else self.trainer.optimizer.state_dict(),
             trainer=trainer_state,
             curve=self.curve,
+            is_shared=shared,
         )
-        keep = self.keep_checkpoints
-        self.location = on_main(lambda: self.checkpoints.save(checkpoint, keep=keep), self.world)
+        if shared:
+            self.location = self.trainer.save(self.checkpoints, checkpoint, keep=keep)
+        else:
+            self.location = on_main(
+                lambda: self.checkpoints.save(checkpoint, keep=keep), self.world
+            )
         return self.location
 
     def _tell(self, entry: dict[str, float], location: Path | str | None) -> bool:

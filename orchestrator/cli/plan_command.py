@@ -83,6 +83,9 @@ def plan_command(
     sampler: SamplerOption = None,
     home: HomeOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers of each trial, for its memory.")] = 1,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Weights and optimiser spread over the workers.")
+    ] = False,
     device: Annotated[
         str, typer.Option(help="cpu or cuda: whose memory a worker's peak is told of.")
     ] = "cpu",
@@ -113,7 +116,7 @@ def plan_command(
     if spread is not None and not 0 < spread < math.inf:
         raise BadInput(f"--spread is a number above 0; received {spread:g}. Correct it.")
     launch = asked.resolved(study, trials=trials, sampler=sampler, need_corpus=False)
-    planned = plan(launch, Home.at(home).tokens, Given(device=device, workers=workers))
+    planned = plan(launch, Home.at(home).tokens, Given(device=device, workers=workers, shard=shard))
     for line in planned["notes"]:
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
     if write_configs is not None:

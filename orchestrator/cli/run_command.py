@@ -47,6 +47,12 @@ def run_command(
         int | None, typer.Option(help="Trials at once (as many as fit).")
     ] = None,
     workers: Annotated[int, typer.Option(help="Data-parallel workers of each trial.")] = 1,
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard", help="Each worker holds a part of weights, gradients and moments (FSDP2)."
+        ),
+    ] = False,
     cpus_per_worker: Annotated[int, typer.Option(help="CPUs, and torch threads, of a worker.")] = 1,
     gpus_per_worker: Annotated[
         float, typer.Option(help="GPUs of a worker; fractions share one.")
@@ -116,6 +122,7 @@ def run_command(
             gpus_per_worker=gpus_per_worker,
             placement=placement,
             compile=compiled,
+            shard=shard,
             on_cpu=_on_cpu(device),
         ),
         limits=Limits(

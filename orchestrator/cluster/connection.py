@@ -44,6 +44,7 @@ class Resources:
     gpus_per_worker: float = 0.0
     placement: str = "pack"
     compile: bool = False  # through torch.compile, on GPUs
+    shard: bool = False  # weights, gradients and moments over the workers
     on_cpu: bool = False  # though it holds GPUs: to try a layout where there are none
 
     @property

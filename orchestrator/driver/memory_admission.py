@@ -42,7 +42,12 @@ def _misfits(
     where = "the most that a worker has"
     for point in points:
         reason = misfit(
-            point.config, most, device=resources.device, workers=resources.workers, where=where
+            point.config,
+            most,
+            device=resources.device,
+            workers=resources.workers,
+            shard=resources.shard,
+            where=where,
         )
         if reason is not None:
             yield point.cell, reason

@@ -77,7 +77,18 @@ def require_sane(launch: Launch, options: Options) -> None:
             f"--placement is one of {', '.join(PLACEMENTS)}; received "
             f"{options.resources.placement!r}. Choose one."
         )
+    if options.resources.shard and workers == 1:
+        raise BadInput(
+            "--shard spreads a model over the workers of a trial; received --workers 1. Raise "
+            "--workers, or leave it out."
+        )
     for point in typical_points(launch):
+        if options.resources.shard and point.config.optim.name != "adamw":
+            raise BadInput(
+                "--shard is for AdamW, since Muon takes whole matrices and a worker has parts of "
+                f"them; received optim.name={point.config.optim.name} of {point.cell}. Leave "
+                "--shard out, or set optim.name=adamw."
+            )
         train = point.config.train
         micro_batches = train.batch_tokens // train.micro_batch_tokens
         if micro_batches % workers:

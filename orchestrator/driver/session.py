@@ -351,6 +351,7 @@ def _run_tags(resources: Resources) -> dict[str, str]:
         "threads": str(resources.cpus_per_worker),
         "device": resources.device,
         "compiled": str(resources.compile).lower(),
+        "sharded": str(resources.shard).lower(),
         "cpu": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         **git_state(),

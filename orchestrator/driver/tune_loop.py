@@ -79,6 +79,7 @@ def _tune(session: Session, first: Assignment) -> None:
             threads=resources.cpus_per_worker,
             device=resources.device,
             compile=resources.compile,
+            shard=resources.shard,
             checkpoint_every=config.train.eval_every,
             heartbeat=heartbeat_name,
             driver_node=driver_node,

@@ -51,6 +51,7 @@ class Job:
     device: str
     checkpoint_every: int
     compile: bool = False
+    shard: bool = False
     heartbeat: str = ""  # name of the driver's; see orchestrator.cluster.driver_heartbeat
     driver_node: str | None = None
     token_source: str | None = (
@@ -169,6 +170,7 @@ def _fit(job: Job, report: Any) -> Any:
             size=dist.get_world_size() if joined else 1,
             device=job.device,
             compile=job.compile,
+            shard=job.shard,
         )
         outcome["result"] = train(
             TrialConfig.from_dict(job.config),

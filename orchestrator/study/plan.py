@@ -25,10 +25,13 @@ class Given:
 
     device: str = "cpu"
     workers: int = 1
+    shard: bool = False
 
     def peak_of(self, point: Point) -> int:
         """Bytes of a worker at its peak, estimated."""
-        return estimate(point.config, device=self.device, workers=self.workers).peak
+        return estimate(
+            point.config, device=self.device, workers=self.workers, shard=self.shard
+        ).peak
 
 
 def plan(launch: Launch, prepared: Path | None = None, given: Given = Given()) -> dict[str, Any]:

@@ -61,6 +61,15 @@ def test_gradients_of_several_workers_stay(make_config):
     assert two.peak > single.peak
 
 
+def test_shards_are_parts(make_config):
+    config = make_config(**{**WIDE, "batch_tokens": 512, "micro_batch_tokens": 64, "num_layers": 8})
+    alone, shards = estimate(config, workers=4), estimate(config, workers=4, shard=True)
+    assert shards.weights * 4 == pytest.approx(alone.weights, rel=0.01)
+    assert shards.optimizer * 4 == pytest.approx(alone.optimizer, rel=0.01)
+    assert shards.peak < alone.peak
+    assert estimate(config, shard=True) == estimate(config), "one worker has nothing to shard"
+
+
 def test_what_cannot_fit_is_told_with_what_would(make_config):
     config = make_config(**{"batch_tokens": 512, **WIDE})
     peak = estimate(config).peak
@@ -71,6 +80,7 @@ def test_what_cannot_fit_is_told_with_what_would(make_config):
     size = int(reason.partition("train.micro_batch_tokens=")[2].split()[0])
     smaller = dataclasses.replace(config.train, micro_batch_tokens=size)
     assert estimate(dataclasses.replace(config, train=smaller)).peak <= peak / 2
+    assert "--shard over" in misfit(config, peak * 0.6)
     assert "micro_batch" not in misfit(config, estimate(config).weights)
 
 
