@@ -11,8 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orchestrator.stores.mlflow_private import system_monitors
-
 INTERVAL_S = 2.0
 PREFIX = "system/"  # what MLflow's page sorts by
 
@@ -21,6 +19,9 @@ class SystemMonitor:
     """Samples from a thread of its own; `take` gives the means since it was last called."""
 
     def __init__(self, interval_s: float = INTERVAL_S) -> None:
+        # MLflow is a fifth of what a trial's process would import, and most trials do without it.
+        from orchestrator.stores.mlflow_private import system_monitors
+
         self._monitors = system_monitors()
         self._interval_s = interval_s
         self._lock = threading.Lock()
