@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from orchestrator.report.claim_power import ClaimPower
 
 
+_NAMED = 3  # cells that one line names
+
+
 @app.command("list")
 def list_studies(as_json: JsonOption = False) -> None:
     """Studies, with their question, cells and cost.
@@ -243,7 +246,9 @@ def _token_folders(launch: Launch) -> Iterator[str]:
         if point.cell not in of_digest:
             of_digest.append(point.cell)
     for digest, names in cells.items():
-        whose = "their tokens" if len(cells) == 1 else f"tokens of {', '.join(names)}"
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        named = f"{', '.join(names[:_NAMED])}{more}"
+        whose = "their tokens" if len(cells) == 1 else f"tokens of {named}"
         yield f"{whose}, once `run` made them: HOME/tokens/{digest}"
 
 

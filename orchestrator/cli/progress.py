@@ -82,7 +82,8 @@ class RunProgress:
         if not self._console.is_terminal:
             reused = ledger.queue.num_reusable
             known = f", {reused} trained before in this home" if reused else ""
-            self.say(f"{ledger.queue.expected} trials, {len(finished)} of them done{known}")
+            count = ledger.queue.expected
+            self.say(f"{count} {'trial' if count == 1 else 'trials'}, {len(finished)} done{known}")
 
     def __call__(self, record: TrialRecord, metrics: Mapping[str, Any] | None) -> None:
         if metrics is not None:
