@@ -28,6 +28,7 @@ SCRIPTS = {
     "search_saves": ["search_saves.py"],
     "turnaround": ["turnaround.py"],
     "specialization": ["permutation_nulls.py"],
+    "seed_allocation": ["seed_allocation.py"],
     "gpu": ["gpu.py"],
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from moe.config import TrialConfig
 from orchestrator.study import Better, Specialises, Study
 from search_spaces.overlay import overlay
-from studies.paper_cells import PAPER_SCALES, SEEDS, mixture
+from studies.paper_cells import DESIGN, PAPER_SCALES, SEEDS, mixture
 
 UNITS = ("token", "sequence")
 
@@ -41,6 +41,7 @@ STUDY = Study(
     scales={name: _split(base) for name, base in PAPER_SCALES.items()},
     cells=[cell for unit in UNITS for cell in (NONE[unit], MICRO[unit], GLOBAL[unit])],
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(
         *(
             Better(

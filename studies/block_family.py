@@ -10,7 +10,7 @@ from __future__ import annotations
 from orchestrator.study import Better, Claim, Equivalent, Study
 from search_spaces.cells import Cell
 from search_spaces.families import FAMILIES, family
-from studies.paper_cells import PAPER_SCALES, ROUTER_MARGIN, SEEDS, dense, mixture
+from studies.paper_cells import DESIGN, PAPER_SCALES, ROUTER_MARGIN, SEEDS, dense, mixture
 
 UNITS = ("token", "sequence")
 
@@ -69,5 +69,6 @@ STUDY = Study(
     scales=PAPER_SCALES,
     cells=[cell for cells in CELLS.values() for cell in cells.values()],
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=tuple(claim for name in FAMILIES for claim in _claims(name)),
 )

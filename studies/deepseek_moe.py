@@ -14,7 +14,7 @@ from moe.config import TrialConfig
 from orchestrator.study import Better, Equivalent, NotBetter, Ordered, Study
 from search_spaces.budget import matched_cell
 from search_spaces.cells import Cell
-from studies.paper_cells import PERCENT, SEEDS
+from studies.paper_cells import DESIGN, PERCENT, SEEDS
 from studies.scales import of_family
 
 EXPERTS, CHOSEN = 16, 2
@@ -72,6 +72,7 @@ STUDY = Study(
     scales=of_family("llama"),
     cells=cells,
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(
         Better(
             id="DS1",

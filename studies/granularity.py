@@ -8,7 +8,7 @@ from moe.config import TrialConfig
 from orchestrator.study import Better, Study
 from search_spaces.budget import matched_cell
 from search_spaces.cells import Cell
-from studies.paper_cells import PAPER_SCALES, SEEDS, dense, mixture
+from studies.paper_cells import DESIGN, PAPER_SCALES, SEEDS, dense, mixture
 
 CELLS = {g: mixture("token", suffix=f"-G{g}", also={"moe.granularity": g}) for g in (1, 2, 4, 8)}
 FINEST = CELLS[8]
@@ -28,6 +28,7 @@ STUDY = Study(
     scales=PAPER_SCALES,
     cells=cells,
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(
         Better(
             id="GR1",

@@ -19,7 +19,7 @@ from orchestrator.study import Better, Equivalent, NotBetter, Ordered, Study
 from search_spaces.budget import matched_cell
 from search_spaces.cells import Cell
 from search_spaces.overlay import overlay
-from studies.paper_cells import PERCENT, SEEDS, dense
+from studies.paper_cells import DESIGN, PERCENT, SEEDS, dense
 from studies.scales import of_family
 
 OLMOE = {
@@ -99,6 +99,7 @@ STUDY = Study(
     scales={scale: overlay(base, OLMOE) for scale, base in of_family("llama").items()},
     cells=cells,
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(
         Better(
             id="OL1",

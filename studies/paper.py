@@ -14,6 +14,7 @@ from search_spaces.cells import Cell
 from studies import paper_table1, paper_table2, paper_table3
 from studies.paper_cells import (
     CAPACITY_MARGIN,
+    DESIGN,
     GAIN_MARGIN,
     PAPER_SCALES,
     ROUTER_MARGIN,
@@ -153,6 +154,7 @@ STUDY = Study(
     scales=PAPER_SCALES,
     cells=cells,
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(
         LargerEffect(
             id="C1",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from moe.metrics import LOAD_ENTROPY
 from orchestrator.study import All, Better, Equivalent, Study
-from studies.paper_cells import CHOICE_MARGIN, PAPER_SCALES, SEEDS, mixture
+from studies.paper_cells import CHOICE_MARGIN, DESIGN, PAPER_SCALES, SEEDS, mixture
 from studies.published import published
 
 COLLAPSE = 0.1
@@ -53,6 +53,7 @@ STUDY = Study(
     scales=PAPER_SCALES,
     cells=[cell for unit in UNITS for cell in (WITHOUT[unit], WITH[unit])],
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(_claim("C7", "sequence"), _claim("C7-token", "token")),
     published=published("figure1"),
 )

@@ -9,7 +9,7 @@ corpus:domain, a table's subject or category) and a syntax (corpus:syntax, conll
 from __future__ import annotations
 
 from orchestrator.study import All, Specialises, Study
-from studies.paper_cells import PAPER_SCALES, SEEDS, mixture
+from studies.paper_cells import DESIGN, PAPER_SCALES, SEEDS, mixture
 
 TOPICS = ("topic", "domain", "subject", "category")
 SYNTAX = ("syntax",)
@@ -31,6 +31,7 @@ STUDY = Study(
     scales=PAPER_SCALES,
     cells=[*LEARNED.values(), *FROZEN.values(), *RANDOM.values()],
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(
         All(
             id="C11",

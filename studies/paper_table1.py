@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from orchestrator.study import All, Better, Equivalent, Study
-from studies.paper_cells import CAPACITY_MARGIN, PAPER_SCALES, SEEDS, dense, mixture
+from studies.paper_cells import (
+    CAPACITY_MARGIN,
+    DESIGN,
+    PAPER_SCALES,
+    SEEDS,
+    dense,
+    mixture,
+)
 from studies.published import published
 
 TOKEN_K1, TOKEN_K2 = (mixture("token", top_k=k) for k in (1, 2))
@@ -68,6 +75,7 @@ STUDY = Study(
         DENSE_4X,
     ],
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=CLAIMS,
     published=published("table1"),
 )

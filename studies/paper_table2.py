@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.study import All, Ordered, Study
-from studies.paper_cells import PAPER_SCALES, SEEDS, mixture
+from studies.paper_cells import DESIGN, PAPER_SCALES, SEEDS, mixture
 from studies.published import published
 
 SIZES = ((2, 2), (4, 2), (6, 2), (4, 1), (4, 3))
@@ -23,6 +23,7 @@ STUDY = Study(
     scales=PAPER_SCALES,
     cells=[mixture(unit, experts=n, top_k=k) for n, k in SIZES for unit in UNITS],
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(
         All(
             id="C8",

@@ -12,6 +12,7 @@ from orchestrator.study import All, Equivalent, NotBetter, Study
 from search_spaces.cells import Cell
 from studies.paper_cells import (
     CHOICE_MARGIN,
+    DESIGN,
     PAPER_SCALES,
     ROUTER_MARGIN,
     SEEDS,
@@ -40,6 +41,7 @@ STUDY = Study(
     scales=PAPER_SCALES,
     cells=cells,
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(
         All(
             id="C5",

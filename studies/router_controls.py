@@ -8,7 +8,7 @@ persists and balances, and sees nothing of the context.
 from __future__ import annotations
 
 from orchestrator.study import Better, Equivalent, Study
-from studies.paper_cells import PAPER_SCALES, ROUTER_MARGIN, SEEDS, dense, mixture
+from studies.paper_cells import DESIGN, PAPER_SCALES, ROUTER_MARGIN, SEEDS, dense, mixture
 from studies.published import published
 
 UNITS = ("token", "sequence")
@@ -45,6 +45,7 @@ STUDY = Study(
     scales=PAPER_SCALES,
     cells=[HASH, *RANDOM.values(), *FROZEN.values(), *LEARNED.values(), DENSE_1X, DENSE_2X],
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(
         *(claim for unit in UNITS for claim in _buys(unit)),
         Equivalent(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from moe.config import TrialConfig
 from orchestrator.study import All, Equivalent, Study
 from search_spaces.cells import Cell
-from studies.paper_cells import PAPER_SCALES, ROUTER_MARGIN, SEEDS, mixture
+from studies.paper_cells import DESIGN, PAPER_SCALES, ROUTER_MARGIN, SEEDS, mixture
 
 UNITS = ("token", "sequence")
 FACTORS = {"-std0.1x": 0.1, "-std10x": 10.0, "-std100x": 100.0}
@@ -40,6 +40,7 @@ STUDY = Study(
     scales=PAPER_SCALES,
     cells=cells,
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=tuple(
         All(
             id=f"init-{unit}",

@@ -10,7 +10,15 @@ from __future__ import annotations
 from moe.config import TrialConfig
 from orchestrator.study import Better, Equivalent, Study
 from search_spaces.cells import Cell
-from studies.paper_cells import CAPACITY_MARGIN, PAPER_SCALES, PERCENT, SEEDS, dense, mixture
+from studies.paper_cells import (
+    CAPACITY_MARGIN,
+    DESIGN,
+    PAPER_SCALES,
+    PERCENT,
+    SEEDS,
+    dense,
+    mixture,
+)
 
 ROUTERS = ("learned", "frozen")
 
@@ -49,6 +57,7 @@ STUDY = Study(
     scales=PAPER_SCALES,
     cells=cells,
     scale_seeds=SEEDS,
+    design=DESIGN,
     claims=(
         *(
             Better(

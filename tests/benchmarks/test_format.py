@@ -22,6 +22,7 @@ SCRIPTS = {
     "peak_memory": ["--tiny", "--shapes", "mixture"],
     "gpu": ["--repeats", "1", "--steps", "1", "--micro-batch-tokens", "2048"],
     "search_saves": ["--seeds", "1"],
+    "seed_allocation": ["--launches", "1"],
     "data": ["--repeats", "1", "--bytes", "2e5", "--corpus"],
     "study_scale": [
         *("--trials", "40", "--grid", "200", "--live", "6", "--concurrent", "3", "--reports", "2"),
@@ -60,7 +61,7 @@ def test_the_last_line_is_the_result(name, words):
     assert result["rows"] or name == "gpu"
     for row in result["rows"]:
         assert set(row) == KEYS
-        assert row["unit"] in ("s", "bytes", "tokens/s")
+        assert row["unit"] in ("s", "bytes", "tokens/s", "FLOPs")
         assert row["baseline"].replace("_", "").isalnum()
         assert math.isclose(row["ratio"], row["ours"] / row["theirs"], rel_tol=1e-2, abs_tol=1e-3)
         if row["goal"] is None:

@@ -126,7 +126,7 @@ def test_study_resolves_with_the_cells_of_its_claims(name, scale):
     names = [cell.name for cell in launch.cells]
     assert {cell for claim in study.claims for cell in claim.cells} <= set(names)
     assert study.baseline in names
-    assert len(launch.seeds) == (2 if scale == "smoke" else 5)
+    assert len(launch.seeds) == (2 if scale == "smoke" else 3)
     hashes = {point.cell_hash for point in launch.points()}
     assert len(hashes) == len(set(names)) == len(names)
 
