@@ -2,17 +2,20 @@
 
 W processes over gloo train the same config on the CPU, each `--micro-batches` micro-batches a step.
 The baseline is what stood here before: after the last backward pass all gradients are copied into
-one vector, which is summed and copied back. Each variant has processes of its own. Memory is the
+one vector, which is summed and copied back. With `--sharded` it is the same engine with the whole
+model on each, and ours spreads it (FSDP2). Each variant has processes of its own. Memory is the
 peak resident size of rank 0 over what it had before the model was made; seconds of a step are wall
 clock of rank 0, medians over the steps, of variants in turn (with more workers than cores they wait
 for each other as well).
 
     python benchmarks/data_parallel.py [--workers 2,4] [--steps 12] [--repeats 3] [--tiny]
+    python benchmarks/data_parallel.py --sharded --workers 4
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -36,8 +39,8 @@ from moe.train import trainer as trainer_module
 from moe.train.distributed import World, complete_gradients
 from moe.train.trainer import Trainer
 
-MEMORY_GOAL, STEP_GOAL = 0.9, 1.05
-VARIANTS = ("buckets", "flat")
+MEMORY_GOAL, STEP_GOAL, SHARDED_MEMORY_GOAL = 0.9, 1.05, 0.4
+PAIRS = {False: ("buckets", "flat"), True: ("sharded", "buckets")}  # ours and its baseline
 
 
 def main() -> None:
@@ -46,6 +49,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micro-batches", type=int, default=2)
+    parser.add_argument("--sharded", action="store_true", help="shards against whole models")
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tiny", action="store_true", help="a model of a test's size")
     parser.add_argument("--worker", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -58,7 +63,7 @@ def main() -> None:
         store = make_store(folder)
         for workers in map(int, options.workers.split(",")):
             rows += rows_of(workers, store, folder, options)
-    print_result("data_parallel", rows, packages=["torch"])
+    print_result("sharded" if options.sharded else "data_parallel", rows, packages=["torch"])
 
 
 def make_store(folder: Path) -> TokenStore:
@@ -72,7 +77,7 @@ def make_store(folder: Path) -> TokenStore:
 
 
 def config_of(store: TokenStore, workers: int, options: argparse.Namespace) -> TrialConfig:
-    width, layers = (32, 1) if options.tiny else (256, 4)
+    width, layers = (32, 1) if options.tiny else (256, options.layers)
     micro_batch_tokens = 128
     return TrialConfig(
         model=ModelConfig(
@@ -97,21 +102,26 @@ def rows_of(
     config = config_of(store, workers, options)
     file = folder / f"config{workers}.json"
     file.write_text(config.to_json())
-    told: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    variants = ours, theirs = PAIRS[options.sharded]
+    told: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     for repeat in range(options.repeats):
-        for variant in VARIANTS if repeat % 2 else reversed(VARIANTS):
+        for variant in variants if repeat % 2 else reversed(variants):
             tell(f"{workers} workers, {variant}, {repeat + 1} of {options.repeats}")
             told[variant].append(run(variant, workers, file, store, folder))
-    losses = {variant: told[variant][0]["loss"] for variant in VARIANTS}
-    assert abs(losses["buckets"] - losses["flat"]) < 1e-3, losses
-    millions = told["flat"][0]["parameters"] / 1e6
+    losses = {variant: told[variant][0]["loss"] for variant in variants}
+    assert abs(losses[ours] - losses[theirs]) < 1e-3, losses
+    millions = told[theirs][0]["parameters"] / 1e6
     case = f"{workers} gloo workers, {millions:.1f}M parameters"
+    names = {"flat": "flat_all_reduce", "buckets": "unsharded"}
+    memory_goal = MEMORY_GOAL
+    if options.sharded:  # told for four workers; a smaller number has larger parts
+        memory_goal = SHARDED_MEMORY_GOAL if workers >= 4 else None
     return [
         row(
             f"{case}, {what}",
-            baseline="flat_all_reduce",
-            ours=of("buckets"),
-            theirs=of("flat"),
+            baseline=names[theirs],
+            ours=of(ours),
+            theirs=of(theirs),
             unit=unit,
             goal=goal,
         )
@@ -119,13 +129,13 @@ def rows_of(
             (
                 "peak memory of a worker",
                 "bytes",
-                MEMORY_GOAL,
+                memory_goal,
                 lambda variant: int(statistics.median(t["bytes"] for t in told[variant])),
             ),
             (
                 "step",
                 "s",
-                STEP_GOAL,
+                None if options.sharded else STEP_GOAL,
                 lambda variant: statistics.median(s for t in told[variant] for s in t["seconds"]),
             ),
         )
@@ -159,7 +169,8 @@ def work(variant: str, rank: str, workers: str, file: str, tokens: str, meeting:
         "gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=int(workers)
     )
     config = TrialConfig.from_json(Path(file).read_text())
-    world = World(rank=int(rank), size=int(workers))
+    world = World(rank=int(rank), size=int(workers), shard=variant == "sharded")
+    importlib.import_module("torch.distributed.fsdp")  # libraries are no part of a model
     before = peak_bytes()
     if variant == "flat":
         trainer_module.replicate = lambda model, world: model

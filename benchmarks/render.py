@@ -22,6 +22,7 @@ SCRIPTS = {
     "moe_layer": ["layer_speed.py"],
     "train_step": ["train_step.py"],
     "data_parallel": ["data_parallel.py"],
+    "sharded": ["data_parallel.py", "--sharded", "--workers", "4", "--layers", "8"],
     "peak_memory": ["peak_memory.py"],
     "data": ["text_preparation.py", "--bytes", "2e9"],
     "study_scale": ["study_scale.py"],

@@ -19,6 +19,7 @@ SCRIPTS = {
     "moe_layer": ["--tiny", "--repeats", "1", "--batched-bytes", "1e9"],
     "train_step": ["--tiny", "--repeats", "1", "--steps", "1"],
     "data_parallel": ["--tiny", "--workers", "2", "--steps", "4", "--repeats", "1"],
+    "sharded": ["--sharded", "--tiny", "--workers", "2", "--steps", "3", "--repeats", "1"],
     "peak_memory": ["--tiny", "--shapes", "mixture"],
     "gpu": ["--repeats", "1", "--steps", "1", "--micro-batch-tokens", "2048"],
     "search_saves": ["--seeds", "1"],
