@@ -21,6 +21,7 @@ from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app
     new_command,
     plan_command,
     read_commands,
+    recommend_command,
     report_command,
     run_command,
     scaling_command,

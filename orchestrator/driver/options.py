@@ -11,6 +11,7 @@ from orchestrator.base.checkpoint_place import CheckpointPlace
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.cluster.connection import PLACEMENTS, Resources
+from orchestrator.driver.recommending import Asked
 from orchestrator.study.launch import Launch
 from orchestrator.study.plan import typical_points
 from orchestrator.trials.spending import Limits
@@ -32,6 +33,7 @@ class Options:
     max_failures: int = 2
     retry_failed: bool = False
     until_decided: bool = False
+    recommending: Asked | None = None
     system_metrics: bool = False
 
     @property

@@ -26,8 +26,10 @@ from orchestrator.driver.dense_runs import DenseRun, find_dense_runs
 from orchestrator.driver.memory_admission import memory_here, memory_of_nodes, require_memory
 from orchestrator.driver.options import Options, require_folders, require_sane
 from orchestrator.driver.prepared_corpora import Preparing, Tokens
+from orchestrator.driver.recommending import Racer, require_raceable
 from orchestrator.driver.until_decided import SeedAllocator, require_decidable
 from orchestrator.report.allocation import Standing
+from orchestrator.report.race import Race
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.rungs import rung_line, rungs_of_launch
 from orchestrator.report.table_files import write_environment, write_registration, write_table
@@ -112,8 +114,14 @@ class Session:
     @property
     def standings(self) -> list[Standing]:
         """Of a launch that runs until its claims are decided: where each stands, what it cost."""
-        allocator = _allocator(self.launch, self.options, self.search.info)
-        return allocator.standings(self.records) if allocator else []
+        allocator = _more(self.launch, self.options, self.search.info)
+        return allocator.standings(self.records) if isinstance(allocator, SeedAllocator) else []
+
+    @property
+    def race(self) -> Race | None:
+        """Of a launch that is to end in a recommendation: how it stands."""
+        racer = _more(self.launch, self.options, self.search.info)
+        return racer.race(self.records) if isinstance(racer, Racer) else None
 
     def is_spent(self) -> bool:
         """Whether running trials are to end: the launch has no device time left."""
@@ -153,6 +161,8 @@ def opened(
     require_sane(launch, options)
     if options.until_decided:
         require_decidable(launch)
+    if options.recommending:
+        require_raceable(launch)
     home.require_writable()
     require_folders(options)
     require_usable(storage_url)
@@ -216,7 +226,7 @@ def opened(
                     say=say,
                     limits=options.limits,
                     workers=options.resources.workers,
-                    more=_allocator(launch, options, search.info),
+                    more=_more(launch, options, search.info),
                 ),
                 tracking=tracking,
                 tokens=tokens,
@@ -249,10 +259,13 @@ def opened(
             _leave(session)
 
 
-def _allocator(launch: Launch, options: Options, info: LaunchInfo) -> SeedAllocator | None:
-    if not options.until_decided:
-        return None
-    return SeedAllocator(launch, options.home, info.attributes)
+def _more(launch: Launch, options: Options, info: LaunchInfo) -> SeedAllocator | Racer | None:
+    """Who asks for trials beyond those that are planned."""
+    if options.recommending:
+        return Racer(launch, options.home, info.attributes, options.recommending)
+    if options.until_decided:
+        return SeedAllocator(launch, options.home, info.attributes)
+    return None
 
 
 def _grown_line(path: str, values: list[Any]) -> str:

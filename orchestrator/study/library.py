@@ -153,6 +153,9 @@ class _OldName(ModuleType):
 @contextlib.contextmanager
 def _old_names() -> Iterator[None]:
     """Names of before 2026-11-25 can be imported while a study file runs, and by nothing else."""
+    if any(isinstance(sys.modules.get(old), _OldName) for old in RENAMED):
+        yield  # of a file that loads another one
+        return
     for old in RENAMED:
         parent, _, leaf = old.rpartition(".")
         sys.modules[old] = _OldName(old)

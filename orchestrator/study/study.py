@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections import Counter
@@ -17,6 +18,7 @@ from orchestrator.study.design import Design, Fixed, Sequential
 from orchestrator.study.early_stopping import StoppingRule
 from orchestrator.study.samplers import as_sampler
 from search_spaces.cells import Cell
+from search_spaces.domains import Domain
 from search_spaces.space import Space
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -28,6 +30,9 @@ class Study:
 
     A grid study has `cells`, a sampled study a `space` and a number of `trials` (points, each with
     all its seeds). Both may be functions of the scale's base config, so that sizes are derived.
+    `nuisance` are axes that are tuned within each design and never themselves the answer, such as
+    the learning rate: drawn like those of the space, while `recommend` sets designs against each
+    other at each one's own best.
     `first` are points (path -> value) known to be good, tried before any is drawn.
     `scale_seeds` are the seeds of scales that need others than `seeds`. `metric` is one of
     moe.metrics that has a direction: what tables show, searches improve and stopping goes by, as it
@@ -44,6 +49,7 @@ class Study:
     scales: Mapping[str, TrialConfig]
     cells: Sequence[Cell] | Callable[[TrialConfig], Sequence[Cell]] | None = None
     space: Space | Callable[[TrialConfig], Space] | None = None
+    nuisance: Mapping[str, Domain] = field(default_factory=dict)
     trials: int = 0
     first: Sequence[Mapping[str, Any]] = ()
     seeds: tuple[int, ...] = (0, 1)
@@ -70,6 +76,17 @@ class Study:
         if self.space is not None and self.trials < 1:
             raise ValueError(
                 f"sampled study {self.name} must state how many trials. Set trials=20."
+            )
+        if not isinstance(self.nuisance, Mapping):
+            raise ValueError(
+                "nuisance maps paths to domains, as a space does; received "
+                f'{self.nuisance!r} of study {self.name}. Write nuisance={{"optim.learning_rate": '
+                "Float(low=1e-3, high=1e-2, log=True)}."
+            )
+        if self.nuisance and self.space is None:
+            raise ValueError(
+                f"nuisance is for sampled studies; received it for the grid {self.name}, whose "
+                "cells are all run as they are. Give it a space."
             )
         if self.first and self.space is None:
             raise ValueError(
@@ -170,7 +187,15 @@ class Study:
                 f"a sampled study's space is a Space; received {space!r} of {self.name}. Write it "
                 "as Space(axes={...})."
             )
-        return space
+        if space is None or not self.nuisance:
+            return space
+        if both := sorted(set(space.axes) & set(self.nuisance)):
+            raise ConfigError(
+                "an axis is part of the design or tuned within it; received "
+                f"{', '.join(both)} of {self.name} as both. Leave it out of the space, or out of "
+                "nuisance."
+            )
+        return dataclasses.replace(space, axes={**space.axes, **self.nuisance})
 
     def seeds_at(self, scale: str) -> tuple[int, ...]:
         """The replicates of a cell, unless --seeds names others."""

@@ -91,17 +91,30 @@ def fitted_to(columns: Columns, seen: Sequence[Seen]) -> GaussianProcess:
 
 
 def standardized(costs: Array) -> Array:
-    """Mean 0, variance 1; what lies far above the rest (a rate too high, a divergence) is drawn in
-    to where it is still the worst, so that the good end is told apart."""
+    """Mean 0, variance 1, of costs that were `pulled_in`."""
+    pulled = pulled_in(costs)
+    sd = pulled.std()
+    return (pulled - pulled.mean()) / sd if sd > 0 else np.zeros(len(costs))
+
+
+def pulled_in(costs: Array) -> Array:
+    """What lies above the roof (a rate too high, a divergence) is drawn in to where it is still the
+    worst, so that the good end is told apart."""
     finite = costs[np.isfinite(costs)]
     if not len(finite):
         return np.zeros(len(costs))
-    low, middle = finite.min(), np.median(finite)
-    roof = middle + 2 * max(middle - low, 1e-12)
+    low, roof = finite.min(), roof_of(costs)
     over = np.maximum(np.where(np.isfinite(costs), costs, finite.max() + roof - low) - roof, 0)
-    pulled = np.minimum(costs, roof) + (roof - low) * 0.25 * over / (over + roof - low + 1e-300)
-    sd = pulled.std()
-    return (pulled - pulled.mean()) / sd if sd > 0 else np.zeros(len(costs))
+    return np.minimum(costs, roof) + (roof - low) * 0.25 * over / (over + roof - low + 1e-300)
+
+
+def roof_of(costs: Array) -> float:
+    """Where what is far from the best begins: at three times the median's distance from it."""
+    finite = costs[np.isfinite(costs)]
+    if not len(finite):
+        return float("inf")
+    low, middle = finite.min(), np.median(finite)
+    return float(middle + 2 * max(middle - low, 1e-12))
 
 
 def log_expected_improvement(mean: Array, sd: Array, target: float) -> Array:

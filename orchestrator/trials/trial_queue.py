@@ -40,7 +40,8 @@ class FailedDraws(Protocol):
 
 
 class More(Protocol):
-    """Who asks for further trials of a grid, when all that were planned have ended."""
+    """Who asks for further trials, when all that were planned have ended. Of a sampled study they
+    are of points that it has: none is drawn then."""
 
     def more(self, trials: Iterable[TrialRecord]) -> list[Point]: ...
     def known_point(self, record: TrialRecord) -> Point | None: ...
@@ -89,7 +90,8 @@ class TrialQueue:
             self._plan_grid(retry_failed)
         else:
             self._plan_sampled(retry_failed)
-            self._queue_first()
+            if more is None:
+                self._queue_first()
 
     # The plan ------------------------------------------------------------------------------------
 
@@ -108,11 +110,17 @@ class TrialQueue:
                 new.append(point)
         self._queue_cells(new, points)
 
-    def _extend_grid(self) -> None:
+    def _extend(self) -> None:
         """Further seeds, once nothing runs or waits and time is left."""
         if self._more is None or self._trials.num_begun or self._spending.exhausted():
             return
-        self._queue_cells(self._more.more(self._trials), self._launch.points())
+        points = self._more.more(self._trials)
+        if self._launch.study.is_grid:
+            self._queue_cells(points, self._launch.points())
+            return
+        for point in points:
+            note = note_of(point, self._launch.base_point())
+            self._queue(point, distributions_at(self._launch, point.overrides), note)
 
     def _queue_cells(self, points: Iterable[Point], grid: Iterable[Point]) -> None:
         """New trials among those of the grid."""
@@ -262,8 +270,8 @@ class TrialQueue:
     def next(self) -> int | None:
         """The first waiting trial if the limits hold it, else the first that costs nothing."""
         if not self._waiting:
-            if self._launch.study.is_grid:
-                self._extend_grid()
+            if self._launch.study.is_grid or self._more is not None:
+                self._extend()
             else:
                 self._sample()
         if not self._waiting:
@@ -318,7 +326,8 @@ class TrialQueue:
     @property
     def expected(self) -> int:
         """Trials that the launch will have when it is done."""
-        if self._launch.study.is_grid or self.exhausted or self.not_found:
+        is_planned = self._launch.study.is_grid or self._more is not None
+        if is_planned or self.exhausted or self.not_found:
             return len(self._trials)
         seeds = len(self._launch.seeds)
         missing = self._launch.trials - self._trials.num_cells

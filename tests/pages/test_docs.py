@@ -23,6 +23,7 @@ ONLY_PARSED = {
     "ingest": "tests/driver/test_ingest.py",
     "deliver": "tests/stores/test_mlflow_server.py",
     "submit": "tests/cluster/test_submit.py",
+    "recommend": "tests/driver/test_recommending.py",
 }
 CLUSTER_OPTIONS = ("--address", "--workers", "--gpus-per-worker")
 

@@ -1,0 +1,168 @@
+"""`recommend`: the end of a search."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.cli.option_groups import grouped
+from orchestrator.cli.parameters import (
+    AddressOption,
+    AskedLaunch,
+    CheckpointOption,
+    JsonOption,
+    StudyArgument,
+    WhichStores,
+    app,
+    errors,
+    output,
+    print_json,
+)
+from orchestrator.cluster.connection import Resources
+
+if TYPE_CHECKING:
+    from orchestrator.driver.options import Options
+    from orchestrator.driver.session import Session
+    from orchestrator.report.recommendation import Recommendation
+    from orchestrator.study.launch import Launch
+
+FILE = "recommendation.json"
+
+
+@app.command("recommend")
+@grouped
+def recommend_command(
+    study: StudyArgument,
+    *,
+    asked: AskedLaunch,
+    stores: WhichStores,
+    share: Annotated[
+        float, typer.Option(help="What the race gets of all trainings, the search's among them.")
+    ] = 1 / 3,
+    trainings: Annotated[
+        int | None, typer.Option(help="So many trainings for the race, in place of a share.")
+    ] = None,
+    write_study: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.py", help="Write a study of the finalists, for the next scale."),
+    ] = None,
+    checkpoint_uri: CheckpointOption = None,
+    address: AddressOption = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster (all).")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Trials at once (as many as fit).")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Data-parallel workers of each trial.")] = 1,
+    cpus_per_worker: Annotated[int, typer.Option(help="CPUs, and torch threads, of a worker.")] = 1,
+    gpus_per_worker: Annotated[
+        float, typer.Option(help="GPUs of a worker; fractions share one.")
+    ] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a search's best points on fresh seeds until one is left, and tell how sure it is.
+
+    The same command continues; once the race is over it trains nothing, and tells again.
+
+    Example: moe-study recommend search --share 0.3 --write-study next.py
+    """
+    from orchestrator.cli.progress import RunProgress
+    from orchestrator.driver.options import Options
+    from orchestrator.driver.publish import publish
+    from orchestrator.driver.recommending import Asked
+    from orchestrator.driver.session import opened
+    from orchestrator.driver.tune_loop import run
+    from orchestrator.report.follow_up import require_new, write_follow_up
+
+    if write_study is not None:
+        require_new(write_study)
+    launch = asked.resolved(study)
+    options = Options(
+        home=Home.at(stores.home),
+        **stores.outside,
+        checkpoint_uri=checkpoint_uri,
+        address=address,
+        cpus=cpus,
+        concurrency=concurrency,
+        resources=Resources(
+            workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
+        ),
+        recommending=Asked(share=share, trainings=trainings),
+    )
+    _require_searched(launch, options)
+    with (
+        redirect_stdout(sys.stderr),
+        RunProgress(errors) as progress,
+        opened(
+            launch, options, say=progress.say, listener=progress, preparing=progress.preparing
+        ) as session,
+    ):
+        progress.planned(session.ledger)
+        run(session)
+        found = _recommendation(session)
+        if not session.interrupted:
+            _keep(session, found)
+            publish(session)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        for line in found.lines():
+            output.print(line, highlight=False)
+    if write_study is not None and found.race.winner is not None:
+        name = write_follow_up(write_study, study, launch, found)
+        errors.print(f"next: moe-study run {write_study} ({name})", highlight=False)
+    if session.interrupted:
+        errors.print("interrupted; the same command continues", highlight=False)
+    raise typer.Exit(session.exit_code or (0 if found.race.is_over else 1))
+
+
+def _require_searched(launch: Launch, options: Options) -> None:
+    """Raises BadInput where the home has no search to recommend from, before anything is made."""
+    from orchestrator.driver.recommending import require_raceable
+    from orchestrator.report.race import searched
+    from orchestrator.report.records import read_launches
+
+    require_raceable(launch)
+    known = read_launches(
+        launch.study.name, home=options.home, optuna_storage=options.optuna_storage
+    )
+    found = next((one for one in known if one.info.name == launch.name), None)
+    if found is None:
+        raise BadInput(
+            f"a recommendation is of a search that was run; received {launch.name}, which the home "
+            "lacks. Run it first: moe-study run with the same options."
+        )
+    assert options.recommending is not None
+    options.recommending.budget(searched(found.trials))
+
+
+def _recommendation(session: Session) -> Recommendation:
+    from orchestrator.driver.recommending import effects_of
+    from orchestrator.report.recommendation import Recommendation
+    from orchestrator.stores.configurations import told_apart
+    from orchestrator.surrogate.effects import Effects
+
+    race = session.race
+    assert race is not None
+    launch, info = session.launch, session.search.info
+    trials = told_apart(session.records, info.attributes, session.options.home)
+    effects = Effects(why_not="the race is not over")
+    if race.winner is not None:
+        params = next(r.params for r in trials if r.cell_hash == race.winner.point)
+        effects = effects_of(launch, trials, params)
+    return Recommendation.of(
+        launch.study.name, info.name, launch.study.metric, race, trials, effects
+    )
+
+
+def _keep(session: Session, found: Recommendation) -> None:
+    """Beside the launch's other files, in MLflow."""
+    path = session.parent_folder / FILE
+    path.write_text(json.dumps(found.as_json(), indent=2) + "\n")
+    session.tracking.log_artifact(session.tracking.parent_run_id, path)

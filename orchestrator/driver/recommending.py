@@ -1,0 +1,149 @@
+"""`recommend`: fresh seeds for a search's best points, until one of them is left and confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from orchestrator.base.errors import BadInput
+from orchestrator.base.home import Home
+from orchestrator.report.race import (
+    RACE_SEEDS,
+    SEEDS_END,
+    SHARE,
+    Budget,
+    Race,
+    budget_of,
+    race_of,
+    searched,
+)
+from orchestrator.stores.configurations import told_apart
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.launch import Launch, Point
+from orchestrator.surrogate.columns import Columns
+from orchestrator.surrogate.effects import Effects, effects_about
+from orchestrator.surrogate.expected_improvement import Seen, fitted_to
+from orchestrator.trials.search_history import BoundedHistory
+from orchestrator.trials.search_state import Search
+
+_MODELLED = 200  # trials, of which the process is fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What `recommend` may spend: a share of all trainings, or so many."""
+
+    share: float = SHARE
+    trainings: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise BadInput(
+                "--share, what the race gets of all trainings, lies between 0 and 1; received "
+                f"{self.share:g}. A third is usual."
+            )
+
+    def budget(self, search: list[TrialRecord]) -> Budget:
+        """Raises BadInput where there is too little to choose from, or to spend."""
+        return budget_of(search, share=self.share, trainings=self.trainings)
+
+
+def require_raceable(launch: Launch) -> None:
+    """Raises BadInput where a study has no points to choose among, or not on one text."""
+    if launch.study.is_grid:
+        raise BadInput(
+            f"a recommendation is of a search; received the grid {launch.study.name}, whose claims "
+            "say what is better. Ask `moe-study claims`, or give it a Sequential design and "
+            "`run --until-decided`."
+        )
+    if launch.has_corpora:
+        raise BadInput(
+            "a recommendation is on one text, since losses on different ones do not compare; "
+            f"received {launch.corpus_text}. Search each by itself: --corpus SPEC."
+        )
+    if taken := [seed for seed in launch.seeds if RACE_SEEDS <= seed < SEEDS_END]:
+        raise BadInput(
+            f"seeds {RACE_SEEDS} to {SEEDS_END - 1} are those of the race, which no point is "
+            f"chosen by; received {taken} among the study's. Choose others with --seeds."
+        )
+
+
+def best_points(launch: Launch, search: Iterable[TrialRecord]) -> list[str]:
+    """The points that were trained to their end, the best first by what a Gaussian process over all
+    trials believes of them: one lucky seed is no reason. Of points that differ in what is tuned
+    within a design alone, the best."""
+    assert launch.space is not None
+    shown, seen = _modelled(launch, search)
+    columns = Columns(launch.space)
+    complete = {r.cell_hash: r for r in shown if r.state == "complete"}
+    complete = {h: r for h, r in complete.items() if launch.space.has(r.params)}
+    if not complete:
+        return []
+    rows = columns.rows([record.params for record in complete.values()])
+    believed = fitted_to(columns, seen).predict(rows)[0]
+    points = [list(complete)[i] for i in np.argsort(believed, kind="stable")]
+    designs: dict[tuple[Any, ...], str] = {}
+    for point in points:
+        values = complete[point].params.items()
+        design = tuple(v for v in sorted(values) if v[0] not in launch.study.nuisance)
+        designs.setdefault(design, point)
+    return list(designs.values())
+
+
+def effects_of(
+    launch: Launch, records: Iterable[TrialRecord], reference: Mapping[str, Any]
+) -> Effects:
+    """What leaving a point's values costs, by all trials of the launch, the race's too."""
+    assert launch.space is not None
+    _, seen = _modelled(launch, (r for r in records if not r.is_older))
+    return effects_about(reference, launch.space, seen, nuisance=launch.study.nuisance)
+
+
+def _modelled(
+    launch: Launch, trials: Iterable[TrialRecord]
+) -> tuple[list[TrialRecord], list[Seen]]:
+    """Trials that a process is fitted to, and what it sees of them."""
+    history = BoundedHistory(_MODELLED, metric=launch.study.metric)
+    for record in trials:
+        history.note(record)
+    shown = history.records()
+    search = Search(
+        space=launch.space,
+        records=shown,
+        metric=launch.study.metric,
+        is_open=lambda values: False,
+    )
+    return shown, search.seen
+
+
+class Racer:
+    """Asked for more trials when all that were planned have ended."""
+
+    def __init__(
+        self, launch: Launch, home: Home, attributes: Mapping[str, Any], asked: Asked
+    ) -> None:
+        require_raceable(launch)
+        self._launch, self._home, self._attributes = launch, home, attributes
+        self._asked = asked
+
+    def more(self, trials: Iterable[TrialRecord]) -> list[Point]:
+        """The next trials of the race, or of the confirmation; none once it is over."""
+        records = told_apart(trials, self._attributes, self._home)
+        params = {r.cell_hash: r.params for r in records if not r.is_older}
+        race = self.race(records)
+        return [self._launch.sampled_point(params[point], seed) for point, seed in race.wanted]
+
+    def known_point(self, record: TrialRecord) -> Point | None:
+        """The space itself knows the points of a search."""
+        return None
+
+    def race(self, trials: Iterable[TrialRecord]) -> Race:
+        """How it stands. Raises BadInput as `Asked.budget`."""
+        records = told_apart(trials, self._attributes, self._home)
+        search = searched(records)
+        budget = self._asked.budget(search)
+        ranked = best_points(self._launch, search)
+        return race_of(ranked, records, budget, cost=self._launch.study.measure.cost)

@@ -1,0 +1,205 @@
+"""What mattered in a search: what leaving the recommended value of an axis costs, and which axes
+answer together, as contrasts of a Gaussian process over all trials.
+
+A contrast is a difference of the function at a few points, of which the process has the joint
+distribution. How far it moves as each eighth of the points is left out (a jackknife) is added: a
+fit to tens of points is surer of itself than it may be. The noise of seeds is no part of an
+interval. Axes that are tuned within each design (`nuisance`) are at each design's own best: in each
+draw from the process the least over their values is taken, since the best rate of one design, given
+to another, turns one comparison in five round.
+
+Trials that lie far above the median, or diverged, are left out: contrasts are about the good end.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from orchestrator.surrogate.columns import Columns
+from orchestrator.surrogate.expected_improvement import Seen, fitted_to, roof_of
+from search_spaces.domains import Choice, Domain
+from search_spaces.drawing import at
+from search_spaces.space import Space
+
+Array = np.ndarray
+Values = Mapping[str, Any]
+
+_DRAWS = 2000
+_OF_A_RANGE = 5  # values that stand for a range of numbers
+_OF_NUISANCE = 48  # combinations of the axes tuned within a design
+_PER_COLUMN, _PER_COLUMN_OF_PAIRS = 8, 12  # trials, below which nothing is told
+_PARTS = 8  # of the jackknife
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What a point with `path` at `value` costs more than the reference, in the metric's unit.
+
+    `other` is the second axis of an interaction, with `other_value`: by how much both changes
+    together cost more than each by itself."""
+
+    path: str
+    value: Any
+    cost: float
+    low: float
+    high: float
+    other: str | None = None
+    other_value: Any = None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out that there is none."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effects:
+    """`main` and `pairs` about the reference, the largest first; `why_not` where trials were too
+    few for either."""
+
+    main: tuple[Effect, ...] = ()
+    pairs: tuple[Effect, ...] = ()
+    why_not: str = ""
+
+
+def effects_about(
+    reference: Values, space: Space, seen: Sequence[Seen], *, nuisance: Sequence[str] = ()
+) -> Effects:
+    """Of each other value of each axis that the reference point has. Deterministic."""
+    columns = Columns(space)
+    roof = roof_of(np.array([one.cost for one in seen]))
+    seen = [one for one in seen if one.cost <= roof]
+    num, needed = len(seen), _PER_COLUMN * len(columns.names)
+    if num < needed:
+        return Effects(
+            why_not=f"effects of {len(columns.names)} axes and conditions need {needed} trials at "
+            f"least that are not far from the best, and there are {num}"
+        )
+    unit = float(np.std([one.cost for one in seen]))
+    if unit == 0:
+        return Effects(why_not="all trials have the same value")
+    model = _Model(reference, space, columns, seen, nuisance, unit)
+    main = [model.main(path, value) for path, value in model.changes()]
+    enough = num >= _PER_COLUMN_OF_PAIRS * len(columns.names)
+    pairs = list(model.pairs(main)) if enough else []
+    return Effects(
+        main=tuple(sorted(main, key=lambda one: -abs(one.cost))),
+        pairs=tuple(sorted(pairs, key=lambda one: -abs(one.cost))),
+        why_not=""
+        if enough
+        else f"interactions need {_PER_COLUMN_OF_PAIRS * len(columns.names)} trials at least, and "
+        f"there are {num}",
+    )
+
+
+class _Model:
+    """Draws of the function at designs, each at its own best nuisance values."""
+
+    def __init__(
+        self,
+        reference: Values,
+        space: Space,
+        columns: Columns,
+        seen: Sequence[Seen],
+        nuisance: Sequence[str],
+        unit: float,
+    ) -> None:
+        self._reference, self._space, self._columns = dict(reference), space, columns
+        self._process = fitted_to(columns, seen)
+        self._partly = [fitted_to(columns, part) for part in _without_each_part(seen)]
+        self._unit = unit
+        self._tuned = [path for path in nuisance if path in reference]
+        self._rng = np.random.default_rng(0)
+
+    def changes(self) -> Iterator[tuple[str, Any]]:
+        for path, domain in self._space.axes.items():
+            if path not in self._reference or path in self._tuned:
+                continue
+            for value in _values_of(domain):
+                if value != self._reference[path]:
+                    yield path, value
+
+    def main(self, path: str, value: Any) -> Effect:
+        return self._effect([{}, {path: value}], [-1, 1], path=path, value=value)
+
+    def pairs(self, main: Sequence[Effect]) -> Iterator[Effect]:
+        """Of the value of each axis that costs least beside the reference's own."""
+        nearest: dict[str, Effect] = {}
+        for one in main:
+            known = nearest.get(one.path)
+            if known is None or one.cost < known.cost:
+                nearest[one.path] = one
+        for one, other in itertools.combinations(nearest.values(), 2):
+            a, b = {one.path: one.value}, {other.path: other.value}
+            yield self._effect(
+                [{}, a, b, {**a, **b}],
+                [1, -1, -1, 1],
+                path=one.path,
+                value=one.value,
+                other=other.path,
+                other_value=other.value,
+            )
+
+    def _effect(self, changes: Sequence[Values], signs: Sequence[int], **of: Any) -> Effect:
+        """The contrast of some changes of the reference: draws of the process, with the jackknife's
+        spread."""
+        tuned = list(self._tunings())
+        points = [self._changed({**change, **rates}) for change in changes for rates in tuned]
+        rows, weights = self._columns.rows(points), np.array(signs)
+
+        def contrast(values: Array) -> Array:
+            """Of (points, ...): each change at the least over the tuned axes."""
+            of_change = values.reshape(len(changes), len(tuned), *values.shape[1:])
+            return np.tensordot(weights, of_change.min(axis=1), 1) * self._unit
+
+        mean, covariance = self._process.joint(rows)
+        eigenvalues, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(eigenvalues, 0))
+        draws = contrast(mean[:, None] + root @ self._rng.standard_normal((len(mean), _DRAWS)))
+        left_out = np.array([float(contrast(part.predict(rows)[0])) for part in self._partly])
+        jackknife = np.sqrt((len(left_out) - 1) * left_out.var())
+        draws = draws + jackknife * self._rng.standard_normal(_DRAWS)
+        low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+        return Effect(cost=float(draws.mean()), low=float(low), high=float(high), **of)
+
+    def _changed(self, change: Values) -> dict[str, Any]:
+        """The reference with some values, and the axes that exist there; those that come into being
+        stand in the middle of their domains."""
+        given = {**self._reference, **change}
+        return at(self._space, dict.fromkeys(self._space.axes, 0.5), given)
+
+    def _tunings(self) -> Iterator[dict[str, Any]]:
+        if not self._tuned:
+            yield {}
+            return
+        each = max(2, round(_OF_NUISANCE ** (1 / len(self._tuned))))
+        of = [_values_of(self._space.axes[path], each) for path in self._tuned]
+        for values in itertools.product(*of):
+            yield dict(zip(self._tuned, values, strict=True))
+
+
+def _without_each_part(seen: Sequence[Seen]) -> Iterator[list[Seen]]:
+    """The trials without an eighth of the points, each eighth once, all seeds of a point alike."""
+    points = list({tuple(one.values.items()): None for one in seen})
+    part_of = dict(zip(points, np.random.default_rng(0).permutation(len(points)), strict=True))
+    for part in range(_PARTS):
+        yield [one for one in seen if part_of[tuple(one.values.items())] % _PARTS != part]
+
+
+def _values_of(domain: Domain, count: int = _OF_A_RANGE) -> list[Any]:
+    """Of a choice all; of a range some, evenly, its ends among them."""
+    if isinstance(domain, Choice):
+        return list(domain.values)
+    low, high = float(domain.low), float(domain.high)
+    shares = np.linspace(0, 1, count)
+    values = low * (high / low) ** shares if domain.log else low + shares * (high - low)
+    if isinstance(domain.low, int) and hasattr(domain, "step"):
+        step = domain.step
+        return sorted({int(domain.low + step * round((v - low) / step)) for v in values})
+    return [float(min(max(v, low), high)) for v in values]

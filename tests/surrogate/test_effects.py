@@ -1,0 +1,102 @@
+"""Contrasts of a search whose function is known: sizes, intervals, interactions, tuned rates."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from orchestrator.surrogate.effects import effects_about
+from orchestrator.surrogate.expected_improvement import Seen
+from search_spaces.domains import Choice, Float
+from search_spaces.space import Space
+
+RATE = "optim.learning_rate"
+SPACE = Space(
+    axes={
+        "model.norm": Choice(("layernorm", "rmsnorm")),
+        "model.position": Choice(("learned", "rope")),
+        "optim.beta1": Choice((0.8, 0.85, 0.9, 0.95)),
+        RATE: Float(low=1e-4, high=1e-1, log=True),
+    }
+)
+REFERENCE = {
+    "model.norm": "layernorm",
+    "model.position": "learned",
+    "optim.beta1": 0.9,
+    RATE: 1e-3,
+}
+
+
+def cost(values):
+    """rmsnorm is better by 0.1, at its own rate, which is ten times that of layernorm; at
+    layernorm's it is worse. Position and beta1 answer together."""
+    off = math.log10(values[RATE]) + 3 - (values["model.norm"] == "rmsnorm")
+    rope, off_beta = values["model.position"] == "rope", abs(values["optim.beta1"] - 0.9) / 0.05
+    better = 0.1 * (values["model.norm"] == "rmsnorm")
+    return 3.0 - better + 0.3 * off * off + 0.1 * rope + 0.05 * off_beta * (1 - 2 * rope)
+
+
+def seen(count, seed, sd=0.01):
+    rng = random.Random(seed)
+    points = [SPACE.draw(rng) for _ in range(count)]
+    return [Seen(values=v, cost=cost(v) + rng.gauss(0, sd)) for v in points]
+
+
+def truth(path, value):
+    return cost({**REFERENCE, path: value}) - cost(REFERENCE)
+
+
+def test_main_effects_are_those_of_the_function_and_their_intervals_cover():
+    covered, told = 0, 0
+    for seed in range(6):
+        found = effects_about(REFERENCE, SPACE, seen(60, seed))
+        for one in found.main:
+            if one.path != RATE:
+                told += 1
+                covered += one.low <= truth(one.path, one.value) <= one.high
+                assert one.cost == pytest.approx(truth(one.path, one.value), abs=0.15)
+    assert told == 6 * 5
+    assert covered >= 25, "95% of 30, within three deviations"
+
+
+def test_a_tuned_rate_gives_each_design_its_own_best():
+    """At the reference's rate rmsnorm looks worse, and is better at the one that it would have."""
+    trials = seen(140, 1)
+    fixed = {(o.path, o.value): o for o in effects_about(REFERENCE, SPACE, trials).main}
+    tuned = effects_about(REFERENCE, SPACE, trials, nuisance=[RATE])
+    own = {(o.path, o.value): o for o in tuned.main}
+    norm = ("model.norm", "rmsnorm")
+    assert fixed[norm].cost == pytest.approx(0.2, abs=0.1)
+    assert own[norm].cost == pytest.approx(-0.1, abs=0.05)
+    assert own[norm].is_clear
+    assert RATE not in {path for path, _ in own}, "it is never itself the answer"
+
+
+def test_axes_that_answer_together_are_found():
+    found = effects_about(REFERENCE, SPACE, seen(90, 2), nuisance=[RATE])
+    first = found.pairs[0]
+    assert {first.path, first.other} == {"model.position", "optim.beta1"}
+    assert first.is_clear
+    assert first.cost < 0, "rope turns the loss from beta1 into a gain"
+    others = [one for one in found.pairs[1:] if one.is_clear]
+    assert len(others) <= 1
+
+
+def test_too_few_trials_carry_nothing():
+    few = effects_about(REFERENCE, SPACE, seen(20, 0))
+    assert (few.main, few.pairs) == ((), ())
+    assert few.why_not.startswith("effects of 4 axes and conditions need 32 trials at least")
+    more = effects_about(REFERENCE, SPACE, seen(45, 0))
+    assert more.main
+    assert more.pairs == ()
+    assert "interactions need 48 trials" in more.why_not
+    alike = [Seen(values=one.values, cost=1.0) for one in seen(40, 0)]
+    assert effects_about(REFERENCE, SPACE, alike).why_not == "all trials have the same value"
+
+
+def test_the_same_trials_say_the_same():
+    trials = seen(40, 4)
+    once, again = (effects_about(REFERENCE, SPACE, trials, nuisance=[RATE]) for _ in range(2))
+    assert once == again
