@@ -20,6 +20,7 @@ ALIKE: tuple[tuple[str, ...], ...] = (
         "173058f86ca6cfab",  # micro-batches that say which is the last, counts that are known
         "37e59e818367bc7b",  # a test split and causal routes, which are measured beside the rest
         "2e923cdbdbc2ec7a",  # weights spread over workers, unsharded runs as before
+        "25f7be83e2f3c94b",  # losses by document, told beside those of the whole
         "89bce676e3e51d1f",  # memory of sharded workers that goes back at once
     ),
 )

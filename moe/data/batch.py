@@ -19,6 +19,8 @@ class Batch:
 @dataclass(frozen=True)
 class EvaluationBatch(Batch):
     """With the bytes of text that each target stands for (int64), as it was before the tokenizer
-    normalised it: for bits per byte."""
+    normalised it: for bits per byte. `document_B` numbers the documents of the split, in the order
+    of its tokens, by where each sequence begins."""
 
     bytes_BS: np.ndarray
+    document_B: np.ndarray

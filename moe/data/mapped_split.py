@@ -40,3 +40,14 @@ class MappedSplit:
         """Index of each segment's first sequence, and at the end their number. [G + 1]"""
         per_segment = np.maximum(self.length_G - 1, 0) // context_length
         return np.concatenate([[0], np.cumsum(per_segment)])
+
+    @lru_cache(maxsize=1)  # noqa: B019
+    def document_ends(self, end_of_document: int) -> np.ndarray:
+        """Places of the tokens that end a document. [D]"""
+        segments = zip(self.start_G, self.length_G, strict=True)
+        return np.concatenate(
+            [
+                start + np.flatnonzero(self.tokens[start : start + length] == end_of_document)
+                for start, length in segments
+            ]
+        )

@@ -32,6 +32,7 @@ class ModelOutput:
     balance_loss, z_loss: means over the blocks that route, before their coefficients and without
         gradient; 0 where no router scores experts (dense, hash, label).
     routing: one decision per MoE block; empty for a dense model.
+    loss_sum_B: `loss_sum` of each sequence, where that was asked for.
     """
 
     loss: Tensor
@@ -41,6 +42,7 @@ class ModelOutput:
     balance_loss: Tensor
     z_loss: Tensor
     routing: list[Routing]
+    loss_sum_B: Tensor | None = None
 
 
 class Block(nn.Module):
@@ -150,6 +152,7 @@ class MoETransformer(nn.Module):
         label_B: Tensor | None = None,
         step: int = 0,
         routes_causally: bool = False,
+        by_sequence: bool = False,
     ) -> ModelOutput:
         """Losses over the positions from `train.loss_start` on.
 
@@ -157,6 +160,7 @@ class MoETransformer(nn.Module):
         label_B: int64, the value of `moe.label_column`; needed by the label router alone.
         routes_causally: where a sequence is routed by the mean of all its positions, each position
             by the mean of those up to it; no effect on other routers.
+        by_sequence: whether the losses of the sequences are told as well.
         """
         x_BSD, decisions = self.hidden(
             ids_BS, label_B=label_B, step=step, routes_causally=routes_causally
@@ -175,6 +179,7 @@ class MoETransformer(nn.Module):
             balance_loss=balance_loss,
             z_loss=z,
             routing=decisions,
+            loss_sum_B=_by_sequence(logits_TV, targets_T, len(ids_BS)) if by_sequence else None,
         )
 
     def _auxiliary(
@@ -243,3 +248,8 @@ class MoETransformer(nn.Module):
         for layer in self.moe_layers():
             if layer.balance is not None:
                 layer.balance.end_step()
+
+
+def _by_sequence(logits_TV: Tensor, targets_T: Tensor, num_sequences: int) -> Tensor:
+    loss_T = F.cross_entropy(logits_TV, targets_T, reduction="none")
+    return loss_T.view(num_sequences, -1).double().sum(1)

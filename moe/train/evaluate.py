@@ -21,6 +21,7 @@ from moe.data.layout import Split
 from moe.data.token_store import Batch, EvaluationBatch, TokenStore
 from moe.model.transformer import MoETransformer
 from moe.train.distributed import World, sum_over_ranks
+from moe.train.document_losses import DocumentLosses
 from moe.train.routing_stats import PROBE_UNITS, RoutingSnapshot, RoutingTotals
 
 
@@ -55,10 +56,22 @@ def autocast(config: TrialConfig, device: str) -> AbstractContextManager:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, the same on all ranks; `routing` is None for a dense model."""
+    """Metrics by name, the same on all ranks; `routing` is None for a dense model.
+    `documents` are told where that was asked for."""
 
     metrics: dict[str, float]
     routing: RoutingSnapshot | None
+    documents: DocumentLosses | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """A batch of this rank: its number among all, its first sequence's, and its part's."""
+
+    index: int
+    first_sequence: int
+    part: int
+    batch: DeviceBatch
 
 
 class EvaluationSet:
@@ -81,8 +94,8 @@ class EvaluationSet:
         self.num_sequences = 0
         self.counted_bytes = 0
         self.parts = parts_of(store)
-        # Index, first sequence, part, batch
-        self._own: list[tuple[int, int, int, DeviceBatch]] = []
+        self._own: list[_Held] = []
+        documents: list[np.ndarray] = []
         context = config.model.context_length
         batches = store.eval_batches(
             context_length=context,
@@ -92,44 +105,58 @@ class EvaluationSet:
         )
         for index, (part, batch) in enumerate(_by_part(batches, self.parts)):
             if index % world.size == world.rank:
-                moved = DeviceBatch.of(batch, config, world.device)
-                self._own.append((index, self.num_sequences, part, moved))
+                self._own.append(
+                    _Held(
+                        index=index,
+                        first_sequence=self.num_sequences,
+                        part=part,
+                        batch=DeviceBatch.of(batch, config, world.device),
+                    )
+                )
+            documents.append(batch.document_B)
             self.counted_bytes += int(batch.bytes_BS[:, config.train.loss_start :].sum())
             self.num_sequences += len(batch.ids_BS)
+        self._document_U = np.concatenate(documents)
+        # Workers of a sharded model gather its weights together: all make as many passes.
+        most = -(-(index + 1) // world.size)
+        self._idle = most - len(self._own) if world.is_sharded else 0
 
-    @property
-    def num_batches(self) -> int:
-        """Of this rank."""
-        return len(self._own)
-
-    def evaluate(self, model: MoETransformer) -> Evaluation:
+    def evaluate(self, model: MoETransformer, *, by_document: bool = False) -> Evaluation:
         """Dropout off and no generator drawn from, so that evaluating does not change training."""
         model.eval()
         with torch.no_grad():
-            evaluation = self._evaluate(model)
+            evaluation = self._evaluate(model, by_document)
             if self.config.moe_layers and self.config.moe.reads_whole_sequences:
                 evaluation.metrics[names.VAL_LOSS_CAUSAL] = self._causal_loss(model)
         model.train()
         return evaluation
 
-    def final_test(self, model: MoETransformer) -> dict[str, float]:
-        """The losses of a test split, under their own names."""
-        found = self.evaluate(model).metrics
-        return {own: found[name] for name in found if (own := names.on_test(name)) is not None}
-
     def _causal_loss(self, model: MoETransformer) -> float:
         """The loss with every position routed by the mean up to it."""
         sum_and_count = torch.zeros(2, dtype=torch.float64, device=self.world.device)
-        for index, _, _, batch in self._own:
+        for held in self._own:
             with autocast(self.config, self.world.device):
-                output = model(batch.ids_BS, batch.targets_BS, step=index, routes_causally=True)
+                output = model(
+                    held.batch.ids_BS, held.batch.targets_BS, step=held.index, routes_causally=True
+                )
             sum_and_count += torch.stack(
                 (output.loss_sum.double(), torch.full_like(output.loss_sum, output.count).double())
             )
+        self._idle_passes(model)
         loss_sum, count = sum_over_ranks(sum_and_count, self.world).tolist()
         return loss_sum / count
 
-    def _evaluate(self, model: MoETransformer) -> Evaluation:
+    def _idle_passes(self, model: MoETransformer) -> None:
+        """Forward passes for nothing, as many as other workers have batches more."""
+        for _ in range(self._idle):
+            ids_BS = torch.zeros(
+                (1, self.config.model.context_length), dtype=torch.int64, device=self.world.device
+            )
+            label_B = ids_BS[:, 0] if self.config.moe.follows_labels else None
+            with autocast(self.config, self.world.device):
+                model(ids_BS, ids_BS, label_B=label_B)
+
+    def _evaluate(self, model: MoETransformer, by_document: bool) -> Evaluation:
         config, world = self.config, self.world
         # A row a part, and one for all of them
         shape = (1 + len(self.parts), 2)
@@ -137,17 +164,29 @@ class EvaluationSet:
         blocks = len(config.moe_layers)
         totals = RoutingTotals(blocks, config.moe.total_experts, world.device)
         probe_LUK = self._empty_probe()
-        for index, first_sequence, part, batch in self._own:
+        loss_sum_U = torch.zeros(self.num_sequences, dtype=torch.float64, device=world.device)
+        for held in self._own:
+            batch = held.batch
             with autocast(config, world.device):
-                output = model(batch.ids_BS, batch.targets_BS, label_B=batch.label_B, step=index)
-            for row in {0, part}:
+                output = model(
+                    batch.ids_BS,
+                    batch.targets_BS,
+                    label_B=batch.label_B,
+                    step=held.index,
+                    by_sequence=by_document,
+                )
+            if by_document:
+                own = slice(held.first_sequence, held.first_sequence + len(batch.ids_BS))
+                loss_sum_U[own] = output.loss_sum_B
+            for row in {0, held.part}:
                 loss_sum_and_count[row, 0] += output.loss_sum
                 loss_sum_and_count[row, 1] += output.count
             totals.add(output.routing)
-            first_unit = first_sequence * self._units_per_sequence
+            first_unit = held.first_sequence * self._units_per_sequence
             for probe_UK, block in zip(probe_LUK, output.routing, strict=True):
                 window_UK = probe_UK[first_unit : first_unit + len(block.expert_index)]
                 window_UK.copy_(block.passed[: len(window_UK)])
+        self._idle_passes(model)
         sum_over_ranks(loss_sum_and_count, world)
         (loss_sum, count), *of_parts = loss_sum_and_count.tolist()
         values = {
@@ -160,12 +199,25 @@ class EvaluationSet:
             for name, (of_part, number) in zip(self.parts, of_parts, strict=True)
             if number  # a part without a held-out sequence has no loss
         }
+        documents = None
+        if by_document:
+            documents = self._documents(sum_over_ranks(loss_sum_U, world).cpu().numpy())
         if not blocks:
-            return Evaluation(values, None)
+            return Evaluation(values, None, documents)
         sum_over_ranks(totals.sums_LW, world)
         sum_over_ranks(probe_LUK, world)
         snapshot = RoutingSnapshot.of(totals, model.router_bias(), probe_LUK)
-        return Evaluation(values | snapshot.health(), snapshot)
+        return Evaluation(values | snapshot.health(), snapshot, documents)
+
+    def _documents(self, loss_sum_U: np.ndarray) -> DocumentLosses:
+        document_D, place_U = np.unique(self._document_U, return_inverse=True)
+        counted = self.config.model.context_length - self.config.train.loss_start
+        return DocumentLosses(
+            split=self.split,
+            document_D=document_D,
+            loss_sum_D=np.bincount(place_U, weights=loss_sum_U),
+            tokens_D=np.bincount(place_U) * counted,
+        )
 
     @property
     def _units_per_sequence(self) -> int:
@@ -204,6 +256,7 @@ def _by_part(
                     ids_BS=batch.ids_BS[rows],
                     targets_BS=batch.targets_BS[rows],
                     bytes_BS=batch.bytes_BS[rows],
+                    document_B=batch.document_B[rows],
                     labels={name: label_B[rows] for name, label_B in batch.labels.items()},
                 ),
             )

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe.train.run_folder import Storage
-from moe.train.training_run import CONFIG_FILE, ROUTING_FILE
+from moe.train.training_run import CONFIG_FILE, LOSSES_FILE, ROUTING_FILE
 
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
-_KEPT = (RESULT_FILE, CONFIG_FILE, METRICS_FILE, ROUTING_FILE)
+_KEPT = (RESULT_FILE, CONFIG_FILE, METRICS_FILE, LOSSES_FILE, ROUTING_FILE)
 
 
 def pack(folders: Sequence[Path], file: Path) -> int:

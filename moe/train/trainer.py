@@ -147,19 +147,6 @@ class Trainer:
         upcycle(model, dense)
         fill_whole(self.model, self.optimizer, model.state_dict(), None)
 
-    def forward_alone(self, times: int) -> None:
-        """Runs an evaluation's forward pass for nothing: workers of a sharded model gather its
-        weights together, so that all of them make as many passes."""
-        ids_BS = torch.zeros(
-            (1, self.config.model.context_length), dtype=torch.int64, device=self.world.device
-        )
-        label_B = ids_BS[:, 0] if self.config.moe.follows_labels else None
-        self.model.eval()
-        with torch.no_grad(), autocast(self.config, self.world.device):
-            for _ in range(times):
-                self.model(ids_BS, ids_BS, label_B=label_B)
-        self.model.train()
-
     def generators(self) -> dict[str, Tensor]:
         states = {"cpu": torch.get_rng_state()}
         if self.is_cuda:

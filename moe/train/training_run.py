@@ -47,6 +47,7 @@ Report = Callable[[dict[str, float], Path | str | None], bool | None]
 ALONE = World()
 CONFIG_FILE = "config.json"
 ROUTING_FILE = "routing.parquet"
+LOSSES_FILE = "losses.parquet"  # of the documents that a run was judged on
 _LEAVE = "leave"
 
 
@@ -267,10 +268,10 @@ class _Run:
     def _evaluate(self, step: int) -> dict[str, float]:
         """The entry of the curve for this step, the same on all ranks."""
         train, log = self.config.train, self.trainer.log
-        if self.world.is_sharded:
-            own = self.evaluation_set.num_batches
-            self.trainer.forward_alone(round(max_over_ranks(own, self.world)) - own)
-        evaluation = self.evaluation_set.evaluate(self.trainer.model)
+        is_last, tests = step == train.num_steps, self.config.data.test_fraction > 0
+        evaluation = self.evaluation_set.evaluate(
+            self.trainer.model, by_document=is_last and not tests
+        )
         loss = evaluation.metrics[names.VAL_LOSS]
         check_loss("evaluation loss", step, loss, train.max_loss)
         if math.isinf(evaluation.metrics[names.VAL_PERPLEXITY]):
@@ -291,9 +292,15 @@ class _Run:
             names.DEVICE_S: self._device_s(),
             names.PEAK_MEMORY_BYTES: max_over_ranks(_peak_memory_bytes(self.world), self.world),
         }
-        if step == train.num_steps and self.config.data.test_fraction:
-            test = EvaluationSet(self.config, self.store, self.world, "test")
-            entry |= test.final_test(self.trainer.model)
+        judged = evaluation
+        if is_last and tests:
+            held_back = EvaluationSet(self.config, self.store, self.world, "test")
+            judged = held_back.evaluate(self.trainer.model, by_document=True)
+            found = judged.metrics
+            entry |= {own: found[name] for name in found if (own := names.on_test(name))}
+        if judged.documents is not None:
+            losses = judged.documents.to_parquet()
+            on_main(lambda: self.storage.write(LOSSES_FILE, losses), self.world)
         if self.config.moe_layers and self.config.moe.router_kind.scores:
             entry |= {names.BALANCE_LOSS: since[BALANCE_LOSS], names.Z_LOSS: since[Z_LOSS]}
         return on_main(lambda: self._stamp(entry), self.world)

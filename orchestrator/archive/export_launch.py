@@ -22,6 +22,7 @@ from orchestrator.archive.archived_launch import (
 )
 from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
+from orchestrator.base.run_files import CONFIG, KEPT
 from orchestrator.base.urls import redact
 from orchestrator.report.judge import analysis_folder
 from orchestrator.report.records import LaunchRecords
@@ -50,7 +51,7 @@ from orchestrator.stores.trial_record import (
     TrialRecord,
 )
 
-CONFIG, ROUTING = "config.json", "routing/routing.parquet"
+_ARTIFACTS = (CONFIG, *(f"{folder}/{name}" for name, folder in KEPT.items()))
 # What attempts leave in a trial; everything else was known before it started.
 _OF_AN_ATTEMPT = {
     *(RUN_ID, RUN_LINK, METRICS, TOKENS, DEVICE_S, ERROR, ATTEMPT, REUSED_FROM, MOE_DIGEST),
@@ -81,7 +82,7 @@ def export_launch(launch: LaunchRecords, client: MlflowClient) -> ArchivedLaunch
             )
         artifacts = {
             name: content
-            for name in (CONFIG, ROUTING)
+            for name in _ARTIFACTS
             if (content := _artifact(launch, client, record, name)) is not None
         }
         folder = launch.home.run_folder(record.config_hash, record.code_digest)

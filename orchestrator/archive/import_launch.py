@@ -22,6 +22,7 @@ from orchestrator.archive.archived_launch import (
 )
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.base.run_files import artifacts_in
 from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.mlflow_client import connect, quiet
 from orchestrator.stores.mlflow_client import require_usable as require_tracking
@@ -55,7 +56,6 @@ from orchestrator.stores.trial_record import (
 from orchestrator.trials.adoption import adopt
 from orchestrator.trials.reconcile import reconcile
 
-_ROUTING = "routing.parquet"
 # What a home has of a configuration, and what of the file says more.
 _BETTER = {
     (TrialState.PRUNED, TrialState.COMPLETE),
@@ -194,10 +194,9 @@ def _shown(trial: FrozenTrial) -> str:
     return str(trial.value) if trial.values else STATE_OF[trial.state]
 
 
-def _artifacts(home: Home, archived: ArchivedTrial) -> list[tuple[str, str | None]]:
+def _artifacts(home: Home, archived: ArchivedTrial) -> list[tuple[str, str]]:
     record = TrialRecord.of(archived.trial)
-    path = home.run_folder(record.config_hash, record.code_digest) / _ROUTING
-    return [(str(path), "routing")] if path.is_file() else []
+    return artifacts_in(home.run_folder(record.config_hash, record.code_digest))
 
 
 def _require_fits(launch: ArchivedLaunch, storage_url: str) -> None:

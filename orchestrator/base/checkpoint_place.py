@@ -22,12 +22,12 @@ from moe.code_digest import trains_as
 from moe.train.run_folder import Storage
 from orchestrator.base.errors import BadInput, Unreachable
 from orchestrator.base.home import Home, try_folder
+from orchestrator.base.run_files import CONFIG, KEPT
 from orchestrator.base.urls import PROBE_TIMEOUT_S, answers, redact
 
 PROBE_LIMIT_S = 30.0
 # Of a URI's parameters, those that say where: any other may be a secret (Azure's client_secret is).
 _OPEN_PARAMETERS = ("region", "scheme", "endpoint_override")
-_DRIVERS_COPY = ("config.json", "routing.parquet")
 
 log = logging.getLogger(__name__)
 
@@ -151,20 +151,19 @@ class CheckpointPlace:
     def copy_to_driver(self, run_folder: str, folder: Path) -> Path | None:
         """What the driver's pages and MLflow read of a run, copied into `folder` of the home.
 
-        Returns the routing arrays' file; None where the run has none, or they cannot be read.
+        Returns the folder; None where the run's cannot be read.
         """
         storage = Storage.at(run_folder)
         try:
             present = storage.names()
             copy = Storage.at(folder)
-            for name in _DRIVERS_COPY:
+            for name in (CONFIG, *KEPT):
                 if name in present:
                     copy.write(name, storage.read(name))
         except OSError as error:
             log.warning("%s could not be read back: %s", self.name, self.without_secrets(error))
             return None
-        routing = folder / _DRIVERS_COPY[-1]
-        return routing if routing.exists() else None
+        return folder
 
 
 def _require_writable(folder: Path, name: str) -> None:

@@ -15,11 +15,11 @@ from moe.code_digest import moe_digest, trains_as
 from moe.metrics import STEP, TIMESTAMP_MS
 from moe.train.results_archive import RESULT_FILE, unpack
 from orchestrator.base.errors import BadInput
+from orchestrator.base.run_files import artifacts_in
 from orchestrator.base.whole_files import whole
 from orchestrator.driver.session import Session
 from orchestrator.stores.trial_record import MOE_DIGEST, ORIGIN
 
-ROUTING_FILE = "routing.parquet"
 _KEYS = {
     **dict.fromkeys(("config_hash", "moe_digest", "status"), str),
     **dict.fromkeys(("curve", "late_metrics"), list),
@@ -122,13 +122,12 @@ def _record(session: Session, number: int, folder: Path, result: dict[str, Any])
     if result["status"] != "complete":
         ledger.failed(number, result["error"] or "failed", tokens=result["tokens"])
         return
-    routing = folder / ROUTING_FILE
     ledger.completed(
         number,
         {**result["metrics"], STEP: result["curve"][-1][STEP]},
         tokens=result["tokens"],
         late=result["late_metrics"],
-        artifacts=[(str(routing), "routing")] if routing.exists() else [],
+        artifacts=artifacts_in(folder),
         attributes=result.get("machine"),  # absent in results of before it was told
     )
     kept = session.options.home.run_folder(result["config_hash"], result["moe_digest"])

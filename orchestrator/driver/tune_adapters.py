@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 
 from moe.metrics import STEP, TOKENS
 from orchestrator.base.errors import BadInput, StudyError, halted
+from orchestrator.base.run_files import artifacts_in
 from orchestrator.cluster import failure_cause
 from orchestrator.cluster.ray_private import last_failure
 from orchestrator.driver.worker import EVENT, FAILED, FINAL, HALTED, PROGRESS, Job
@@ -129,10 +130,10 @@ class StopWhen(_NotPickled, Stopper):
 class LedgerCallback(_NotPickled, Callback):
     """Tells the ledger what happened to each trial."""
 
-    def __init__(self, ledger: Ledger, routing_file: Callable[[TrialRecord], Path | None]) -> None:
-        """`routing_file`: where this driver can read a finished trial's routing arrays."""
+    def __init__(self, ledger: Ledger, run_folder: Callable[[TrialRecord], Path | None]) -> None:
+        """`run_folder`: where this driver can read what a finished trial has left."""
         self._ledger = ledger
-        self._routing_file = routing_file
+        self._run_folder = run_folder
         self._tokens: dict[int, int] = {}
         self._nodes: dict[int, dict[str, Any]] = {}
         self._recoveries: Counter[int] = Counter()
@@ -172,13 +173,13 @@ class LedgerCallback(_NotPickled, Callback):
             self._ledger.released(number)
         elif event == FINAL and not result["stopped"]:
             record = self._ledger.trials[number]
-            routing = self._routing_file(record) if result["routing"] else None
+            folder = self._run_folder(record)
             self._ledger.completed(
                 number,
                 result["metrics"],
                 tokens=int(result["spent_tokens"]),
                 late=result["late"],
-                artifacts=[(str(routing), "routing")] if routing else [],
+                artifacts=artifacts_in(folder) if folder is not None else [],
                 attributes={MOE_DIGEST: "+".join(result["moe_digests"]), **result["machine"]},
             )
         elif event in (FINAL, PROGRESS):

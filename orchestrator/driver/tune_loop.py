@@ -89,16 +89,16 @@ def _tune(session: Session, first: Assignment) -> None:
             system_metrics=options.system_metrics,
         )
 
-    def routing_file(record: TrialRecord) -> Path | None:
+    def run_folder(record: TrialRecord) -> Path | None:
         folder = home.run_folder(record.config_hash, moe_digest())
         if place.is_home:
-            return folder / "routing.parquet"
+            return folder
         return place.copy_to_driver(place.run_folder(record.config_hash, moe_digest()), folder)
 
     searcher = LedgerSearcher(
         session.ledger, make_job, first=first, may_start=lambda: session.tracking.reachable
     )
-    callback = LedgerCallback(session.ledger, routing_file)
+    callback = LedgerCallback(session.ledger, run_folder)
 
     def failure() -> StudyError | None:
         return searcher.failure or callback.failure

@@ -98,7 +98,6 @@ def train_trial(trial: dict[str, Any], *, place: CheckpointPlace) -> None:
             "stopped": result.status == "stopped",
             "metrics": result.metrics,
             "late": result.late_metrics,
-            "routing": result.routing is not None,
             "spent_tokens": result.tokens,
             "moe_digests": result.moe_digests,
             "machine": machine(job.device),

@@ -26,6 +26,7 @@ from orchestrator.report.collapse import collapsed
 from orchestrator.report.findings import Finding, compound, join
 from orchestrator.report.mean_tests import BothP, Power, SidedTest, tests_of
 from orchestrator.report.statistics import mean_interval, paired_differences
+from orchestrator.report.text_error import TextError
 from orchestrator.study.claims import (
     NULL_MEAN,
     All,
@@ -58,12 +59,14 @@ class Sampling:
     not name come last, by their number. `running`: (cell, seed) that have begun or wait: a
     sequential test goes no further than the first of them. `seeds`: those that a fixed design is
     judged on; None: any. `evaluated`: of each cell, how its values come about, where that is known.
+    `text`: how far the difference of two cells in a metric hangs on the documents.
     """
 
     order: Sequence[int] = ()
     running: Collection[tuple[str, int]] = ()
     seeds: Collection[int] | None = None
     evaluated: Mapping[str, Evaluated] = field(default_factory=dict)
+    text: Callable[[str, str, str], TextError | None] = lambda a, b, metric: None
 
 
 class Evidence:
@@ -112,6 +115,7 @@ class Evidence:
                 margin=margin or None,
                 leaks=self._leaks(cells),
                 note=_unpaired(a, b),
+                text=self.sampling.text(claim.a, claim.b, claim.metric),
                 **named,
             )
         except _NoDataError as missing:
@@ -213,6 +217,7 @@ class Evidence:
     ) -> Finding:
         """The finding that the mean over seeds of `sample` lies in an open region."""
         both_ends = all(map(math.isfinite, region))
+        label["region"] = region
         label |= self._shown(sample, one_sided=both_ends)
         if len(sample) < 2:
             return Finding(**label, note=join("one seed: no interval", note))

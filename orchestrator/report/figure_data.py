@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.base.home import Home
+from orchestrator.base.run_files import ROUTING
 from orchestrator.report.judge import main_digest
 from orchestrator.report.statistics import mean_interval, paired_differences
 from orchestrator.stores.trial_record import TrialRecord
@@ -271,7 +272,7 @@ def _number(value: Any) -> float:
 
 
 def _routing_file(home: Home, record: TrialRecord) -> Path:
-    return home.run_folder(record.config_hash, record.code_digest) / "routing.parquet"
+    return home.run_folder(record.config_hash, record.code_digest) / ROUTING
 
 
 def _read_load(path: Path) -> tuple[list[int], list[int], np.ndarray] | None:

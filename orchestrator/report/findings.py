@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from scipy.stats import norm
+
 from orchestrator.report.mean_tests import BothP, Power
+from orchestrator.report.text_error import TextError
 from orchestrator.study.claims import Claim
 
 
@@ -19,7 +23,8 @@ class Finding:
     seeds far from their cell's others, "cell, seed N: +0.31"; then `checks` holds the p-values of
     the t test and those of the test that it was checked by. `withheld` says why the design has not
     come to its test yet. `a` and `b` are what the estimate is the difference of. `leaks` are cells
-    whose route depends on later tokens, of a claim that also has causal ones.
+    whose route depends on later tokens, of a claim that also has causal ones. `region` is where the
+    estimate lies if the claim holds, `text` how far it hangs on the documents.
     """
 
     id: str
@@ -42,11 +47,22 @@ class Finding:
     checks: tuple[BothP, BothP] | None = None
     withheld: str = ""
     leaks: tuple[str, ...] = ()
+    region: tuple[float, float] | None = None
+    text: TextError | None = None
     parts: tuple[Finding, ...] = ()
 
     @property
     def p_value(self) -> float:
         return min(self.p_holds, self.p_fails)
+
+    def holds_over_text(self, level: float) -> bool:
+        """Whether the estimate lies on its side of the region's edges over documents as well, by a
+        normal test of that level; True where that is not known."""
+        if self.text is None or self.region is None or self.estimate is None:
+            return True
+        reach = norm.isf(level / 2) * self.text.error
+        edges = [edge for edge in self.region if math.isfinite(edge)]
+        return all(abs(self.estimate - edge) > reach for edge in edges)
 
     @property
     def tested(self) -> bool:

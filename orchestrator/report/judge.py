@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moe.metrics import on_test
+from moe.metrics import TEST_LOSS, VAL_LOSS, on_test
+from moe.train.document_losses import DocumentLosses
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report.evidence import Sampling
 from orchestrator.report.judged_split import judged_metric, with_causal_routes
 from orchestrator.report.row_contrasts import RowContrasts, row_contrasts
+from orchestrator.report.text_error import TextError, text_error
 from orchestrator.report.verdicts import Verdict, judge
 from orchestrator.stores.trial_record import FINISHED_STATES, TrialRecord
 from orchestrator.study.claims import All, Claim, Specialises, measured_by
@@ -70,11 +73,13 @@ def judge_launch(
     records: Sequence[TrialRecord],
     rows: Sequence[Mapping[str, Any]] = (),
     history: History = (),
+    losses: Callable[[TrialRecord], DocumentLosses | None] | None = None,
 ) -> Judgement:
     """Every claim of `study` on one launch's trials and on `rows` of `moe-study analyze`.
 
     Complete trials alone count, and of one code digest: the one that trained the most of them.
-    `history` is what was registered of the launch (`orchestrator.study.registration`).
+    `history` is what was registered of the launch (`orchestrator.study.registration`); `losses`
+    gives what a trial's run has left of its losses by document.
     """
     digest = main_digest(records)
     older = [r for r in records if r.is_older]
@@ -87,6 +92,7 @@ def judge_launch(
         running=_to_come(study, records, seeds),
         seeds=seeds,
         evaluated=evaluated,
+        **({} if losses is None else {"text": _by_document(counted, losses)}),
     )
     claims = [measured_by(c, lambda name: judged_metric(name, counted)) for c in study.claims]
     values = values_of(counted, study.metric)
@@ -233,6 +239,27 @@ def read_analysis(home: Home, launch_name: str) -> list[dict[str, Any]]:
 
 def _is_row(row: Any) -> bool:
     return isinstance(row, dict) and {"probe", "cell", "seed", "layer"} <= row.keys()
+
+
+def _by_document(
+    counted: Sequence[TrialRecord], losses: Callable[[TrialRecord], DocumentLosses | None]
+) -> Callable[[str, str, str], TextError | None]:
+    @functools.cache
+    def of_cell(cell: str) -> dict[int, DocumentLosses]:
+        found = {r.seed: losses(r) for r in counted if r.cell == cell}
+        return {seed: of_run for seed, of_run in found.items() if of_run is not None}
+
+    def of_pair(a: str, b: str, metric: str) -> TextError | None:
+        if metric not in (VAL_LOSS, TEST_LOSS):
+            return None
+        split = metric.partition("/")[0]
+        own, other = (
+            {seed: of_run for seed, of_run in of_cell(cell).items() if of_run.split == split}
+            for cell in (a, b)
+        )
+        return text_error(own, other)
+
+    return of_pair
 
 
 def _split(study: Study, judged: str) -> list[str]:

@@ -57,7 +57,12 @@ def with_causal_routes(values: Values, sampling: Sampling) -> tuple[Values, Samp
         cell: dataclasses.replace(how, is_causal=True) if cell in replaced else how
         for cell, how in sampling.evaluated.items()
     }
-    return changed, dataclasses.replace(sampling, evaluated=evaluated), replaced
+    told = dataclasses.replace(sampling, evaluated=evaluated, text=_untold)
+    return changed, told, replaced
+
+
+def _untold(a: str, b: str, metric: str) -> None:
+    """Losses by document are of the routes that the model was trained with."""
 
 
 def _causally(row: dict[str, float]) -> dict[str, float]:

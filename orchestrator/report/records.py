@@ -16,6 +16,7 @@ from orchestrator.base.home import Home
 from orchestrator.report.judge import Judgement, judge_launch, read_analysis
 from orchestrator.report.judged_split import judged_metric, on_judged_split
 from orchestrator.report.tables import Table, table_of
+from orchestrator.report.text_error import losses_of
 from orchestrator.stores.configurations import rows_of, told_apart
 from orchestrator.stores.importances import importances
 from orchestrator.stores.optuna_launches import REGISTRATIONS, LaunchInfo, launches_in
@@ -83,6 +84,7 @@ class LaunchRecords:
             records=self.trials,
             rows=self.analysis() if rows is None else rows,
             history=self.info.attributes.get(REGISTRATIONS) or (),
+            losses=lambda record: losses_of(self.home, record),
         )
 
     def table(self, study: Study, rows: Rows | None = None) -> Table:

@@ -59,7 +59,8 @@ class Verdict:
     causal ones: it is then `causal` no longer, and no evidence for what it says of causal models.
     `registered` says whether the claim stood in the record before the data. `with_causal_routes` is
     the verdict, at the same level, on what the same weights do where a sequence's router reads no
-    more than what came before; None for claims without such cells.
+    more than what came before; None for claims without such cells. `text_error` is the standard
+    error of the estimate over the `documents` of the evaluation, in nats a token.
     """
 
     id: str
@@ -86,6 +87,8 @@ class Verdict:
     leaks: tuple[str, ...] = ()
     registered: str | None = None
     with_causal_routes: Verdict | None = None
+    text_error: float | None = None
+    documents: int | None = None
     parts: tuple[Verdict, ...] = ()
 
     @property
@@ -216,6 +219,8 @@ class _Family:
             collapsed=finding.collapsed,
             check=_side(finding.checks[1], level) if finding.checks else None,
             leaks=finding.leaks,
+            text_error=finding.text.error if finding.text else None,
+            documents=finding.text.documents if finding.text else None,
             parts=parts,
         )
 
@@ -233,6 +238,11 @@ class _Family:
         parts: Sequence[Verdict],
     ) -> str:
         beside = [finding.note, *self._beside(finding, level)]
+        if decision != "undecided" and not finding.holds_over_text(level):
+            beside.append(
+                f"over seeds only: over the {finding.text.documents} documents of the evaluation "
+                f"the difference has a standard error of {finding.text.error:.4f}"
+            )
         if decision == "supported":
             return join(*beside)
         if decision == "refuted":

@@ -84,6 +84,8 @@ def test_train_alone_then_ingest_equals_run_to_the_bit(tmp_path, hold, home, gri
         assert (home.run_folder(key, moe_digest()) / "final").is_dir()
         routing = client.list_artifacts(other.run_id, "routing")
         assert len(routing) == (0 if record.cell == "dense" else 1)
+        (losses,) = client.list_artifacts(other.run_id, "evaluation")
+        assert losses.path == "evaluation/losses.parquet"
 
 
 def test_a_folder_without_results_is_refused(tmp_path):

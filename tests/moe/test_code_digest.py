@@ -264,7 +264,10 @@ def test_a_changed_operator_or_number_has_another_digest(code, unchanged, name, 
     assert digest_of(code) != unchanged
 
 
-_COMMAND_LINE = ("__init__", "__main__", "command", "machine", "many_runs", "results_archive")
+_COMMAND_LINE = (
+    *("__init__", "__main__", "command", "machine", "many_runs", "results_archive"),
+    *("launched_world", "run_recorder"),
+)
 
 
 def test_every_module_that_trains_takes_part():

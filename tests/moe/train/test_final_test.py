@@ -14,8 +14,9 @@ from moe.data.prepare import prepare
 from moe.data.token_store import TokenStore
 from moe.model.transformer import MoETransformer
 from moe.train.checkpoint import Checkpoints
+from moe.train.document_losses import DocumentLosses
 from moe.train.run_folder import Storage
-from moe.train.training_run import train
+from moe.train.training_run import LOSSES_FILE, train
 
 TEST = {names.TEST_LOSS, names.TEST_PERPLEXITY, names.TEST_BITS_PER_BYTE}
 
@@ -59,7 +60,37 @@ def test_the_test_is_measured_once_at_the_end(held_back, make_config, tmp_path):
         causally = naive_loss(model, batches, routes_causally=True)
         assert last[names.causal(name)] == pytest.approx(causally, rel=1e-6)
         assert last[names.causal(name)] != last[name]
+    losses = DocumentLosses.read(tmp_path / "run" / LOSSES_FILE)
+    assert losses.split == "test"
+    assert losses.loss_sum_D.sum() / losses.tokens_D.sum() == pytest.approx(last[names.TEST_LOSS])
+    first = next(store.eval_batches(16, 320, 1, split="test"))
+    texts = [store.decode(ids) for ids, _ in store.documents("test")]
+    assert losses.document_D[0] == first.document_B[0]
+    assert store.decode(first.ids_BS[0][:4]) in texts[first.document_B[0]]
     assert last[names.TEST_PERPLEXITY] == pytest.approx(np.exp(last[names.TEST_LOSS]))
+
+
+@pytest.mark.parametrize("sequences", [1, 7])
+def test_each_sequence_belongs_to_the_document_that_it_begins_in(held_back, sequences):
+    """The naive way: ends of documents before its first token, counted through the split."""
+    _, store = held_back
+    starts, place = [], 0
+    for split_tokens, _ in store.documents("test"):
+        starts.append(place)
+        place += len(split_tokens) + 1
+    segments = [s["tokens"] for s in store.meta["splits"]["test"]["segments"]]
+    first, expected = 0, []
+    for tokens in segments:
+        for i in range((tokens - 1) // 16):
+            expected.append(np.searchsorted(starts, first + i * 16, side="right") - 1)
+        first += tokens
+    found = [
+        d
+        for batch in store.eval_batches(16, 10**6, sequences, split="test")
+        for d in batch.document_B
+    ]
+    assert len(found) > 20
+    assert found == expected
 
 
 def test_tokens_without_the_split_are_refused(make_config, store, tmp_path):
