@@ -77,6 +77,7 @@ class AskedStudy:
     question: str
     baseline: str
     held_fixed: str
+    metric: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,7 @@ class ArchivedLaunch:
             question=of["question"],
             baseline=of["baseline"],
             held_fixed=of["held_fixed"],
+            metric=of["metric"],
         )
 
     @property

@@ -1,4 +1,4 @@
-"""MLflow's page and Optuna Dashboard on the stores of a home, on loopback, until Ctrl-C.
+"""The index of launches, MLflow's page and Optuna Dashboard on a home, on loopback, until Ctrl-C.
 
 Each is its own program in a process group of its own, since both start workers: a group is ended
 as one, and leaves nothing behind.
@@ -20,18 +20,22 @@ from tempfile import TemporaryFile, gettempdir
 from typing import IO
 
 from filelock import FileLock, Timeout
+from mlflow.exceptions import MlflowException
 
 from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
 from orchestrator.base.urls import answers, redact, without_credentials
+from orchestrator.cli.launch_index import IndexServer, LaunchIndex, lines_of
+from orchestrator.stores.driver_lock import is_held
 from orchestrator.stores.mlflow_client import connect
-from orchestrator.stores.mlflow_private import TRAINING_VIEW
+from orchestrator.stores.mlflow_private import TABLE_VIEW, TRAINING_VIEW, VIEW_TAG
 from orchestrator.stores.moved_home import settle_unheld
 from orchestrator.stores.optuna_private import DASHBOARD_MODULE
 from orchestrator.stores.optuna_storage import open_storage
 
 HOST = "127.0.0.1"
-MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
+INDEX_PORT, MLFLOW_PORT, OPTUNA_PORT = 8000, 5000, 8080
+_LINKS = 20  # launches that are listed on a terminal; the index page has all
 START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 10.0
 _PORTS_TRIED = 50
@@ -66,10 +70,12 @@ def serve(
     mlflow_uri: str | None,
     mlflow_port: int | None,
     optuna_port: int | None,
-    ready: Callable[[list[Page]], None],
+    index_port: int | None = None,
+    ready: Callable[[list[Page], list[str]], None],
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Returns after Ctrl-C or SIGTERM, with everything stopped. `ready` is told the addresses.
+    """Returns after Ctrl-C or SIGTERM, with everything stopped. `ready` is told the addresses,
+    and a line a launch.
 
     Raises BadInput where a store is not there or a port that was named is taken, StudyError where
     a program does not start or ends by itself.
@@ -87,7 +93,18 @@ def serve(
         pages.append(_mlflow(uri, home, mlflow_port, ports))
         pages.append(_dashboard(storage, home, optuna_port, ports))
         _wait_until_ready(pages)
-        ready(pages)
+        index = LaunchIndex(
+            home=home,
+            optuna_storage=optuna_storage,
+            mlflow=pages[0].address,
+            optuna=pages[1].address,
+            experiment_of=_experiments(uri),
+            is_held=lambda: is_held(home),
+        )
+        server = IndexServer(HOST, _port(index_port, INDEX_PORT, "--index-port", ports), index)
+        ports.callback(server.close)
+        first = Page(name="Launches", address=server.address, start="/")
+        ready([first, *pages], list(lines_of(index, _LINKS)))
         while True:
             _require_alive(pages)
             time.sleep(0.5)
@@ -98,6 +115,20 @@ def serve(
         ports.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _experiments(uri: str) -> Callable[[str], tuple[str, bool] | None]:
+    """A launch's experiment by name; None where MLflow has none, or is away."""
+    client = connect(uri)
+
+    def of(name: str) -> tuple[str, bool] | None:
+        try:
+            found = client.get_experiment_by_name(name)
+        except MlflowException:
+            return None
+        return (found.experiment_id, VIEW_TAG + TABLE_VIEW in found.tags) if found else None
+
+    return of
 
 
 def _mlflow(uri: str, home: Home, port: int | None, ports: ExitStack) -> Page:

@@ -22,14 +22,17 @@ from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
 from orchestrator.base.errors import BadInput, LaunchHeld, StudyError
 from orchestrator.base.urls import redact
 from orchestrator.driver.session import Session
+from orchestrator.report import parent_summary
 from orchestrator.report.figure_data import Rows
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.table_files import write_table
+from orchestrator.report.tables import Table
 from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.mlflow_client import connect, require_usable
+from orchestrator.stores.mlflow_private import NOTE_TAG
 from orchestrator.stores.mlflow_refusals import reason
 from orchestrator.stores.moved_home import settle
-from orchestrator.stores.optuna_launches import OWNER
+from orchestrator.stores.optuna_launches import OWNER, write_note
 from orchestrator.stores.optuna_private import ARTIFACTS_ATTR_PREFIX
 from orchestrator.stores.optuna_storage import trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
@@ -51,7 +54,14 @@ def publish(session: Session) -> None:
         pages = _pages(launch, session.launch.study, folder)
         for path in pages:
             session.tracking.log_artifact(parent, path)
-        _to_dashboard(launch, [*figures, *pages])
+        table = launch.table(session.launch.study)
+        _to_dashboard(launch, [*figures, *pages], table)
+        session.tracking.describe_parent(
+            parent_summary.description(launch, table),
+            parent_summary.params(launch),
+            parent_summary.metrics(launch, table),
+            sum(record.state == "complete" for record in launch.trials),
+        )
     except (ValueError, OSError, BadInput) as error:
         session.tell(f"figures and report could not be made: {error}")
 
@@ -85,11 +95,9 @@ def publish_analysis(
             folder = Path(made)
             figures = _figures(launch, folder, launch.analysis())
             pages = _pages(launch, study, folder)
-            _to_dashboard(launch, [*figures, *pages])
+            _to_dashboard(launch, [*figures, *pages], launch.table(study))
             require_usable(uri, must_exist=True)
-            _to_parent(
-                launch, connect(uri), figures, [*pages, *write_table(launch.table(study), folder)]
-            )
+            _to_parent(launch, connect(uri), figures, pages, launch.table(study), folder)
     except LaunchHeld:
         say("a driver is at work here: the end of its launch shows this analysis in the pages")
     except MlflowException as error:
@@ -101,7 +109,12 @@ def publish_analysis(
 
 
 def _to_parent(
-    launch: LaunchRecords, client: MlflowClient, figures: Sequence[Path], pages: Sequence[Path]
+    launch: LaunchRecords,
+    client: MlflowClient,
+    figures: Sequence[Path],
+    pages: Sequence[Path],
+    table: Table,
+    folder: Path,
 ) -> None:
     """Raises BadInput where the store does not have the launch."""
     experiment = client.get_experiment_by_name(launch.info.name)
@@ -111,9 +124,13 @@ def _to_parent(
         raise BadInput(
             f"{redact(client.tracking_uri)} has no run of this launch. Name its --mlflow-uri."
         )
-    for paths, folder in ((figures, FIGURES), (pages, None)):
+    run_id = parent.info.run_id
+    for paths, within in ((figures, FIGURES), ([*pages, *write_table(table, folder)], None)):
         for path in paths:
-            client.log_artifact(parent.info.run_id, str(path), folder)
+            client.log_artifact(run_id, str(path), within)
+    client.set_tag(run_id, NOTE_TAG, parent_summary.description(launch, table))
+    for name, value in parent_summary.metrics(launch, table).items():
+        client.log_metric(run_id, name, value)
 
 
 def _figures(launch: LaunchRecords, folder: Path, rows: Rows) -> list[Path]:
@@ -130,7 +147,7 @@ def _pages(launch: LaunchRecords, study: Study, folder: Path) -> list[Path]:
     return [claims, write_report(launch, study, folder / "report.html")]
 
 
-def _to_dashboard(launch: LaunchRecords, paths: Sequence[Path]) -> None:
+def _to_dashboard(launch: LaunchRecords, paths: Sequence[Path], table: Table) -> None:
     from optuna_dashboard import save_plotly_graph_object
     from plotly.graph_objects import Figure
 
@@ -140,6 +157,8 @@ def _to_dashboard(launch: LaunchRecords, paths: Sequence[Path]) -> None:
 
     shown = [path for path in paths if path.suffix != ".pdf"]  # it shows images, not PDF
     attach(launch.store, launch.home.optuna_artifacts, shown)
+    verdicts = parent_summary.verdicts_text(table)
+    write_note(launch.store.study, launch.info, verdicts=verdicts)
     if points := pareto_points(launch.trials, launch.home, metric=launch.judged_metric):
         chart = with_colours(pareto_chart(points, metric=label_of(launch.judged_metric)))
         chart["layout"]["title"] = {

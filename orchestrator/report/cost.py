@@ -12,7 +12,9 @@ TOTAL = "total"
 
 @dataclass(frozen=True, kw_only=True)
 class CostRow:
-    """`device_s` is the sum over the `timed` trials that recorded it, None where none did."""
+    """`device_s` is the sum over the `timed` trials that recorded it, None where none did.
+    `saved_tokens` and `saved_flops` are what the `reused` trials would have cost again; None where
+    a record of before 2026-11-25 does not say how long they were."""
 
     cell: str
     trials: int
@@ -20,6 +22,9 @@ class CostRow:
     flops: int
     device_s: float | None
     timed: int
+    reused: int = 0
+    saved_tokens: int | None = 0
+    saved_flops: int | None = 0
 
 
 def cost_rows(records: Sequence[TrialRecord]) -> list[CostRow]:
@@ -35,6 +40,11 @@ def cost_rows(records: Sequence[TrialRecord]) -> list[CostRow]:
 
 
 def _row(cell: str, records: Iterable[TrialRecord]) -> CostRow:
+    records = list(records)
+    reused = [r for r in records if r.is_reused]
+    known = all(r.num_steps and r.batch_tokens for r in reused)
+    whole = [r.num_steps * r.batch_tokens if known else 0 for r in reused]
+    flops = sum(t * r.attributes[FLOPS_PER_TOKEN] for t, r in zip(whole, reused, strict=True))
     paid = [r for r in records if not r.is_reused and (r.tokens or r.device_s)]
     times = [r.device_s for r in paid if r.device_s]
     return CostRow(
@@ -44,4 +54,7 @@ def _row(cell: str, records: Iterable[TrialRecord]) -> CostRow:
         flops=sum(r.tokens * r.attributes[FLOPS_PER_TOKEN] for r in paid),
         device_s=sum(times) if times else None,
         timed=len(times),
+        reused=len(reused),
+        saved_tokens=sum(whole) if known else None,
+        saved_flops=flops if known else None,
     )

@@ -81,7 +81,10 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Specialization:
-    """One cell's NMI, the band of its permutation null, and what a random router shows."""
+    """One cell's NMI, the band of its permutation null, and what a random router shows.
+
+    `above_SM`: whether a seed's NMI is above the 97.5% of its own null: the band goes over the
+    nulls of all seeds, and may hold a seed that is above its own."""
 
     cell: str
     layers: Sequence[int]
@@ -89,6 +92,7 @@ class Specialization:
     null_low_M: np.ndarray
     null_high_M: np.ndarray
     random_M: np.ndarray | None
+    above_SM: np.ndarray
 
 
 def complete_cells(launch: LaunchRecords) -> list[CellTrials]:
@@ -232,6 +236,7 @@ def specializations(cells: Sequence[CellTrials], rows: Rows) -> list[Specializat
                 nmi_SM=column["nmi"][kept],
                 null_low_M=column["nmi_null_low"][kept].min(axis=0),
                 null_high_M=column["nmi_null_high"][kept].max(axis=0),
+                above_SM=column["nmi"][kept] > column["nmi_null_high"][kept],
                 random_M=random_M if np.isfinite(random_M).all() else None,
             )
         )

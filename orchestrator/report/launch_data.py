@@ -69,6 +69,9 @@ class LaunchData:
     def x_label(self) -> str:
         return "training tokens" if self._by_tokens else "optimiser step"
 
+    def tokens_of_step(self, cell: CellTrials) -> float | None:
+        return self._tokens_per_step[cell.name]
+
     def _x_per_step(self, cell: CellTrials) -> float:
         tokens = self._tokens_per_step[cell.name]
         return tokens if self._by_tokens and tokens else 1.0
@@ -82,6 +85,11 @@ class LaunchData:
     @property
     def value_label(self) -> str:
         return label_of(self.launch.judged_metric)
+
+    @property
+    def metric_label(self) -> str:
+        """Of the metric that curves are of, with its unit."""
+        return label_of(self.launch.metric)
 
     @property
     def curve_label(self) -> str:

@@ -224,8 +224,18 @@ def specialization_figure(panels: Sequence[Specialization], heading: Heading) ->
     seed = Line2D(
         [], [], color=COLOURS[0], marker="o", linestyle="", alpha=0.4, label="trained, one seed"
     )
+    within = Line2D(
+        [],
+        [],
+        color=COLOURS[0],
+        marker="o",
+        linestyle="",
+        markerfacecolor="none",
+        label="within its own null",
+    )
     several = any(len(panel.nmi_SM) > 1 for panel in panels)
-    handles = [mean, *([seed] if several else []), Patch(color=PALE, label="permutation null, 95%")]
+    seeds = [seed, *([within] if any(not p.above_SM.all() for p in panels) else [])]
+    handles = [mean, *(seeds if several else []), Patch(color=PALE, label="permutation null, 95%")]
     if any(panel.random_M is not None for panel in panels):
         handles.append(
             Line2D(
@@ -405,8 +415,19 @@ def _draw_specialization(ax: Axes, panel: Specialization) -> None:
         label="_null",
     )
     if len(panel.nmi_SM) > 1:
-        for nmi_M in panel.nmi_SM:
-            ax.plot(x_M, nmi_M, "o", color=COLOURS[0], markersize=2.5, alpha=0.4, label="_seed")
+        for nmi_M, above_M in zip(panel.nmi_SM, panel.above_SM, strict=True):
+            for above, filled in ((True, COLOURS[0]), (False, "none")):
+                chosen = above_M == above
+                ax.plot(
+                    x_M[chosen],
+                    nmi_M[chosen],
+                    "o",
+                    color=COLOURS[0],
+                    markerfacecolor=filled,
+                    markersize=2.5,
+                    alpha=0.5,
+                    label="_seed" if above else "_seed within",
+                )
     if panel.random_M is not None:
         ax.plot(x_M, panel.random_M, ":x", color=COLOURS[1], linewidth=0.9, label="random router")
     ax.plot(x_M, panel.nmi_SM.mean(0), "-o", color=COLOURS[0], linewidth=0.9, label="mean")

@@ -50,8 +50,9 @@ def write_report(launch: LaunchRecords, study: Study, path: Path) -> Path:
     return path
 
 
-def render_report(launch: LaunchRecords, study: Study) -> str:
-    """The page as text: equal for equal records."""
+def render_report(launch: LaunchRecords, study: Study, *, mlflow: str | None = None) -> str:
+    """The page as text: equal for equal records. `mlflow`: where MLflow's page is now, if that is
+    not where it was when the trials ran."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     table = launch.table(study)
@@ -79,7 +80,7 @@ def render_report(launch: LaunchRecords, study: Study) -> str:
         table=_table(table, launch.trials),
         sections=sections,
         cost=cost_rows(launch.trials),
-        trials=[_trial(record) for record in sorted(launch.trials, key=lambda r: r.number)],
+        trials=[_trial(r, mlflow) for r in sorted(launch.trials, key=lambda r: r.number)],
         reproduce=_reproduce(launch),
         missing=MISSING,
     )
@@ -187,7 +188,10 @@ def _table_cell(row: Row, column: Column, table: Table) -> dict[str, Any]:
     }
 
 
-def _trial(record: TrialRecord) -> dict[str, Any]:
+def _trial(record: TrialRecord, mlflow: str | None) -> dict[str, Any]:
+    link = record.attributes.get(RUN_LINK)
+    if link and mlflow:
+        link = f"{mlflow}/#/{link.partition('/#/')[2]}"
     return {
         "number": record.number,
         "cell": record.cell,
@@ -196,7 +200,7 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
         "value": _number(record.value),
         "tokens": f"{record.tokens:,}" if record.tokens else None,
         "run_id": record.run_id,
-        "link": record.attributes.get(RUN_LINK),
+        "link": link,
         "config_hash": record.config_hash,
         "reason": record.reason,
     }

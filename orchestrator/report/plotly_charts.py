@@ -174,14 +174,23 @@ def specialization_chart(panel: Specialization, top: float) -> Figure:
     ]
     if panel.random_M is not None:
         data.append(_points("random linear router", layers, panel.random_M, "--c1", "x", "dot"))
-    if len(panel.nmi_SM) > 1:
-        seeds = {
-            **_points("trained, one seed", layers * len(panel.nmi_SM), panel.nmi_SM.ravel()),
-            "mode": "markers",
-            "marker": {"color": "--c0/0.45", "size": 6},
-        }
-        data.append(seeds)
-    data.append(_points("trained, mean", layers, panel.nmi_SM.mean(axis=0), "--c0"))
+    seeds = {
+        **_points("trained, one seed", layers * len(panel.nmi_SM), panel.nmi_SM.ravel()),
+        "mode": "markers",
+        "marker": {
+            "color": "--c0/0.6",
+            "size": 7,
+            "symbol": ["circle" if above else "circle-open" for above in panel.above_SM.ravel()],
+        },
+        "text": [
+            "above its own null" if above else "within its own null"
+            for above in panel.above_SM.ravel()
+        ],
+        "hovertemplate": "layer %{x}: %{y:.4f}, %{text}<extra></extra>",
+    }
+    data.append(seeds)
+    mean = _points("trained, mean", layers, panel.nmi_SM.mean(axis=0), "--c0")
+    data.append({**mean, "mode": "lines"})
     layout = {
         "xaxis": {"title": {"text": "layer"}, "type": "category"},
         "yaxis": {"title": {"text": "NMI(expert; label)"}, "range": [0, 1.06 * top]},

@@ -57,12 +57,13 @@ def launch_figures(
     """Name and figure, one at a time: curves, loss, load by cell, balance, specialisation."""
     data = LaunchData(launch=launch, home=home, rows=rows)
     if data.cells:
-        yield from _quality_figures(data)
+        yield from quality_figures(data)
         yield from _load_figures(data)
         yield from _specialization_figures(data)
 
 
-def _quality_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
+def quality_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
+    """Curves and final values, of a launch that has a complete trial."""
     from orchestrator.report import matplotlib_plots
 
     if curves := list(data.curves):

@@ -7,10 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.report import plotly_charts
+from orchestrator.report.curve_choices import curve_choices
 from orchestrator.report.figure_data import MOST_SAMPLED
 from orchestrator.report.figure_labels import probe_name, word_form_note
 from orchestrator.report.launch_data import LaunchData
 from orchestrator.report.records import LaunchRecords
+from orchestrator.report.text_alternatives import (
+    curves_text,
+    importance_text,
+    intervals_text,
+    load_text,
+    pareto_text,
+    pictures,
+    specialization_text,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +28,8 @@ class Section:
     """`figures` by name; without any, `missing` says why. `how` tells how to read them.
 
     `captions` stand above the figures that have one. `steps` holds, by name, what a map shows at
-    each evaluation: its label and its values.
+    each evaluation: its label and its values. `curves`: what a reader may choose of them.
+    `texts` say what each figure shows; `pictures` stand for it without JavaScript.
     """
 
     title: str
@@ -27,15 +38,19 @@ class Section:
     missing: str = ""
     captions: Mapping[str, str] = field(default_factory=dict)
     steps: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 def chart_sections(launch: LaunchRecords) -> list[Section]:
     """In the order of the page."""
     rows = launch.analysis()
     data = LaunchData(launch=launch, home=launch.home, rows=rows)
+    drawn = pictures(data) if data.cells else {}
     return [
-        _curves(data),
-        _ends(data),
+        _curves(data, drawn),
+        _ends(data, drawn),
         _loads(data),
         *_specialization(data),
         _pareto(data),
@@ -43,7 +58,7 @@ def chart_sections(launch: LaunchRecords) -> list[Section]:
     ]
 
 
-def _curves(data: LaunchData) -> Section:
+def _curves(data: LaunchData, drawn: Mapping[str, str]) -> Section:
     chart = plotly_charts.curves_chart(
         data.curves,
         data.reference,
@@ -55,13 +70,18 @@ def _curves(data: LaunchData) -> Section:
     return Section(
         title="Curves",
         how="A line a cell: the mean over its seeds; the band goes from the lowest to the highest "
-        f"seed. Tap a name to hide it, twice to see it alone.{cut if data.is_cut else ''}",
+        "seed; grey: pruned trials. The range is that of the end of training, without cells far "
+        "from the others, until another is chosen. Tap a name to hide it, twice to see it alone."
+        f"{cut if data.is_cut else ''}",
         figures={"curves": chart} if data.curves else {},
+        curves=curve_choices(data) if data.curves else {},
+        texts={"curves": curves_text(data.curves, data.curve_label)},
+        pictures=drawn,
         missing="No complete trial has a curve yet.",
     )
 
 
-def _ends(data: LaunchData) -> Section:
+def _ends(data: LaunchData, drawn: Mapping[str, str]) -> Section:
     label, figures = data.value_label, {}
     if data.cells:
         figures["means"] = plotly_charts.forest_chart(data.intervals, label=label, zero=False)
@@ -74,6 +94,11 @@ def _ends(data: LaunchData) -> Section:
         title="Cells at the end of training",
         how=f"Means with their intervals{compared if data.differences else '.'}",
         figures=figures,
+        texts={
+            "means": intervals_text(data.intervals, label),
+            "differences": intervals_text(data.differences, f"difference in {label}"),
+        },
+        pictures=drawn,
         missing="No trial is complete yet.",
     )
 
@@ -90,6 +115,7 @@ def _loads(data: LaunchData) -> Section:
         figures={name: plotly_charts.load_chart(load, ceiling) for name, load in loads.items()},
         missing="No routing arrays of complete mixtures are in this home.",
         captions={name: f"{x.cell} (n = {len(x.load_SEMN)})" for name, x in loads.items()},
+        texts={name: load_text(x) for name, x in loads.items()},
         steps={
             name: {
                 "at": [f"{x:,.0f} {data.x_label}" for x in load.x_E],
@@ -111,13 +137,15 @@ def _specialization(data: LaunchData) -> Iterator[Section]:
         yield Section(
             title=f"{title}: {probe_name(probe)}",
             how="Information that the chosen experts carry about the label, by layer. Blue: "
-            "trained, a line through the mean over seeds; orange crosses: a random linear router; "
+            "trained, a line through the mean over seeds; filled where a seed is above its own "
+            "null, open where it is not; orange crosses: a random linear router; "
             f"{word_form_note(rows)}.",
             figures={
                 name: plotly_charts.specialization_chart(p, top) for name, p in panels.items()
             },
             missing="None of the analysed cells is among the complete ones.",
             captions={name: f"{p.cell} (n = {len(p.nmi_SM)})" for name, p in panels.items()},
+            texts={name: specialization_text(p) for name, p in panels.items()},
         )
 
 
@@ -133,6 +161,7 @@ def _pareto(data: LaunchData) -> Section:
         f"training FLOPs. On it: {front}. Means over seeds; differences within their intervals "
         "decide nothing.",
         figures=figures,
+        texts={"pareto": pareto_text(data.pareto, data.value_label)},
         missing="No complete trial says how many tokens it was trained on.",
     )
 
@@ -148,6 +177,7 @@ def _importance(launch: LaunchRecords) -> Section:
         how="How much of reaching the best trials each parameter explains (PED-ANOVA, as Optuna "
         "Dashboard shows it), over complete trials; a parameter counts where a trial has it.",
         figures={"importance": plotly_charts.importance_chart(shares)} if shares else {},
+        texts={"importance": importance_text(shares)},
         missing=missing
         if sampled
         else "A grid asks about cells, and its claims and differences answer; shares of "

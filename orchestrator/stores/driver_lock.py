@@ -30,6 +30,20 @@ def driver_locks(home: Home, storage_url: str, launch: str) -> list[AbstractCont
     return [DriverLock(home.root / "home", f"the home {home.root}", launch), store_lock]
 
 
+def is_held(home: Home) -> bool:
+    """Whether a driver is at work in the home. A lock that cannot be tried is none."""
+    path = home.root / "home.driver.lock"
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
 class DriverLock:
     """The kernel drops the lock when its process dies, so a dead driver never blocks a live one.
 

@@ -5,6 +5,7 @@ tests/stores/test_mlflow_private.py asserts each; pyproject.toml bounds MLflow b
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import suppress
 from functools import cache
@@ -21,6 +22,33 @@ DATASET_CONTEXT_TAG = "mlflow.data.context"
 # empty here.
 TRAINING_KIND = {"mlflow.experimentKind": "custom_model_development"}
 TRAINING_VIEW = "workflowType=machine_learning"
+
+
+# Views of an experiment's runs that its page offers under a link: plain JSON in a tag.
+VIEW_TAG, VIEW_PARAMETER = "mlflow.sharedViewState.", "viewStateShareKey"
+TABLE_VIEW, CURVES_VIEW = "ablation-table", "curves-by-cell"
+
+
+def shared_views(metric: str, rising: bool) -> dict[str, str]:
+    """The tags of two views: runs as a table, the best first, and their curves by cell."""
+    state = {
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": rising,
+        "selectedColumns": [
+            "tags.`cell`",
+            "tags.`seed`",
+            f"metrics.`{metric}`",
+            "metrics.`val/perplexity`",
+            "tags.`params_active`",
+        ],
+        "runsExpanded": {},
+    }
+    by_cell = {
+        "groupByKeys": [{"mode": "TAG", "groupByData": "cell"}],
+        "aggregateFunction": "average",
+    }
+    views = {TABLE_VIEW: state, CURVES_VIEW: {**state, "groupBy": by_cell}}
+    return {f"{VIEW_TAG}{name}": json.dumps(view) for name, view in views.items()}
 
 
 def database_of(client: MlflowClient) -> Engine | None:

@@ -27,7 +27,7 @@ from orchestrator.base.home import Home
 from orchestrator.base.urls import redact, without_credentials
 from orchestrator.stores.finished_run import FinishedRun
 from orchestrator.stores.mlflow_client import search_runs
-from orchestrator.stores.mlflow_private import PARENT_RUN_TAG, TRAINING_VIEW
+from orchestrator.stores.mlflow_private import NOTE_TAG, PARENT_RUN_TAG, TRAINING_VIEW
 from orchestrator.stores.mlflow_refusals import reason
 from orchestrator.stores.moved_home import artifact_folder
 from orchestrator.stores.outbox import Outbox, outbox_path
@@ -257,6 +257,16 @@ class MlflowRuns:
 
     def set_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         self._outbox.send({"op": "tags", "run_id": run_id, "tags": dict(tags)})
+
+    def describe_parent(
+        self, note: str, params: Mapping[str, str], metrics: Mapping[str, float], step: int
+    ) -> None:
+        """What the parent run's page says of the launch so far."""
+        run_id = self.parent_run_id
+        self.set_tags(run_id, {NOTE_TAG: note})
+        inputs = {"params": dict(params), "dataset": None}
+        self._outbox.send({"op": "inputs", "run_id": run_id, **inputs})
+        self.log(run_id, [{**metrics, STEP: step, TIMESTAMP_MS: self._ends.now_ms(run_id)}])
 
     def log(self, run_id: str, entries: Sequence[Mapping[str, Any]]) -> None:
         """Entries of a curve, each with its step and the timestamp of its first writing."""

@@ -146,7 +146,7 @@ def _study_with(
         if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)
     info = LaunchInfo(study_id=study_id_of(study), name=name, attributes=attributes)
-    _write_note(study, info)
+    write_note(study, info)
     return info
 
 
@@ -172,7 +172,8 @@ def state_current(
     return dataclasses.replace(info, attributes={**info.attributes, CURRENT: current})
 
 
-def _write_note(study: optuna.Study, info: LaunchInfo) -> None:
+def write_note(study: optuna.Study, info: LaunchInfo, *, verdicts: str = "") -> None:
+    """What the launch's page in Optuna Dashboard says of it; `verdicts` are markdown."""
     from optuna_dashboard import save_note  # slow to import, and readers do without it
 
     of = info.attributes
@@ -182,6 +183,7 @@ def _write_note(study: optuna.Study, info: LaunchInfo) -> None:
         f"Held fixed: {of['held_fixed']}\n\n"
         f"Scale {of['scale']}, corpus {of['corpus']} ({of['corpus_digest']})."
         f"{_WITHIN if len(set(info.corpora.values())) > 1 else ''}\n\n"
+        f"{verdicts}"
         "The metric against training FLOPs stands among the plots, and the figures and the report "
         "among the artifacts, once the launch has come to its end.",
     )

@@ -8,9 +8,10 @@ from typing import Protocol
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.stores.mlflow_client import search_runs
-from orchestrator.stores.mlflow_private import NOTE_TAG, TRAINING_KIND
+from orchestrator.stores.mlflow_private import NOTE_TAG, TRAINING_KIND, shared_views
 
 PARENT = "moe_study.parent"
 OWNER = "moe_study.owner"
@@ -29,6 +30,8 @@ class Asked(Protocol):
     def baseline(self) -> str: ...
     @property
     def held_fixed(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
 
 
 class NamedLaunch(Protocol):
@@ -59,6 +62,8 @@ def require_not_deleted(client: MlflowClient, launch: NamedLaunch) -> None:
 def open_experiment(client: MlflowClient, launch: NamedLaunch, artifacts: Path) -> str:
     """Its id; made where there is none. Beside a database artifacts lie in that folder."""
     experiment = client.get_experiment_by_name(launch.name)
+    metric = launch.study.metric
+    tags = {**TRAINING_KIND, **shared_views(metric, describe(metric).better != "higher")}
     if experiment is None:
         # A server has artifacts of its own.
         local = not client.tracking_uri.startswith(("http://", "https://"))
@@ -71,11 +76,11 @@ def open_experiment(client: MlflowClient, launch: NamedLaunch, artifacts: Path) 
                 "corpus": launch.corpus_text[:TAG_LIMIT],
                 "corpus_digest": str(launch.corpus_digest),
                 NOTE_TAG: _description(launch),
-                **TRAINING_KIND,
+                **tags,
             },
         )
-    if not TRAINING_KIND.items() <= experiment.tags.items():
-        for key, value in TRAINING_KIND.items():
+    if not tags.items() <= experiment.tags.items():
+        for key, value in tags.items():
             client.set_experiment_tag(experiment.experiment_id, key, value)
     return experiment.experiment_id
 

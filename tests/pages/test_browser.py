@@ -101,7 +101,7 @@ def pages(finished, moe_study_command, browser):
         stderr=subprocess.PIPE,
         text=True,
     )
-    addresses = [process.stdout.readline().split() for _ in range(2)]
+    addresses = [process.stdout.readline().split() for _ in range(3)]
     assert all(addresses), process.stderr.read()
     yield {words[0]: words[-1] for words in addresses}
     process.send_signal(signal.SIGINT)
@@ -110,6 +110,52 @@ def pages(finished, moe_study_command, browser):
     words = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     left = [line for line in words if any(str(finished.home.root) in word for word in line)]
     assert left == [], "ui left a process behind"
+
+
+def test_the_first_page_leads_to_the_answer(browser, pages, finished):
+    browser.open(pages["Launches"])
+    browser.wait_for("quickstart", finished.name[:20], "16 of 16", "val/loss", "runs", "report")
+    assert browser.finish("launches") == []
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        browser.open(pages["Launches"])
+        browser.wait_for("16 of 16")
+        wide = "return document.documentElement.scrollWidth - innerWidth"
+        assert browser.driver.execute_script(wide) <= 0, "nothing is wider than the screen"
+        assert browser.finish("launches-phone") == []
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    link = "return [...document.querySelectorAll('td.links a')].map((a) => a.href)"
+    browser.open(pages["Launches"])
+    runs, report, search = browser.driver.execute_script(link)
+    # The table is there without a click, by its own first column: the best run stands first.
+    browser.open(runs)
+    best = min(
+        (r for r in read_launch("quickstart", home=finished.home).trials if r.value is not None),
+        key=lambda r: r.value,
+    )
+    browser.wait_for("matching runs", f"{best.cell}-seed{best.seed}")
+    text = browser.text()
+    others = [
+        m
+        for m in (
+            f"{r.cell}-seed{r.seed}" for r in read_launch("quickstart", home=finished.home).trials
+        )
+        if m in text and m != f"{best.cell}-seed{best.seed}"
+    ]
+    first = min(text.index(name) for name in [*others, f"{best.cell}-seed{best.seed}"])
+    assert first == text.index(f"{best.cell}-seed{best.seed}")
+    assert browser.finish("mlflow-first") == []
+    browser.open(report)
+    browser.wait_for("Not evidence", "Verdicts", "token-learned minus dense-active")
+    link = browser.driver.execute_script("return document.querySelector('td.id a').href")
+    assert link.startswith(pages["MLflow"].partition("/#/")[0]), "it follows the port of `ui`"
+    assert browser.count("[data-title*='Share'], [data-attr='sendChartToCloud']") == 0
+    assert browser.finish("report-from-the-index") == []
+    browser.open(search)
+    browser.wait_for("Best Trial")
 
 
 def test_mlflow_page(browser, pages, finished):
@@ -156,6 +202,7 @@ def test_optuna_dashboard(browser, pages, finished):
     wait_until(lambda: browser.count(".js-plotly-plot .main-svg") > 6, "the charts")
     wait_until(lambda: "val/loss against training FLOPs" in browser.text(), "the Pareto front")
     assert "curves.png" in browser.text()
+    browser.wait_for("undecided", "token-learned minus dense-active")
     assert browser.finish("optuna-study") == []
 
     for number, state in enumerate(("Fail", "Pruned", "Complete")):

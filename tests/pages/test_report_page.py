@@ -39,6 +39,8 @@ def figures_of(page):
 
 def test_it_loads_nothing_from_elsewhere(page):
     own = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    own, pictures = re.subn(r'<img alt="[^"]+" src="data:image/svg[^"]+">', "", own)
+    assert pictures == 2, "curves and final values stand without JavaScript, too"
     assert not re.findall(r'(?:src|srcset)=|url\(|@import|<link(?! rel="icon" href="data:,")', own)
     assert len(page) < 3_000_000
 
@@ -90,6 +92,44 @@ def test_the_charts_are_plotly_figures_without_colours_of_their_own(page):
             assert not re.search(r'"#[0-9a-fA-F]{6}"', json.dumps(figure)), name
     names = {name for name in re.findall(r"(--\w+)", json.dumps(figures))}
     assert names <= LIGHT.keys()
+
+
+def test_every_chart_says_what_it_shows(page, launch):
+    charts = re.findall(r'data-figure="([^"]+)" role="img" aria-label="([^"]+)"', page)
+    assert {name for name, _ in charts} == figures_of(page).keys()
+    texts = dict(charts)
+    table = launch.table(load_study("quickstart"))
+    for row in table.rows:
+        if row.mean is not None:
+            assert f"{row.cell} {row.mean:.4f}" in texts["means"]
+    front = [
+        p.cell for p in pareto_points(launch.trials, launch.home, metric="val/loss") if p.on_front
+    ]
+    assert all(f"{cell} " in texts["pareto"].partition("on the front")[2] for cell in front)
+
+
+def test_the_curves_that_a_reader_chooses_from_hold_every_seed(page, launch):
+    found = re.search(r'id="curve-choices">(.*?)</script>', page, flags=re.DOTALL)
+    given = json.loads(found[1])
+    assert given["axes"] == [
+        "training tokens",
+        "optimiser step",
+        "training FLOPs",
+        "device seconds",
+    ]
+    seeds = {(c["name"], s["seed"]): s for c in given["cells"] for s in c["seeds"]}
+    complete = {(r.cell, r.seed): r for r in launch.trials if r.state == "complete"}
+    assert seeds.keys() == complete.keys()
+    for key, record in complete.items():
+        assert dict(zip(seeds[key]["x"], seeds[key]["y"], strict=True)) == record.curve
+    for cell in given["cells"]:
+        record = complete[cell["name"], cell["seeds"][0]["seed"]]
+        tokens = cell["per_step"]["training tokens"]
+        assert tokens * max(record.curve) == record.tokens
+        per_token = record.attributes["flops_per_token"]
+        assert cell["per_step"]["training FLOPs"] == tokens * per_token
+    (stopped,) = given["stopped"]
+    assert (stopped["x"], stopped["y"]) == ([4], [5.5])
 
 
 def test_no_chart_offers_to_send_itself_anywhere(page):
@@ -155,6 +195,11 @@ def test_both_pages_have_figures_claims_and_report(finished):
     client = MlflowClient(finished.home.mlflow_uri)
     experiment = client.get_experiment_by_name(finished.name)
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`moe_study.parent` = 'true'")
+    assert "**undecided** mixture" in parent.data.tags["mlflow.note.content"]
+    assert "| token-learned |" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.metrics["trials/complete"] == 14
+    assert parent.data.params["scale"] == "smoke"
+    assert "mlflow.sharedViewState.ablation-table" in experiment.tags
     logged = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "claims.json", "table.md", "figures", "environment.txt"} <= logged
 

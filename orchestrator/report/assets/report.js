@@ -69,6 +69,75 @@
     };
     return Plotly.react(place, painted(figure.data), layoutOf(figure, width ?? place.clientWidth), options);
   };
+
+  // The curves as they are chosen, from the seeds' own values.
+  const choices = document.getElementById("curve-choices");
+  const form = document.querySelector("form.choices");
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const chooseCurves = () => {
+    const given = JSON.parse(choices.textContent);
+    const asked = Object.fromEntries(new FormData(form));
+    const value = asked.y === "perplexity" ? Math.exp : (y) => y;
+    const traces = [];
+    const shown = [];
+    for (const trial of given.stopped) {
+      const unit = trial.per_step[asked.x];
+      if (!unit) continue;
+      traces.push({
+        x: trial.x.map((x) => x * unit), y: trial.y.map(value), mode: "lines+markers", name: `${trial.name}, pruned`,
+        line: { color: "--grey/0.35", width: 1 }, marker: { color: "--grey/0.35", size: 3 }, showlegend: false,
+      });
+    }
+    given.cells.forEach((cell, i) => {
+      const unit = cell.per_step[asked.x];
+      const colour = cell.is_reference ? "--ink" : `--c${i % 6}`;
+      const dash = cell.is_reference ? "dash" : ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"][Math.floor(i / 6) % 6];
+      const steps = cell.seeds[0].x.filter((step) => cell.seeds.every((seed) => seed.x.includes(step)));
+      const at = (step) => cell.seeds.map((seed) => seed.y[seed.x.indexOf(step)]);
+      const x = steps.map((step) => step * unit);
+      const middle = steps.map((step) => value(mean(at(step))));
+      const group = { x, legendgroup: cell.name };
+      if (asked.seeds === "band" && cell.seeds.length > 1) {
+        const edge = { ...group, mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false };
+        traces.push({ ...edge, y: steps.map((step) => value(Math.min(...at(step)))) });
+        traces.push({ ...edge, y: steps.map((step) => value(Math.max(...at(step)))), fill: "tonexty", fillcolor: `${colour}/0.13` });
+      }
+      for (const seed of asked.seeds === "each" ? cell.seeds : []) {
+        traces.push({
+          x: seed.x.map((step) => step * unit), y: seed.y.map(value), mode: "lines", legendgroup: cell.name,
+          name: `${cell.name}, seed ${seed.seed}`, line: { color: `${colour}/0.5`, width: 1 }, showlegend: false,
+        });
+      }
+      traces.push({ ...group, name: `${cell.name} (n = ${cell.seeds.length})`, y: middle, mode: "lines", line: { color: colour, dash, width: 2 } });
+      shown.push(middle);
+    });
+    const figure = figures.curves;
+    figure.data = traces;
+    const log = asked.scale === "log";
+    figure.layout.xaxis = { title: { text: asked.x } };
+    figure.layout.yaxis = {
+      title: { text: asked.y === "perplexity" ? "perplexity" : given.label },
+      ...(log ? { type: "log" } : {}),
+      ...(asked.range === "end" ? endRange(shown, given.rising, log) : {}),
+    };
+  };
+  // From the last half of the curves, without cells that end far from the others (Tukey's fence).
+  const endRange = (curves, rising, log) => {
+    const ends = curves.map((y) => y.at(-1)).sort((a, b) => a - b);
+    const quantile = (share) => ends[Math.round(share * (ends.length - 1))];
+    const reach = 1.5 * (quantile(0.75) - quantile(0.25));
+    const near = curves.filter((y) => rising ? y.at(-1) >= quantile(0.25) - reach : y.at(-1) <= quantile(0.75) + reach);
+    const values = near.flatMap((y) => y.slice(Math.floor(y.length / 2)));
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const room = 0.08 * (high - low) || 0.01 * Math.abs(high) || 1;
+    const range = [low - room, high + room];
+    return { range: log && range[0] > 0 ? range.map(Math.log10) : range, ...(log && range[0] <= 0 ? { autorange: true } : {}) };
+  };
+  if (form) {
+    chooseCurves();
+    form.hidden = false;
+    form.addEventListener("change", () => { chooseCurves(); draw(document.getElementById("figure-curves")); });
+  }
   const drawAll = () => Promise.all(places.map((place) => draw(place)));
   await drawAll();
 

@@ -1,0 +1,75 @@
+"""What a figure shows, in words and numbers: for readers who do not see it, and without JavaScript.
+
+The pictures of the page that need no script are those for print, as SVG within the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+from orchestrator.report.figure_data import Curve, Interval, Load, Specialization
+from orchestrator.report.launch_data import LaunchData
+from orchestrator.report.pareto import ParetoPoint
+
+
+def curves_text(curves: Sequence[Curve], label: str) -> str:
+    ends = "; ".join(f"{curve.cell} {curve.mean_E[-1]:.4g}" for curve in curves)
+    return f"Curves of {label} over training; at the end: {ends}."
+
+
+def intervals_text(rows: Sequence[Interval], label: str) -> str:
+    def one(row: Interval) -> str:
+        bounds = "" if row.low is None else f" [{row.low:.4f}, {row.high:.4f}]"
+        return f"{row.cell} {row.mean:.4f}{bounds}"
+
+    return f"{label}, mean with its interval: {'; '.join(map(one, rows))}."
+
+
+def load_text(load: Load) -> str:
+    share_MN = load.load_SEMN.mean(axis=0)[-1] * load.load_SEMN.shape[3]
+    layers = "; ".join(
+        f"layer {layer} from {row.min():.2f} to {row.max():.2f}"
+        for layer, row in zip(load.layers, share_MN, strict=True)
+    )
+    return f"Load of experts of {load.cell} at the end, in times an even share: {layers}."
+
+
+def specialization_text(panel: Specialization) -> str:
+    layers = "; ".join(
+        f"layer {layer} {nmi:.4f} (null up to {high:.4f}, {above} of {len(panel.above_SM)} seeds "
+        "above their own)"
+        for layer, nmi, high, above in zip(
+            panel.layers,
+            panel.nmi_SM.mean(axis=0),
+            panel.null_high_M,
+            panel.above_SM.sum(axis=0),
+            strict=True,
+        )
+    )
+    return f"NMI of expert and label in {panel.cell}: {layers}."
+
+
+def pareto_text(points: Sequence[ParetoPoint], label: str) -> str:
+    front = "; ".join(f"{p.cell} {p.value:.4f} at {p.flops:.3g}" for p in points if p.on_front)
+    return f"{label} against training FLOPs; on the front: {front}."
+
+
+def importance_text(shares: Mapping[str, float]) -> str:
+    return f"Importance: {'; '.join(f'{name} {share:.2f}' for name, share in shares.items())}."
+
+
+def pictures(data: LaunchData) -> dict[str, str]:
+    """Figures of the page's charts as addresses that hold the SVG itself, by the chart's name."""
+    from orchestrator.report.matplotlib_plots import paper_style
+    from orchestrator.report.print_figures import quality_figures
+
+    found = {}
+    for name, figure in quality_figures(data):
+        out = io.BytesIO()
+        with paper_style():
+            figure.savefig(out, format="svg", metadata={"Date": None})
+        text = base64.b64encode(out.getvalue()).decode()
+        found[{"loss": "means"}.get(name, name)] = f"data:image/svg+xml;base64,{text}"
+    return found
