@@ -113,8 +113,16 @@ def _why(verdict: Verdict) -> str:
     return join(
         f"claim {verdict.registered}" if late else "",
         verdict.reason,
+        _over_text(verdict),
         _with_causal_routes(verdict.with_causal_routes),
     )
+
+
+def _over_text(verdict: Verdict) -> str:
+    """What the spread over seeds does not hold: the documents are the same for all of them."""
+    if verdict.text_error is None:
+        return ""
+    return f"standard error over {verdict.documents} documents {verdict.text_error:.4f}"
 
 
 def _with_causal_routes(verdict: Verdict | None) -> str:

@@ -239,10 +239,7 @@ class _Family:
     ) -> str:
         beside = [finding.note, *self._beside(finding, level)]
         if decision != "undecided" and not finding.holds_over_text(level):
-            beside.append(
-                f"over seeds only: over the {finding.text.documents} documents of the evaluation "
-                f"the difference has a standard error of {finding.text.error:.4f}"
-            )
+            beside.append("over seeds only, not over the documents of the evaluation")
         if decision == "supported":
             return join(*beside)
         if decision == "refuted":

@@ -105,6 +105,7 @@ def test_a_verdict_that_holds_over_seeds_alone_says_so(claim, mean, error, verdi
     (found,) = judge([claim], values, sampling=Sampling(text=lambda a, b, metric: text))
     assert found.verdict == verdict
     assert found.text_error == error
-    assert ("over seeds only: over the 300 documents" in found.reason) == (not over_text)
+    assert ("over seeds only" in found.reason) == (not over_text)
     assert found.to_dict()["documents"] == (None if error is None else 300)
-    assert verdict_rows([found])
+    shown = "standard error over 300 documents" in verdict_rows([found])[0][-1]
+    assert shown == (error is not None)
