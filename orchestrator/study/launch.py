@@ -23,7 +23,7 @@ from orchestrator.study.corpora import (
     joint_label,
 )
 from orchestrator.study.followed_labels import followed_labels, sequence_labels
-from orchestrator.study.samplers import Auto, Sampler
+from orchestrator.study.samplers import Auto, Gp, Sampler
 from orchestrator.study.study import Study
 from search_spaces.cells import Cell, readable_name
 from search_spaces.overlay import overlay
@@ -92,6 +92,22 @@ class Launch:
         if self.space is None or not isinstance(sampler, Auto):
             return sampler
         return sampler.chosen_for(self.space, self.trials, len(self.seeds))
+
+    @property
+    def prior(self) -> dict[str, Any]:
+        """What the study believes to be good, in the types of its axes.
+
+        Raises ConfigError where a value is none of its axis, and where the sampler takes no prior.
+        """
+        if self.space is None or not self.study.prior:
+            return {}
+        if not self.sampler.takes_prior:
+            raise ConfigError(
+                "a prior is taken by the sampler gp, which `auto` chooses for launches of at most "
+                f"{Gp.history_limit} trials; received one where {self.sampler} draws. Leave the "
+                "prior out, or choose gp."
+            )
+        return self.space.require_within(self.study.prior)
 
     @property
     def sampler_line(self) -> str | None:

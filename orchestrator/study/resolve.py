@@ -106,6 +106,7 @@ def resolve(
         if space is not None:
             space.check(base)
             launch.first_points()
+            _ = launch.prior  # refused here, before anything is created
             _require_feasible_on_corpus(launch, [launch.base_point()])
         else:
             _require_metric(launch)

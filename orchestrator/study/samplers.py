@@ -36,6 +36,7 @@ class Search(Protocol):
 
     space: Space
     fixed: Values
+    prior: Values
     feasible: Sequence[Values] | None
     is_open: Callable[[Values], bool]
 
@@ -54,6 +55,7 @@ class Sampler(ABC):
 
     # Judged trials, and as many that run or wait, that it is shown: this bounds its cost.
     history_limit: ClassVar[int] = 100
+    takes_prior: ClassVar[bool] = False  # whether a study's `prior` moves what it draws
 
     @abstractmethod
     def suggestions(self, search: Search, *, seed: int, index: int) -> Iterator[Values]:
@@ -130,6 +132,7 @@ class Gp(Sampler):
 
     startup: int = 8
     history_limit: ClassVar[int] = 200  # its cost grows with the cube
+    takes_prior: ClassVar[bool] = True
 
     def suggestions(self, search: Search, *, seed: int, index: int) -> Iterator[Values]:
         from orchestrator.surrogate.expected_improvement import next_points  # brings scipy
@@ -143,6 +146,7 @@ class Gp(Sampler):
             feasible=search.feasible,
             startup=self.startup,
             rng=random.Random(seed),
+            prior=search.prior,
         )
 
 

@@ -34,6 +34,7 @@ class Study:
     the learning rate: drawn like those of the space, while `recommend` sets designs against each
     other at each one's own best.
     `first` are points (path -> value) known to be good, tried before any is drawn.
+    `prior` has values, by axis, that are believed to be good: a belief that data overcome.
     `scale_seeds` are the seeds of scales that need others than `seeds`. `metric` is one of
     moe.metrics that has a direction: what tables show, searches improve and stopping goes by, as it
     is after the last step. `published` holds the numbers of a paper: cell -> corpus -> perplexity.
@@ -52,6 +53,7 @@ class Study:
     nuisance: Mapping[str, Domain] = field(default_factory=dict)
     trials: int = 0
     first: Sequence[Mapping[str, Any]] = ()
+    prior: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1)
     scale_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     default_scale: str = "smoke"
@@ -87,6 +89,12 @@ class Study:
             raise ValueError(
                 f"nuisance is for sampled studies; received it for the grid {self.name}, whose "
                 "cells are all run as they are. Give it a space."
+            )
+        if not isinstance(self.prior, Mapping) or (self.prior and self.space is None):
+            raise ValueError(
+                "prior maps axes of a sampled study to values that are believed to be good; "
+                f'received {self.prior!r} of study {self.name}. Write prior={{"moe.top_k": 2}}, or '
+                "leave it out."
             )
         if self.first and self.space is None:
             raise ValueError(

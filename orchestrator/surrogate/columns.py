@@ -67,6 +67,13 @@ def position(domain: Domain, value: Any) -> float:
     return (value - low) / (high - low)
 
 
+def distance(domain: Domain, a: Any, b: Any) -> float:
+    """Of two values, from 0 to 1: by position where there is an order, else 0 or 1."""
+    if not is_ordered(domain):
+        return float(a != b)
+    return abs(position(domain, a) - position(domain, b))
+
+
 def _one_hot(domain: Choice) -> Iterable[tuple[Any, Array]]:
     return zip(domain.values, np.eye(len(domain.values)), strict=True)
 

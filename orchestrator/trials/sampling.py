@@ -99,6 +99,7 @@ def search_of(
         else list(history),
         metric=launch.study.metric,
         fixed=fixed,
+        prior=launch.prior,
         feasible=feasible,
         is_open=is_open,
     )

@@ -41,7 +41,8 @@ _SHADOW_STATE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """`fixed` are values that the next point is to have where their axes exist; `feasible` all
+    """`fixed` are values that the next point is to have where their axes exist, `prior` those that
+    the study believes in; `feasible` all
     feasible points, of a space that was enumerated; `is_open` says whether a point is feasible and
     new."""
 
@@ -49,6 +50,7 @@ class Search:
     records: Sequence[TrialRecord]
     metric: str = VAL_LOSS
     fixed: Values = field(default_factory=dict)
+    prior: Values = field(default_factory=dict)
     feasible: Sequence[Values] | None = None
     is_open: Callable[[Values], bool]
 

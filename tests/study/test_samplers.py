@@ -100,3 +100,18 @@ def test_another_sampler_is_one_class_and_one_line(monkeypatch, sampled_study, c
     assert {p["moe.top_k"] for p in drawn(study, corpus, 3)} == {2}
     with hold(study, trials=1) as session:
         assert session.info.attributes["sampler"] == "narrow"
+
+
+def test_a_prior_is_of_the_space_and_of_a_sampler_that_takes_it(sampled_study, grid_study, corpus):
+    believed = dataclasses.replace(sampled_study, prior={"moe.top_k": 2})
+    assert resolve(believed, corpus_spec=corpus).prior == {"moe.top_k": 2}
+    assert len(drawn(believed, corpus)) == 4
+    with pytest.raises(BadInput, match=r"taken by the sampler gp.*where tpe draws"):
+        resolve(believed, corpus_spec=corpus, sampler="tpe")
+    with pytest.raises(BadInput, match=r"taken by the sampler gp.*where tpe draws"):
+        resolve(believed, corpus_spec=corpus, trials=500)
+    with pytest.raises(BadInput, match=r"the value of moe\.top_k lies in its domain.*received 3"):
+        resolve(dataclasses.replace(sampled_study, prior={"moe.top_k": 3}), corpus_spec=corpus)
+    for study, prior in ((grid_study, {"moe.top_k": 2}), (sampled_study, ["moe.top_k"])):
+        with pytest.raises(ValueError, match="prior maps axes of a sampled study to values"):
+            dataclasses.replace(study, prior=prior)

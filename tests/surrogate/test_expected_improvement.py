@@ -37,7 +37,16 @@ def cost(values):
     )
 
 
-def searched(trials, *, startup=6, fixed=None, feasible=None, is_feasible=lambda v: True, seed=0):
+def searched(
+    trials,
+    *,
+    startup=6,
+    fixed=None,
+    feasible=None,
+    is_feasible=lambda v: True,
+    seed=0,
+    prior=None,
+):
     rng, seen = random.Random(seed), []
     for _ in range(trials):
         known = [one.values for one in seen]
@@ -50,6 +59,7 @@ def searched(trials, *, startup=6, fixed=None, feasible=None, is_feasible=lambda
             feasible=feasible,
             startup=startup,
             rng=rng,
+            prior=prior,
         )
         values = next(suggested)
         assert values not in known
@@ -77,6 +87,19 @@ def test_a_search_is_far_better_than_chance():
         for startup in (6, 99)
     }
     assert ends[6] < 0.4 * ends[99]
+
+
+def test_a_true_belief_helps_early_and_a_wrong_one_is_overcome():
+    true = {"optim.learning_rate": 5e-3, "model.norm": "rmsnorm"}
+    wrong = {"optim.learning_rate": 1e-1, "model.norm": "layernorm"}
+
+    def ends(trials, prior):
+        return np.mean(
+            [min(o.cost for o in searched(trials, prior=prior, seed=s)) for s in range(2)]
+        )
+
+    assert ends(8, true) < ends(8, None)
+    assert ends(28, wrong) < 0.1, "the best has 0, the median point 1.5"
 
 
 def test_fixed_values_stay_and_what_is_not_feasible_is_left_out():
