@@ -20,7 +20,7 @@ from orchestrator.study import Better, Study
 from search_spaces.cells import Cell
 from studies.scales import CPU_2025_11
 
-RATES = (0.004, 0.008, 0.016)
+RATES = (0.004, 0.008, 0.016, 0.032)
 
 
 @dataclass(frozen=True, kw_only=True)
