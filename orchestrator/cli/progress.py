@@ -1,6 +1,7 @@
 """What a run shows while it runs: trials by state, the best value, tokens a second, time left.
 
-On a terminal one live display; elsewhere (a log, a pipe) one line as each trial ends.
+On a terminal one live display, with the trials that run and how far each is; elsewhere (a log, a
+pipe) one line as each trial ends, and one a minute in between.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from orchestrator.stores.trial_record import (
 )
 from orchestrator.trials.ledger import Ledger
 
+LINE_EVERY_S = 60.0
+_RUNNING_SHOWN = 8
 _COLOURS = {
     "complete": "green",
     "pruned": "yellow",
@@ -55,6 +58,7 @@ class RunProgress:
         self._done: dict[int, int] = {}
         self._began = time.monotonic()
         self._done_before = 0.0
+        self._said_at = self._began
 
     def __enter__(self) -> RunProgress:
         if self._console.is_terminal:
@@ -93,6 +97,22 @@ class RunProgress:
             self._speed.pop(record.number, None)
             if not self._console.is_terminal:
                 self.say(self._line(record))
+        elif not self._console.is_terminal and self._ledger is not None:
+            now = time.monotonic()
+            if now - self._said_at >= LINE_EVERY_S:
+                self._said_at = now
+                self.say(self._minute_line())
+
+    def _minute_line(self) -> str:
+        """The time, how many trials are done, which run and how far, and the time left."""
+        assert self._ledger is not None
+        records = list(self._ledger.trials)
+        finished = sum(r.state in FINISHED_STATES for r in records)
+        expected = self._ledger.queue.expected
+        running = ", ".join(_how_far(r) for r in records if r.state == "running") or "none"
+        left = self._left(records, expected)
+        done = f"{finished} of {expected} done"
+        return f"{time.strftime('%H:%M')} {done}; running: {running}; left {left}"
 
     def _line(self, record: TrialRecord) -> str:
         value = f" {self._measure.name} {record.value:.4f}" if record.value is not None else ""
@@ -127,7 +147,11 @@ class RunProgress:
             over = f", mean of {seeds} seeds" if seeds > 1 else ""
             on = f" on {own[0].corpus}" if len(of_corpus) > 1 else ""
             states.append(f"   best {mean:.4f} ({cell}{over}{on})")
-        return Group(self._bar, states)
+        running = [r for r in records if r.state == "running"]
+        lines = [Text(f"  {_how_far(r)}", style="dim") for r in running[:_RUNNING_SHOWN]]
+        if len(running) > _RUNNING_SHOWN:
+            lines.append(Text(f"  and {len(running) - _RUNNING_SHOWN} more", style="dim"))
+        return Group(self._bar, states, *lines)
 
     def _left(self, records: Sequence[TrialRecord], expected: int) -> str:
         """Time left at the pace so far. Trials count by their own FLOPs, since they differ in steps
@@ -137,17 +161,30 @@ class RunProgress:
         return "-" if left_s is None else f"{int(left_s // 60)}:{int(left_s % 60):02d}"
 
 
+def _how_far(record: TrialRecord) -> str:
+    """Cell and seed of a running trial, with the share of its steps that it has reported."""
+    step, steps = max(record.curve, default=0), record.num_steps
+    share = f" {step / steps:.0%}" if steps else ""
+    return f"{record.cell} seed {record.seed}{share}"
+
+
 def seconds_left(
     records: Sequence[TrialRecord], expected: int, done_before: float, seconds: float
 ) -> float | None:
-    """`done_before`: FLOPs trained when the clock began. None where nothing has ended since."""
+    """`done_before`: FLOPs trained when the clock began. None where nothing was reported since.
+
+    From the first report on all that is left is taken to go at the pace so far, and each trial to
+    its last step until some have ended, which tell what share of their steps trials take.
+    """
     done = {r.number: _flops(r) for r in records}
     whole = {r.number: max(_flops(r, whole=True), done[r.number]) for r in records}
     ended = [r.number for r in records if r.state in FINISHED_STATES and done[r.number]]
     gained = sum(done.values()) - done_before
-    if not ended or gained <= 0:
+    if gained <= 0:
         return None
-    share = sum(done[n] for n in ended) / sum(whole[n] for n in ended)
+    share = 1.0
+    if ended:
+        share = sum(done[n] for n in ended) / sum(whole[n] for n in ended)
     not_drawn = (expected - len(records)) * sum(whole.values()) / len(records)
     left = sum(
         max(0.0, share * whole[r.number] - done[r.number])

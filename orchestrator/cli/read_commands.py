@@ -74,7 +74,7 @@ def status(
     rows = [
         [
             *(str(r.number), r.cell, str(r.seed), r.state),
-            *("" if r.value is None else f"{r.value:.4f}", f"{r.tokens:,}", r.reason),
+            *("" if r.value is None else f"{r.value:.4f}", f"{r.tokens_trained(0):,}", r.reason),
         ]
         for r in shown
     ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +30,9 @@ from orchestrator.cli.parameters import (
     print_json,
 )
 from orchestrator.cluster.connection import Resources
+
+if TYPE_CHECKING:
+    from orchestrator.stores.trial_record import TrialRecord  # brings Optuna with it
 
 
 @app.command("run")
@@ -95,17 +99,27 @@ def run_command(
     system_metrics: Annotated[
         bool, typer.Option(help="CPU, memory, disk, network and GPU of the node, in MLflow.")
     ] = False,
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL|COMMAND",
+            help="Told as JSON when a trial fails and when the launch ends: by POST, or on the "
+            "command's standard input.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run what is missing of a study. The same command continues an interrupted launch.
 
     Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
     """
+    from orchestrator.cli.notify import Notifier
     from orchestrator.cli.progress import RunProgress
     from orchestrator.driver.options import Options
     from orchestrator.driver.publish import publish
     from orchestrator.driver.session import opened
     from orchestrator.driver.tune_loop import run
+    from orchestrator.stores.trial_record import count_states
     from orchestrator.trials.spending import Limits
 
     launch = asked.resolved(study, trials=trials, sampler=sampler)
@@ -138,14 +152,23 @@ def run_command(
         # Ray prints a lost node's last words on stdout, where a script's JSON belongs.
         redirect_stdout(sys.stderr),
         RunProgress(errors) as progress,
-        opened(
-            launch, options, say=progress.say, listener=progress, preparing=progress.preparing
-        ) as session,
+        ExitStack() as stack,  # the launch is put back in order while both are still there
     ):
+        notifier, listener = None, progress
+        if notify is not None:
+            notifier = stack.enter_context(Notifier(notify, launch.name, progress.say))
+            listener = _both(progress, notifier)
+        session = stack.enter_context(
+            opened(
+                launch, options, say=progress.say, listener=listener, preparing=progress.preparing
+            )
+        )
         progress.planned(session.ledger)
         run(session)
         if not session.interrupted:
             publish(session)
+        if notifier is not None:
+            notifier.ended(states=count_states(session.records), interrupted=session.interrupted)
     print_session(session, as_json)
     raise typer.Exit(session.exit_code)
 
@@ -206,6 +229,14 @@ def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
     delivered, left = deliver_outboxes(connect(uri), uri, chosen, say=say)
     errors.print(f"delivered {delivered} entries; {left} are left", highlight=False)
     raise typer.Exit(1 if left else 0)
+
+
+def _both(*listeners: Callable[..., None]) -> Callable[..., None]:
+    def told(record: TrialRecord, metrics: Mapping[str, Any] | None) -> None:
+        for listener in listeners:
+            listener(record, metrics)
+
+    return told
 
 
 def _on_cpu(device: str) -> bool:

@@ -20,6 +20,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Only parsed here, each with the test that runs it.
 ONLY_PARSED = {
     "ui": "tests/pages/test_browser.py",
+    "compare": "tests/report/test_comparison.py",
     "ingest": "tests/driver/test_ingest.py",
     "deliver": "tests/stores/test_mlflow_server.py",
     "submit": "tests/cluster/test_submit.py",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import re
 
 import pytest
+from rich.console import Console
 
 from orchestrator.base.errors import BadInput
-from orchestrator.cli.progress import seconds_left
+from orchestrator.cli.progress import RunProgress, seconds_left
 from orchestrator.cluster.connection import Resources
 from orchestrator.driver.options import Options, require_sane
 from orchestrator.report.rungs import rung_line, rungs_of_launch
@@ -115,11 +118,32 @@ def test_the_time_left_is_by_each_trials_own_work(hold, study):
         numbers = begun(session)
         ledger = session.ledger
         assert seconds_left(session.records, 3, 0.0, 10.0) is None
+        evaluate(ledger, numbers["long"], 8, 0.9)
+        trained = 8 * 64  # from the first report on something is known
+        found = seconds_left(session.records, 3, 0.0, 10.0)
+        assert found == pytest.approx(10.0 * (sum(TOKENS.values()) - trained) / trained)
         last = {"step": 8, "tokens": 1024, "timestamp_ms": 8, "val/loss": 1.0}
         ledger.completed(numbers["short"], last, tokens=TOKENS["short"])
         found = seconds_left(session.records, 3, 0.0, 10.0)
-    others = TOKENS["long"] + TOKENS["wide"]
-    assert found == pytest.approx(10.0 * others / TOKENS["short"])
+    others = TOKENS["long"] + TOKENS["wide"] - trained
+    assert found == pytest.approx(10.0 * others / (TOKENS["short"] + trained))
+
+
+def test_a_pipe_gets_a_line_a_minute_and_a_terminal_what_runs(hold, study, monkeypatch):
+    text = io.StringIO()
+    progress = RunProgress(Console(file=text, width=200))
+    with hold(study, listener=progress) as session:
+        progress.planned(session.ledger)
+        numbers = begun(session)
+        evaluate(session.ledger, numbers["long"], 8, 0.9)
+        assert "running" not in text.getvalue(), "the first minute is not over"
+        monkeypatch.setattr("orchestrator.cli.progress.LINE_EVERY_S", 0.0)
+        evaluate(session.ledger, numbers["long"], 16, 0.8)
+        shown = io.StringIO()
+        Console(file=shown, width=200, force_terminal=True).print(progress)
+    line = next(line for line in text.getvalue().splitlines() if "running:" in line)
+    assert re.match(r"\d\d:\d\d 0 of 3 done; running: .*long seed 0 50%.*; left \d+:\d\d$", line)
+    assert "long seed 0 50%" in shown.getvalue()
 
 
 def test_rung_lines_and_cautions_speak_of_each(hold, study):
