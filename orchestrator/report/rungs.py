@@ -22,6 +22,8 @@ MIN_CURVES = 10
 class Rung:
     """`share` of a trial's own steps; `step` where all trials have as many, else None.
 
+    `judged_at`: the evaluation at which a trial is judged for it, where all trials have as many
+    steps and some was seen to its end; the last step is none, since nothing is left to save there.
     `tau` is None with fewer than MIN_CURVES curves, or where all values are equal.
     """
 
@@ -29,6 +31,7 @@ class Rung:
     step: int | None
     tau: float | None
     n: int
+    judged_at: int | None = None
 
 
 def rungs(rule: StoppingRule, lengths: Sequence[int], records: Iterable[TrialRecord]) -> list[Rung]:
@@ -61,7 +64,9 @@ def rungs(rule: StoppingRule, lengths: Sequence[int], records: Iterable[TrialRec
         last = {number: final[number][1] for number in at}
         tau = kendall_tau(at, last).tau if len(at) >= MIN_CURVES else None
         only = step if len(lengths) == 1 else None
-        found.append(Rung(share=step / longest, step=only, tau=tau, n=len(at)))
+        seen = sorted({reached for curve in curves.values() for reached, _ in curve})
+        judged_at = next((reached for reached in seen if reached >= step), None) if only else None
+        found.append(Rung(share=step / longest, step=only, tau=tau, n=len(at), judged_at=judged_at))
     return found
 
 
@@ -83,6 +88,7 @@ def rung_line(found: Sequence[Rung], lengths: Sequence[int]) -> str:
     """One line for people."""
     if len(lengths) == 1:
         where = f"steps {', '.join(str(rung.step) for rung in found)} of {lengths[0]}"
+        where += _missed(found, lengths[0])
     else:
         shares = ", ".join(f"{rung.share:.0%}" for rung in found)
         where = f"{shares} of each trial's own steps ({_range(lengths)})"
@@ -97,6 +103,18 @@ def rung_line(found: Sequence[Rung], lengths: Sequence[int]) -> str:
         f"early stopping at {where}: Kendall's tau with the final value {taus}, over {n} full "
         "curves"
     )
+
+
+def _missed(found: Sequence[Rung], length: int) -> str:
+    """Rungs between two evaluations, which is where a trial is judged for them."""
+    late = [r for r in found if r.judged_at not in (None, r.step)]
+    parts = [
+        f"{r.step} never, since no evaluation lies between it and the end"
+        if r.judged_at == length
+        else f"{r.step} at the evaluation of step {r.judged_at}"
+        for r in late
+    ]
+    return f" (judged: {'; '.join(parts)})" if parts else ""
 
 
 def _range(lengths: Sequence[int]) -> str:

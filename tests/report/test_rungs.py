@@ -48,3 +48,15 @@ def test_trials_of_several_lengths_are_compared_at_their_own_rungs():
     assert found[1].tau == found[2].tau == pytest.approx(1)
     assert "at 20%, 40%, 80% of each trial's own steps (50, 100)" in rung_line(found, [50, 100])
     assert rungs(STOPPING, [100], [*short, *long])[0].n == 6
+
+
+def test_rungs_between_evaluations_say_where_trials_are_judged():
+    records = [trial(i, {30: i, 60: i}, num_steps=60) for i in range(3)]
+    found = rungs(STOPPING, [60], records)
+    assert [(r.step, r.judged_at) for r in found] == [(12, 30), (24, 30), (48, 60)]
+    line = rung_line(found, [60])
+    assert "12 at the evaluation of step 30; 24 at the evaluation of step 30" in line
+    assert "48 never, since no evaluation lies between it and the end" in line
+    at_rungs = [trial(i, {12: i, 24: i, 48: i, 60: i}, num_steps=60) for i in range(3)]
+    assert "judged:" not in rung_line(rungs(STOPPING, [60], at_rungs), [60])
+    assert [r.judged_at for r in rungs(STOPPING, [60], [])] == [None] * 3
