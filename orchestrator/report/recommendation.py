@@ -173,7 +173,7 @@ class Recommendation:
                 )
         unclear = sum(not one.is_clear for one in self.effects.main)
         if unclear:
-            yield f"{unclear} other values of axes: their costs cannot be told from none"
+            yield f"of {unclear} of the other values of axes the cost cannot be told from none"
         if self.effects.why_not:
             yield f"not told: {self.effects.why_not}"
 

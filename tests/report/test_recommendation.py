@@ -1,0 +1,97 @@
+"""What is told of a race's winner: from which seeds, on which split, beside what."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from moe.metrics import TEST_LOSS, VAL_LOSS
+from orchestrator.report.race import CONFIRM_SEEDS, RACE_SEEDS, Budget, race_of
+from orchestrator.report.recommendation import Recommendation
+from orchestrator.stores.trial_record import METRICS, TrialRecord
+from orchestrator.surrogate.effects import Effect, Effects
+
+BUDGET = Budget(finalists=2, race=4, confirm=2)
+EFFECTS = Effects(
+    main=(
+        Effect(path="moe.top_k", value=1, cost=0.2, low=0.1, high=0.3),
+        Effect(path="moe.router", value="frozen", cost=0.01, low=-0.1, high=0.12),
+    ),
+    pairs=(
+        Effect(
+            path="moe.top_k",
+            value=1,
+            other="moe.router",
+            other_value="frozen",
+            cost=-0.05,
+            low=-0.08,
+            high=-0.02,
+        ),
+    ),
+)
+
+
+def record(point, seed, value, test=None):
+    fields = dict.fromkeys(field.name for field in dataclasses.fields(TrialRecord))
+    metrics = {VAL_LOSS: value} | ({TEST_LOSS: test} if test is not None else {})
+    own = {"cell_hash": point, "cell": f"cell-{point}", "seed": seed, "value": value}
+    own |= {"state": "complete", "number": seed, "attributes": {METRICS: metrics}, "curve": {}}
+    own |= {"params": {"moe.top_k": {"a": 2, "b": 1}[point]}, "is_older": False}
+    return TrialRecord(**{**fields, **own})
+
+
+def told(trials, effects=EFFECTS):
+    race = race_of(["a", "b"], trials, BUDGET, cost=float)
+    return Recommendation.of("s", "s/smoke", VAL_LOSS, race, trials, effects)
+
+
+def trials_of(*, with_test):
+    found = [record("a", 0, 1.80), record("b", 0, 1.70)]
+    for i in range(2):
+        found.append(record("a", RACE_SEEDS + i, 2.00 + 0.01 * i))
+        found.append(record("b", RACE_SEEDS + i, 2.10 - 0.01 * i))
+        test = 2.2 + 0.02 * i if with_test else None
+        found.append(record("a", CONFIRM_SEEDS + i, 2.05 + 0.02 * i, test))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("with_test", "metric", "mean"), [(True, TEST_LOSS, 2.21), (False, VAL_LOSS, 2.06)]
+)
+def test_the_winner_is_told_on_seeds_and_text_that_chose_nothing(with_test, metric, mean):
+    found = told(trials_of(with_test=with_test))
+    answer = found.as_json()
+    json.dumps(answer, allow_nan=False)
+    winner = answer["winner"]
+    assert winner["cell"] == "cell-a", "though b looked better when they were chosen"
+    assert winner["chosen_at"] == 1.80
+    assert winner["race_mean"] == pytest.approx(2.005)
+    assert winner["confirmed"]["metric"] == metric
+    assert winner["confirmed"]["n"] == 2
+    assert winner["confirmed"]["mean"] == pytest.approx(mean)
+    assert winner["confirmed"]["ci_low"] < mean < winner["confirmed"]["ci_high"]
+    assert answer["not_told_apart"] == ["cell-b"], "two seeds decide nothing"
+    lines = found.lines()
+    assert lines[0] == "recommended: cell-a (moe.top_k=2)"
+    assert lines[1].startswith(f"{metric}: {mean:.4f} [")
+    assert "it looked like 1.8000 when it was chosen" in lines[1]
+    assert "cannot be told apart from it at 5% of all races: cell-b (+0.0900 over 2 s" in lines[2]
+
+
+def test_effects_are_told_where_their_intervals_leave_none_out():
+    lines = told(trials_of(with_test=False)).lines()
+    assert "moe.top_k=1 would cost +0.2000 [+0.1000, +0.3000]" in lines
+    assert any(line.startswith("moe.top_k=1 and moe.router=frozen together cost") for line in lines)
+    assert "of 1 of the other values of axes the cost cannot be told from none" in lines
+    assert (
+        "not told: too few" in told(trials_of(with_test=False), Effects(why_not="too few")).lines()
+    )
+
+
+def test_a_race_under_way_says_so():
+    found = told([record("a", 0, 1.8), record("b", 0, 1.7)])
+    assert found.lines() == ["the race goes on: 2 of 2 points are left"]
+    assert found.as_json()["winner"] is None
+    assert found.as_json()["is_over"] is False
