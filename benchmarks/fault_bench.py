@@ -92,9 +92,12 @@ def _tried(start: Callable[[], Any]) -> Any:
     return start()
 
 
+_TRIAL = ("ray::ImplicitFunc", "ray::Rank")  # the first worker, and those beside it
+
+
 def _is_trial(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith("ray::ImplicitFunc")
+        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith(_TRIAL)
     return False
 
 

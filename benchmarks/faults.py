@@ -6,6 +6,7 @@ Then the stores are read with their own clients and compared with those of an un
 bit for bit. The plan of faults follows from the seed; what they hit depends on the machine's speed.
 
     python benchmarks/faults.py [--rounds 20] [--seed 0] [--kinds driver,worker,node,mlflow]
+    python benchmarks/faults.py --rounds 1 --workers 2 --shard
 
 A line a round on stderr, one JSON object on stdout; exit code 0 if nothing was lost.
 """
@@ -43,7 +44,7 @@ from search_spaces.cells import Cell
 TINY = TrialConfig(
     model=ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=32, context_length=16),
     moe=MoEConfig(num_experts=4, top_k=2),
-    train=TrainConfig(num_steps={steps}, batch_tokens=128, micro_batch_tokens=128,
+    train=TrainConfig(num_steps={steps}, batch_tokens=128, micro_batch_tokens={micro},
                       eval_every={every}, eval_tokens=256),
 )
 STUDY = Study(
@@ -108,7 +109,10 @@ class Round:
         self.home.mkdir()
         self._study = folder / f"{name}.py"
         every = options.steps // EVALUATIONS
-        self._study.write_text(STUDY.format(name=name, steps=options.steps, every=every))
+        micro = 128 // options.workers
+        text = STUDY.format(name=name, steps=options.steps, every=every, micro=micro)
+        self._study.write_text(text)
+        self._granted = ["--workers", str(options.workers), *(["--shard"] * options.shard)]
         self._limit_s = options.limit_s
         self._nodes, self._server = nodes, server
         self._corpus = folder / "corpus"
@@ -147,7 +151,7 @@ class Round:
         number = len(self.exit_codes)
         arguments = [
             *(str(self._study), "--home", str(self.home), "--corpus", f"files:{self._corpus}/*"),
-            *("--address", self._nodes.address, "--max-failures", "100"),
+            *("--address", self._nodes.address, "--max-failures", "100", *self._granted),
             *(("--mlflow-uri", self._server.uri) if self._server else ()),
         ]
         return Driver(arguments, self.home.parent / f"{self.home.name}-driver-{number}.log")
@@ -271,6 +275,8 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=5, help="faults a round")
     parser.add_argument("--steps", type=int, default=300, help="training steps of a trial")
     parser.add_argument("--nodes", type=int, default=2, help="nodes of one CPU beside the head")
+    parser.add_argument("--workers", type=int, default=1, choices=(1, 2, 4), help="of a trial")
+    parser.add_argument("--shard", action="store_true", help="models, over the workers of a trial")
     parser.add_argument("--limit-s", type=float, default=900, help="a round beyond it is stuck")
     parser.add_argument("--kinds", default=",".join(KINDS), help="of faults, comma-separated")
     parser.add_argument("--keep", metavar="DIR", help="leave homes and drivers' logs here")
