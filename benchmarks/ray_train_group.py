@@ -4,7 +4,7 @@ A Tune function builds a TorchTrainer for its trial, as Ray's documentation show
 cluster of four CPUs (of Ray's counting). Each worker notes when it begins and each second after.
 
     start    seconds from the trial's function to the first line of both workers
-    stopped  what is alive, and when all CPUs are free, after Tune stopped a trial at a report
+    stopped  which groups are left, and when all CPUs are free, after Tune stopped a trial
     killed   seconds from kill -9 of a worker to the first line of the next attempt
     held     four trials at once, each a function of one CPU and two workers of one: how many begin
 
@@ -37,7 +37,7 @@ from ray import tune  # noqa: E402
 from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: E402
 from ray.train.torch import TorchTrainer  # noqa: E402
 from ray.tune.integration.ray_train import TuneReportCallback  # noqa: E402
-from ray.util.state import list_actors  # noqa: E402
+from ray.util import placement_group_table  # noqa: E402
 
 CPUS, WORKERS, PARTS = 4, 2, ("start", "stopped", "killed", "held")
 STEPS, FREE_LIMIT_S, HELD_S = 8, 60.0, 60.0
@@ -111,7 +111,7 @@ def stopped(folder: Path) -> dict[str, Any]:
     began = time.time()
     trials(folder, 1, stop={"step": 2})
     returned = time.time()
-    alive = Counter(actor.class_name for actor in list_actors(filters=[("state", "=", "ALIVE")]))
+    groups = Counter(group["state"] for group in placement_group_table().values())
     while ray.available_resources().get("CPU", 0) < CPUS and time.time() < returned + FREE_LIMIT_S:
         time.sleep(0.5)
     free_s = round(time.time() - returned, 1)
@@ -119,7 +119,9 @@ def stopped(folder: Path) -> dict[str, Any]:
     time.sleep(max(0.0, returned + STEPS + 2 - time.time()))
     return {
         "tuner_s": round(returned - began, 1),
-        "alive_when_the_tuner_returned": dict(alive),
+        "placement_groups_when_the_tuner_returned": dict(groups),
+        "groups_in_the_end": dict(Counter(g["state"] for g in placement_group_table().values())),
+        "cpus_free_in_the_end": ray.available_resources().get("CPU", 0),
         "all_cpus_free_after_s": free_s if free else None,
         "workers_that_went_on_to_their_end": sum(n["what"] == "end" for n in notes(folder)),
     }
