@@ -4,7 +4,7 @@ Counted are the weights, their gradients, the optimiser's moments, and what the 
 for the backward pass, operation by operation as `moe.model` is written. Beside these a step needs
 room for a moment: gradients of activations, and at the head several tensors of a micro-batch's
 logits. The passes are followed stage by stage, since what is kept is freed while gradients come.
-tests/moe/model/test_memory.py holds the estimate to what torch allocates, and
+tests/moe/train/test_memory.py holds the estimate to what torch allocates, and
 benchmarks/peak_memory.py to the resident memory of processes.
 
 Not counted are the libraries that any process loads: some hundred MB of the host; on a GPU the CUDA
