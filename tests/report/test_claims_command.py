@@ -25,7 +25,7 @@ def home(tmp_path_factory, corpus):
     home = Home(tmp_path_factory.mktemp("recorded"))
     home.create()
     storage = open_storage(home.optuna_storage, create=True)
-    for scale, seeds in (("smoke", (0,)), ("cpu", (0, 1, 2))):
+    for scale, seeds in (("smoke", (0,)), ("cpu", (0, 1, 2, 3, 4))):
         launch = resolve(load_study("paper_table1"), scale=scale, seeds=seeds, corpus_spec=corpus)
         store = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
         points = launch.points()
@@ -47,7 +47,7 @@ def test_claims_as_json_and_as_text(home, moe_study):
     verdicts = {claim["id"]: claim for claim in found["claims"]}
     assert list(verdicts) == ["C2", "C3", "C4", "C9"]
     assert verdicts["C2"]["verdict"] == "supported"
-    assert verdicts["C2"]["n"] == 3
+    assert verdicts["C2"]["n"] == 5
     assert verdicts["C2"]["ci_low"] < verdicts["C2"]["estimate"] < verdicts["C2"]["ci_high"] < 0
     assert verdicts["C4"]["verdict"] == "refuted"
     assert verdicts["C9"]["verdict"] == "undecided"
@@ -97,7 +97,7 @@ def test_what_was_registered_and_what_leaks_is_said_everywhere(home, moe_study):
     _, out, _ = moe_study("claims", "paper_table1", *where, "--json")
     found = json.loads(out)
     assert {claim["registered"] for claim in found["claims"]} == {"before the data"}
-    assert found["design"].startswith("fixed, 3 seeds")
+    assert found["design"].startswith("sequential, a look after every seed up to 20")
     assert found["exploratory"] is False
     causal = {claim["id"]: claim["causal"] for claim in found["claims"]}
     assert causal == {"C2": True, "C3": True, "C4": False, "C9": True}
@@ -119,10 +119,10 @@ def test_plan_tells_power_by_what_the_home_has_seen(home, moe_study, corpus):
     assert code == 0
     told = {row["claim"]: row for row in found["power"]}
     assert list(told) == ["C2", "C3", "C4", "C9"]
-    assert "3 seeds of" in told["C2"]["spread_from"]
-    assert all(0 <= row["power"] <= 1 and row["n"] == 4 for row in told.values())
+    assert "5 seeds of" in told["C2"]["spread_from"]
+    assert all(0 <= row["power"] <= 1 and row["n"] == 20 for row in told.values())
     _, out, _ = moe_study(*asked, "--home", home.root, "--spread", "0.02")
-    assert "| C4 | no difference, margin 0.00995 | 0.0200 | 4 | 0% |" in out
+    assert "| C4 | no difference, margin 0.03584 | 0.0200 | 20 | 100% | 12 |" in out
     code, out, err = moe_study(*asked, "--spread", "-1")
     assert (code, out) == (2, "")
     assert "--spread is a number above 0" in err
