@@ -91,7 +91,8 @@ def test_what_a_place_holds_is_found_by_readers_and_by_reuse(tmp_path, home, hol
     assert client.get_run(record.run_id).data.tags[CHECKPOINT_PLACE] == shared.as_uri()
     assert [a.path for a in client.list_artifacts(record.run_id, "routing")]
     kept = home.run_folder(record.config_hash, moe_digest())
-    assert {path.name for path in kept.iterdir()} == {"config.json", "routing.parquet"}
+    found = {path.name for path in kept.iterdir()}
+    assert found == {"config.json", "losses.parquet", "routing.parquet"}
 
     other = dataclasses.replace(study, name="other")
     with hold(other, seeds=(0,)) as session:
