@@ -34,6 +34,7 @@ from orchestrator.study import (
 )
 
 MARGIN, SD, COLLAPSE = 0.01, 0.005, 0.3
+EITHER = ("supported", "refuted")
 FIXED, SEQUENTIAL = Fixed(), Sequential(max_seeds=20)
 ALL_LOOKS = range(2, 21)
 
@@ -74,12 +75,11 @@ class Row:
     means: Mapping[str, float]
     design: Fixed | Sequential
     looks: Sequence[int]
-    false: tuple[str, ...] = ("supported", "refuted")
+    false: tuple[str, ...] = EITHER
     prone: tuple[str, ...] = ()
 
 
 EQUAL, AT_MARGIN = {"a": 0.0, "b": 0.0}, {"a": MARGIN, "b": 0.0}
-EITHER = ("supported", "refuted")
 KINDS: tuple[tuple[str, tuple[Claim, ...], Mapping[str, float], tuple[str, ...]], ...] = (
     ("better, equal cells", (better("a", "b"),), EQUAL, EITHER),
     ("equivalent at the margin, supported", (equivalent("a", "b"),), AT_MARGIN, ("supported",)),

@@ -34,10 +34,9 @@ class ContentDigest:
         return self._hash.hexdigest()[:DIGEST_LENGTH]
 
 
-def split_of(text: bytes, config: DataConfig) -> int:
+def split_of(position: float, config: DataConfig) -> int:
     """Which of `moe.data.layout.SPLITS` a document is in, by its `held_out_position`: first those
     held out for evaluation, then those for the test."""
-    position = held_out_position(text)
     if position < config.holdout_fraction:
         return 1
     return 2 if position < config.holdout_fraction + config.test_fraction else 0

@@ -12,7 +12,7 @@ from collections import Counter
 
 from moe.config import DataConfig
 from moe.data.corpus import Corpus
-from moe.data.digest import split_of
+from moe.data.digest import held_out_position, split_of
 from moe.data.labels import NO_LABEL, TEXT_COLUMN
 from moe.data.prepare import sequence_labels
 
@@ -37,7 +37,7 @@ def expected_dropped_share(data: DataConfig, corpus: Corpus, context_length: int
     total = 0.0
     for count, row in enumerate(corpus.documents(), start=1):
         text = row[TEXT_COLUMN].encode(errors="replace")
-        if split_of(text, data) == 0:
+        if split_of(held_out_position(text), data) == 0:
             size = len(text) / bytes_per_token + 1
             tokens[tuple(row.get(column) or NO_LABEL for column in columns)] += size
             total += size

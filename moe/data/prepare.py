@@ -164,9 +164,10 @@ def _bpe_sample(documents: Iterable[Row], config: DataConfig) -> list[str]:
     size = 0
     for row in documents:
         data = row[TEXT_COLUMN].encode(errors="replace")
-        if split_of(data, config) != 0:
+        position = held_out_position(data)
+        if split_of(position, config) != 0:
             continue
-        heapq.heappush(kept, (-held_out_position(data), len(data), row[TEXT_COLUMN]))
+        heapq.heappush(kept, (-position, len(data), row[TEXT_COLUMN]))
         size += len(data)
         while size > BPE_SAMPLE_BYTES and len(kept) > 1:
             size -= heapq.heappop(kept)[1]

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from moe.config import DataConfig
-from moe.data.digest import split_of
+from moe.data.digest import held_out_position, split_of
 from moe.data.labels import TEXT_COLUMN, LabelTable
 from moe.data.layout import BYTES_DTYPE, SPLITS, bytes_file, labels_file, split_file, token_dtype
 from moe.data.tokenizer import Tokenizer, encode_with_bytes
@@ -146,9 +146,8 @@ class Spill:
                 sizes = np.append(sizes, 0).astype(BYTES_DTYPE)
             else:
                 ids = self._tokenizer.encode(text)
-            encoded.append(
-                (np.concatenate([ids, end]), sizes, len(data), split_of(data, self._config))
-            )
+            split = split_of(held_out_position(data), self._config)
+            encoded.append((np.concatenate([ids, end]), sizes, len(data), split))
         return encoded
 
 
