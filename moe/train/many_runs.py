@@ -24,7 +24,8 @@ from moe.data.token_store import TokenStore, verify
 from moe.identity import config_hash
 from moe.train.distributed import World
 from moe.train.results_archive import METRICS_FILE, RESULT_FILE
-from moe.train.training_run import CONFIG_FILE, resolve
+from moe.train.run_folder import CONFIG_FILE
+from moe.train.training_run import resolve
 
 LOG_FILE = "log.txt"
 INTERRUPTED = 130

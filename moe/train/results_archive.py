@@ -8,8 +8,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from moe.train.run_folder import Storage
-from moe.train.training_run import CONFIG_FILE, LOSSES_FILE, ROUTING_FILE
+from moe.train.run_folder import CONFIG_FILE, LOSSES_FILE, ROUTING_FILE, Storage
 
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"

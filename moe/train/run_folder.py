@@ -20,6 +20,9 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
+CONFIG_FILE = "config.json"
+ROUTING_FILE = "routing.parquet"
+LOSSES_FILE = "losses.parquet"  # of the documents that a run was judged on
 MANIFEST = "manifest.json"
 STATE_FOLDER = "state"  # what several processes wrote together, in a folder of its own
 _CLAIM = "claim"

@@ -28,7 +28,7 @@ from moe.train.distributed import World, broadcast, check_world, gather, max_ove
 from moe.train.evaluate import EvaluationSet
 from moe.train.optim import learning_rate
 from moe.train.routing_stats import RoutingHistory
-from moe.train.run_folder import Storage
+from moe.train.run_folder import CONFIG_FILE, LOSSES_FILE, ROUTING_FILE, Storage
 from moe.train.step_log import (
     BALANCE_LOSS,
     GRAD_NORM,
@@ -45,9 +45,6 @@ __all__ = ["DivergenceError", "Report", "TrainResult", "World", "resolve", "trai
 Report = Callable[[dict[str, float], Path | str | None], bool | None]
 
 ALONE = World()
-CONFIG_FILE = "config.json"
-ROUTING_FILE = "routing.parquet"
-LOSSES_FILE = "losses.parquet"  # of the documents that a run was judged on
 _LEAVE = "leave"
 
 

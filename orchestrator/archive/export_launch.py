@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
+from moe.train.run_folder import CONFIG_FILE
 from orchestrator.archive.archived_launch import (
     ArchivedLaunch,
     ArchivedTrial,
@@ -22,7 +23,7 @@ from orchestrator.archive.archived_launch import (
 )
 from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.base.home import Home
-from orchestrator.base.run_files import CONFIG, KEPT
+from orchestrator.base.run_files import KEPT
 from orchestrator.base.urls import redact
 from orchestrator.report.judge import analysis_folder
 from orchestrator.report.records import LaunchRecords
@@ -51,7 +52,7 @@ from orchestrator.stores.trial_record import (
     TrialRecord,
 )
 
-_ARTIFACTS = (CONFIG, *(f"{folder}/{name}" for name, folder in KEPT.items()))
+_ARTIFACTS = (CONFIG_FILE, *(f"{folder}/{name}" for name, folder in KEPT.items()))
 # What attempts leave in a trial; everything else was known before it started.
 _OF_AN_ATTEMPT = {
     *(RUN_ID, RUN_LINK, METRICS, TOKENS, DEVICE_S, ERROR, ATTEMPT, REUSED_FROM, MOE_DIGEST),
@@ -89,7 +90,7 @@ def export_launch(launch: LaunchRecords, client: MlflowClient) -> ArchivedLaunch
         kept = str(folder.relative_to(launch.home.root))
         for name, content in artifacts.items():
             files[f"{kept}/{Path(name).name}"] = content
-        config = artifacts.get(CONFIG)
+        config = artifacts.get(CONFIG_FILE)
         trials.append(
             ArchivedTrial(
                 key=key_of(trial, owner),

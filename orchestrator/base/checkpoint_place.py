@@ -19,10 +19,10 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 import pyarrow as pa
 
 from moe.code_digest import trains_as
-from moe.train.run_folder import Storage
+from moe.train.run_folder import CONFIG_FILE, Storage
 from orchestrator.base.errors import BadInput, Unreachable
 from orchestrator.base.home import Home, try_folder
-from orchestrator.base.run_files import CONFIG, KEPT
+from orchestrator.base.run_files import KEPT
 from orchestrator.base.urls import PROBE_TIMEOUT_S, answers, redact
 
 PROBE_LIMIT_S = 30.0
@@ -157,7 +157,7 @@ class CheckpointPlace:
         try:
             present = storage.names()
             copy = Storage.at(folder)
-            for name in (CONFIG, *KEPT):
+            for name in (CONFIG_FILE, *KEPT):
                 if name in present:
                     copy.write(name, storage.read(name))
         except OSError as error:

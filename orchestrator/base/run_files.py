@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CONFIG = "config.json"
-ROUTING = "routing.parquet"
-LOSSES = "losses.parquet"
+from moe.train.run_folder import LOSSES_FILE, ROUTING_FILE
 
 # File -> folder among the run's artifacts.
-KEPT = {ROUTING: "routing", LOSSES: "evaluation"}
+KEPT = {ROUTING_FILE: "routing", LOSSES_FILE: "evaluation"}
 
 
 def artifacts_in(folder: Path) -> list[tuple[str, str]]:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe.train.run_folder import ROUTING_FILE
 from orchestrator.base.home import Home
-from orchestrator.base.run_files import ROUTING
 from orchestrator.report.judge import main_digest
 from orchestrator.report.statistics import mean_interval, paired_differences
 from orchestrator.stores.trial_record import TrialRecord
@@ -277,7 +277,7 @@ def _number(value: Any) -> float:
 
 
 def _routing_file(home: Home, record: TrialRecord) -> Path:
-    return home.run_folder(record.config_hash, record.code_digest) / ROUTING
+    return home.run_folder(record.config_hash, record.code_digest) / ROUTING_FILE
 
 
 def _read_load(path: Path) -> tuple[list[int], list[int], np.ndarray] | None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe.train.document_losses import DocumentLosses
+from moe.train.run_folder import LOSSES_FILE
 from orchestrator.base.home import Home
-from orchestrator.base.run_files import LOSSES
 from orchestrator.stores.trial_record import TrialRecord
 
 LEAST_DOCUMENTS = 10  # below which their spread is hardly known
@@ -33,7 +33,9 @@ class TextError:
 
 def losses_of(home: Home, record: TrialRecord) -> DocumentLosses | None:
     """None for a run of before they were kept, and where the file is damaged."""
-    return DocumentLosses.read(home.run_folder(record.config_hash, record.code_digest) / LOSSES)
+    return DocumentLosses.read(
+        home.run_folder(record.config_hash, record.code_digest) / LOSSES_FILE
+    )
 
 
 def text_error(

@@ -15,8 +15,8 @@ from moe.data.token_store import TokenStore
 from moe.model.transformer import MoETransformer
 from moe.train.checkpoint import Checkpoints
 from moe.train.document_losses import DocumentLosses
-from moe.train.run_folder import Storage
-from moe.train.training_run import LOSSES_FILE, train
+from moe.train.run_folder import LOSSES_FILE, Storage
+from moe.train.training_run import train
 
 TEST = {names.TEST_LOSS, names.TEST_PERPLEXITY, names.TEST_BITS_PER_BYTE}
 
