@@ -1,4 +1,4 @@
-"""A study of twelve cells against seeded random faults, and what they leave in the stores.
+"""A study of up to twelve cells against seeded random faults, and what they leave in the stores.
 
 Each round runs the same command again and again until it exits with 0, while drivers, trials'
 processes and nodes are killed with SIGKILL, and MLflow's server is killed or frozen for a while.
@@ -52,7 +52,7 @@ STUDY = Study(
     scales={{"smoke": TINY}}, seeds=(0,),
     cells=[Cell(name=f"{{router}}-{{experts}}",
                 overrides={{"moe.router": router, "moe.num_experts": experts}})
-           for experts in (2, 4, 6, 8) for router in ("learned", "frozen", "random")],
+           for experts in (2, 4, 6, 8) for router in ("learned", "frozen", "random")][:{cells}],
 )
 """
 CELLS = [f"{router}-{n}" for n in (2, 4, 6, 8) for router in ("learned", "frozen", "random")]
@@ -73,10 +73,10 @@ class Fault:
     lasts_s: float = 0.0
 
 
-def plan(choice: random.Random, kinds: tuple[str, ...], count: int) -> list[Fault]:
+def plan(choice: random.Random, kinds: tuple[str, ...], count: int, cells: int) -> list[Fault]:
     """`count` faults in the order in which they happen, each kind once before any comes twice."""
     chosen = [kinds[i % len(kinds)] for i in range(count)]
-    total = len(CELLS) * EVALUATIONS
+    total = cells * EVALUATIONS
     moments = sorted(choice.randrange(total) for _ in range(count))
     choice.shuffle(chosen)
     faults = []
@@ -110,8 +110,12 @@ class Round:
         self._study = folder / f"{name}.py"
         every = options.steps // EVALUATIONS
         micro = 128 // options.workers
-        text = STUDY.format(name=name, steps=options.steps, every=every, micro=micro)
-        self._study.write_text(text)
+        self._cells = CELLS[: options.cells]
+        self._study.write_text(
+            STUDY.format(
+                name=name, steps=options.steps, every=every, micro=micro, cells=options.cells
+            )
+        )
         self._granted = ["--workers", str(options.workers), *(["--shard"] * options.shard)]
         self._limit_s = options.limit_s
         self._nodes, self._server = nodes, server
@@ -197,7 +201,7 @@ class Round:
         url = f"sqlite:///{self.home}/optuna.db"
         uri = self._server.database if self._server else f"sqlite:///{self.home}/mlflow.db"
         (name,) = optuna.get_all_study_names(url)
-        found = examine(url, uri, name, CELLS)
+        found = examine(url, uri, name, self._cells)
         for _ in range(self.outlived):
             found.note("stuck", f"a trial's process lived {ORPHAN_LIMIT_S} s after its driver")
         if not ended:
@@ -229,7 +233,8 @@ def harness(options: argparse.Namespace, folder: Path) -> dict:
             choice = random.Random(f"{options.seed}/{number}")
             began = time.monotonic()
             this = Round(folder, f"round-{number}", nodes, server, options)
-            ended = this.run(plan(choice, kinds, options.faults), choice, whole.startup_s or 0.0)
+            faults = plan(choice, kinds, options.faults, options.cells)
+            ended = this.run(faults, choice, whole.startup_s or 0.0)
             found = this.findings(ended)
             same = (found.rows, found.curves) == (reference.rows, reference.curves)
             totals.update(found.counts)
@@ -247,7 +252,7 @@ def harness(options: argparse.Namespace, folder: Path) -> dict:
         "harness": "faults",
         "seed": options.seed,
         "rounds": options.rounds,
-        "cells": len(CELLS),
+        "cells": options.cells,
         "injected": dict(injected),
         **{kind: totals[kind] for kind in reference.counts},
         "tables_equal": equal,
@@ -273,6 +278,8 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first round")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=int, default=5, help="faults a round")
+    sizes = range(4, len(CELLS) + 1)  # the fourth is the baseline
+    parser.add_argument("--cells", type=int, default=len(CELLS), choices=sizes, help="of the study")
     parser.add_argument("--steps", type=int, default=300, help="training steps of a trial")
     parser.add_argument("--nodes", type=int, default=2, help="nodes of one CPU beside the head")
     parser.add_argument("--workers", type=int, default=1, choices=(1, 2, 4), help="of a trial")

@@ -10,6 +10,10 @@ import sys
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's processes run at nice 15 by default: beside other tests a trial waits for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# And it starts a Python process a CPU before anything asks for one.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 from orchestrator.cluster import connection
 from orchestrator.stores import mlflow_client

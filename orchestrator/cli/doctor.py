@@ -6,17 +6,21 @@ import platform
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import islice
 from typing import Literal
 
+from moe.memory_fit import size_text
 from orchestrator.base.errors import StudyError
 from orchestrator.base.home import Home
 from orchestrator.base.urls import redact
 from orchestrator.cluster import connection
+from orchestrator.stores.trial_record import MOE_DIGEST, TrialRecord, count_states
 
 _LEAST_FREE_BYTES = 2 * 10**9  # a smoke launch writes about a tenth of this
+_FOLDERS_LOOKED_AT = 20  # a study's trials differ in size, and a look takes time
 _DISTRIBUTION = "moe-study"
 
 
@@ -155,7 +159,6 @@ def _state(home: Home) -> Iterator[Check]:
 
 def _unfinished(home: Home) -> Iterator[Check]:
     from orchestrator.report.records import read_launches
-    from orchestrator.stores.trial_record import count_states
 
     if not (home.root / "optuna.db").exists():
         return
@@ -163,15 +166,38 @@ def _unfinished(home: Home) -> Iterator[Check]:
         launches = list(read_launches(None, home=home))
     except StudyError:
         return  # the look at the Optuna storage says why
+    free = shutil.disk_usage(home.root).free
     for launch in launches:
         states = count_states(launch.trials)
-        if left := states["waiting"] + states["running"]:
-            yield Check(
-                name="launch",
-                state="note",
-                found=f"{launch.info.name}: {_counted(left, 'trial', 'trials')} not at their end",
-                remedy="the same `run` goes on with them, where no driver is at work",
-            )
+        left = states["waiting"] + states["running"]
+        if not left:
+            continue
+        found = f"{launch.info.name}: {_counted(left, 'trial', 'trials')} not at their end"
+        remedy = "the same `run` goes on with them, where no driver is at work"
+        one = _written_by_one(home, launch.trials)
+        fits = one is None or left * one < free
+        if one is not None:
+            found += f", about {size_text(left * one)} to write, {size_text(free)} free"
+        yield Check(
+            name="launch",
+            state="note" if fits else "failed",
+            found=found,
+            remedy=remedy if fits else "free some space before the same `run` goes on",
+        )
+
+
+def _written_by_one(home: Home, trials: Iterable[TrialRecord]) -> int | None:
+    """Bytes that a complete trial left in its folder, the mean of some; None where none is here."""
+    folders = (
+        home.run_folder(trial.config_hash, trial.attributes[MOE_DIGEST])
+        for trial in trials
+        if trial.state == "complete" and MOE_DIGEST in trial.attributes
+    )
+    kept = list(islice((folder for folder in folders if folder.is_dir()), _FOLDERS_LOOKED_AT))
+    sizes = [
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in kept
+    ]
+    return round(sum(sizes) / len(sizes)) if sizes else None
 
 
 def _store(name: str, look: Callable[[], str]) -> Check:

@@ -10,7 +10,7 @@ Holm's correction is over all differences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -112,9 +112,7 @@ def compare(
         notes.append(f"judged by different metrics ({', '.join(sorted(metrics))}): no differences")
     if missing := [t["launch"] for t, j in zip(told, judgements, strict=True) if j is None]:
         notes.append(f"no study file here for {', '.join(missing)}: its verdicts are left out")
-    for name, judgement in zip((t["launch"] for t in told), judgements, strict=True):
-        if judgement is not None and not judgement.evidence:
-            notes.append(f"{name} is no evidence: {judgement.evidence_reason}")
+    notes += _without_evidence([t["launch"] for t in told], judgements)
     return Comparison(
         metric=metric,
         launches=told,
@@ -123,6 +121,19 @@ def compare(
         claims=_claims(judgements),
         notes=tuple(notes),
     )
+
+
+def _without_evidence(
+    names: Sequence[str], judgements: Sequence[Judgement | None]
+) -> Iterator[str]:
+    """A line for each reason, whichever launches have it."""
+    of: dict[str, list[str]] = {}
+    for name, judgement in zip(names, judgements, strict=True):
+        if judgement is not None and not judgement.evidence:
+            of.setdefault(judgement.evidence_reason, []).append(name)
+    for reason, named in of.items():
+        once = list(dict.fromkeys(named))
+        yield f"{', '.join(once)} {'is' if len(once) == 1 else 'are'} no evidence: {reason}"
 
 
 def launch_cells(launch: LaunchRecords) -> list[CellTrials]:

@@ -26,7 +26,7 @@ from orchestrator.report.figure_data import (
     tokens_per_step,
 )
 from orchestrator.report.figure_labels import curve_label, label_of
-from orchestrator.report.pareto import ParetoPoint, pareto_points
+from orchestrator.report.pareto import Cost, ParetoPoint, pareto_points
 from orchestrator.report.records import LaunchRecords
 
 
@@ -111,7 +111,15 @@ class LaunchData:
 
     @cached_property
     def pareto(self) -> list[ParetoPoint]:
-        return pareto_points(self.launch.trials, self.home, metric=self.launch.judged_metric)
+        return self._points("flops")
+
+    @cached_property
+    def pareto_active(self) -> list[ParetoPoint]:
+        return self._points("active")
+
+    def _points(self, against: Cost) -> list[ParetoPoint]:
+        metric = self.launch.judged_metric
+        return pareto_points(self.launch.trials, self.home, metric=metric, against=against)
 
     # Routers.
 

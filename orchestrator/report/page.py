@@ -56,7 +56,7 @@ def render_report(launch: LaunchRecords, study: Study, *, mlflow: str | None = N
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     table = launch.table(study)
-    sections = chart_sections(launch)
+    sections = chart_sections(launch, study.design)
     figures = {name: chart for section in sections for name, chart in section.figures.items()}
     environment = Environment(
         loader=PackageLoader("orchestrator.report", "assets"),

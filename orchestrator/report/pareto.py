@@ -1,4 +1,5 @@
-"""Which cells are worth their FLOPs: those that no other cell beats at the same cost or less.
+"""Which cells are worth their FLOPs, or their active parameters: those that no other cell beats at
+the same cost or less.
 
 Means over the most seeds are compared: one over fewer (a seed failed, or has yet to run) is on no
 front.
@@ -9,16 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from moe.metrics import describe
 from orchestrator.base.home import Home
 from orchestrator.report.figure_data import counted, tokens_per_step
-from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, TrialRecord
+from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, PARAMS_ACTIVE, TrialRecord
+
+Cost = Literal["flops", "active"]
+NAMES: dict[Cost, str] = {"flops": "training FLOPs", "active": "active parameters"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoPoint:
-    """A cell's mean over `n` seeds, and the training FLOPs of one of its trials.
+    """A cell's mean over `n` seeds, the training FLOPs of one of its trials, and the parameters
+    that a token meets.
 
     The front is of its corpus, where a launch has several.
     """
@@ -27,11 +33,17 @@ class ParetoPoint:
     n: int
     value: float
     flops: float
+    active: int
     on_front: bool
     corpus: str | None = None
 
+    def spends(self, cost: Cost) -> float:
+        return getattr(self, cost)
 
-def pareto_points(records: Sequence[TrialRecord], home: Home, *, metric: str) -> list[ParetoPoint]:
+
+def pareto_points(
+    records: Sequence[TrialRecord], home: Home, *, metric: str, against: Cost = "flops"
+) -> list[ParetoPoint]:
     """Cells with a complete trial, the cheapest first, in the metric's own better direction.
 
     FLOPs are of the training that a result stands for, also where it was paid for in another
@@ -46,6 +58,7 @@ def pareto_points(records: Sequence[TrialRecord], home: Home, *, metric: str) ->
             n=len({r.seed for r in group}),
             value=sum(r.final for r in group) / len(group),
             flops=tokens * group[-1].attributes[FLOPS_PER_TOKEN],
+            active=group[-1].attributes[PARAMS_ACTIVE],
             on_front=False,
             corpus=group[-1].corpus,
         )
@@ -53,7 +66,7 @@ def pareto_points(records: Sequence[TrialRecord], home: Home, *, metric: str) ->
         if (tokens := _trained_tokens(group, home)) is not None
     ]
     cost = describe(metric).cost
-    points.sort(key=lambda point: (point.flops, cost(point.value)))
+    points.sort(key=lambda point: (point.spends(against), cost(point.value)))
     most: dict[str | None, int] = {}
     for point in points:
         most[point.corpus] = max(point.n, most.get(point.corpus, 0))

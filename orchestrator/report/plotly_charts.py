@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.report.figure_data import Curve, Interval, Load, Specialization
-from orchestrator.report.pareto import ParetoPoint
+from orchestrator.report.interactions import Interaction
+from orchestrator.report.pareto import NAMES, Cost, ParetoPoint
 
 Figure = dict[str, Any]
 
@@ -112,6 +113,40 @@ def forest_chart(rows: Sequence[Interval], *, label: str, zero: bool) -> Figure:
     if zero:
         layout["shapes"] = [_line("--grey", x=0)]
     return {"data": [mean, seeds] if known else [seeds], "layout": layout}
+
+
+def interaction_chart(found: Interaction, label: str) -> Figure:
+    """A line a value of the one axis, over the values of the other."""
+    data = []
+    for i, row in enumerate(found.rows):
+        of = [found.intervals[row, column] for column in found.columns]
+        colour = _COLOURS[i % len(_COLOURS)]
+        data.append(
+            {
+                "name": row,
+                "x": list(found.columns),
+                "y": [each.mean for each in of],
+                "mode": "lines+markers",
+                "line": {"color": colour, "dash": _DASHES[i % len(_DASHES)], "width": 2},
+                "marker": {"size": 8},
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [0 if x.high is None else x.high - x.mean for x in of],
+                    "arrayminus": [0 if x.low is None else x.mean - x.low for x in of],
+                    "color": colour,
+                    "thickness": 1.5,
+                },
+            }
+        )
+    layout = {
+        "xaxis": {"type": "category", "title": {"text": found.column_axis}},
+        "yaxis": {"title": {"text": label}},
+        "legend": {"title": {"text": found.row_axis}},
+        "height": 360,
+        "showlegend": True,
+    }
+    return {"data": data, "layout": layout}
 
 
 def load_chart(load: Load, ceiling: float) -> Figure:
@@ -229,25 +264,26 @@ def importance_chart(shares: Mapping[str, float]) -> Figure:
     }
 
 
-def pareto_chart(points: Sequence[ParetoPoint], *, metric: str) -> Figure:
-    """The metric against training FLOPs: the front as a line with its cells, the rest as dots."""
+def pareto_chart(points: Sequence[ParetoPoint], *, metric: str, against: Cost = "flops") -> Figure:
+    """The metric against a cost: the front as a line with its cells, the rest as dots."""
     front = [point for point in points if point.on_front]
     rest = [point for point in points if not point.on_front]
-    least, most = points[0].flops, points[-1].flops
+    least, most = points[0].spends(against), points[-1].spends(against)
+    unit = {"flops": "FLOPs", "active": " active parameters"}[against]
     data = [
         {
             "name": name,
-            "x": [point.flops for point in shown],
+            "x": [point.spends(against) for point in shown],
             "y": [point.value for point in shown],
             "text": [point.cell for point in shown],
             "customdata": [point.n for point in shown],
             "mode": mode,
-            "textposition": _beside(shown, least, most),
+            "textposition": _beside([point.spends(against) for point in shown], least, most),
             "cliponaxis": False,
             "line": {"color": colour, "shape": "hv", "width": 1.5},
             "marker": {"color": colour, "size": 8, "symbol": symbol},
             "hovertemplate": "%{text} (n = %{customdata})<br>"
-            "%{y:.4f} at %{x:.3s}FLOPs<extra></extra>",
+            f"%{{y:.4f}} at %{{x:.3s}}{unit}<extra></extra>",
         }
         for name, shown, mode, colour, symbol in (
             ("on the front", front, "lines+markers+text", "--c1", "diamond"),
@@ -255,7 +291,8 @@ def pareto_chart(points: Sequence[ParetoPoint], *, metric: str) -> Figure:
         )
         if shown
     ]
-    x_axis: Figure = {"title": {"text": "training FLOPs of a trial"}, "tickformat": ".3~s"}
+    title = f"{NAMES[against]}{' of a trial' if against == 'flops' else ''}"
+    x_axis: Figure = {"title": {"text": title}, "tickformat": ".3~s"}
     if least == most:
         x_axis |= {"range": [0.5 * least, 1.5 * most], "nticks": 5}
     return {
@@ -269,11 +306,11 @@ def pareto_chart(points: Sequence[ParetoPoint], *, metric: str) -> Figure:
     }
 
 
-def _beside(points: Sequence[ParetoPoint], least: float, most: float) -> list[str]:
+def _beside(places: Sequence[float], least: float, most: float) -> list[str]:
     """Where a name stands: towards the middle, and on the other side than its neighbour's."""
     return [
-        f"{('top', 'bottom')[i % 2]} {'left' if 2 * point.flops > least + most else 'right'}"
-        for i, point in enumerate(points)
+        f"{('top', 'bottom')[i % 2]} {'left' if 2 * place > least + most else 'right'}"
+        for i, place in enumerate(places)
     ]
 
 

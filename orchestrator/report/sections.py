@@ -10,17 +10,22 @@ from orchestrator.report import plotly_charts
 from orchestrator.report.curve_choices import curve_choices
 from orchestrator.report.figure_data import MOST_SAMPLED
 from orchestrator.report.figure_labels import probe_name, word_form_note
+from orchestrator.report.interactions import interactions
 from orchestrator.report.launch_data import LaunchData
+from orchestrator.report.pareto import NAMES
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.text_alternatives import (
     curves_text,
     importance_text,
+    interaction_text,
     intervals_text,
     load_text,
+    means_text,
     pareto_text,
     pictures,
     specialization_text,
 )
+from orchestrator.study.design import Design
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,7 @@ class Section:
     pictures: Mapping[str, str] = field(default_factory=dict)
 
 
-def chart_sections(launch: LaunchRecords) -> list[Section]:
+def chart_sections(launch: LaunchRecords, design: Design) -> list[Section]:
     """In the order of the page."""
     rows = launch.analysis()
     data = LaunchData(launch=launch, home=launch.home, rows=rows)
@@ -51,6 +56,7 @@ def chart_sections(launch: LaunchRecords) -> list[Section]:
     return [
         _curves(data, drawn),
         _ends(data, drawn),
+        *_interactions(data, design),
         _loads(data),
         *_specialization(data),
         _pareto(data),
@@ -103,6 +109,25 @@ def _ends(data: LaunchData, drawn: Mapping[str, str]) -> Section:
     )
 
 
+def _interactions(data: LaunchData, design: Design) -> Iterator[Section]:
+    if data.launch.info.attributes.get("sampled"):
+        return  # `recommend` tells those of a search, from a model of it
+    found = {f"interaction-{i}": x for i, x in enumerate(interactions(data.cells, design))}
+    yield Section(
+        title="Two axes at a time",
+        how="Means of cells that differ in two axes alone, with the intervals of the study's own "
+        "test. Lines that are not parallel: what one axis does depends on the other. By how much "
+        "stands above each, paired by seed, each interval by itself.",
+        figures={
+            name: plotly_charts.interaction_chart(each, data.value_label)
+            for name, each in found.items()
+        },
+        captions={name: interaction_text(each) for name, each in found.items()},
+        texts={name: means_text(each, data.value_label) for name, each in found.items()},
+        missing="No two axes have a complete cell for each pair of their values.",
+    )
+
+
 def _loads(data: LaunchData) -> Section:
     loads = {f"load-{i}": load for i, load in enumerate(data.loads)}
     most = max((float(plotly_charts.load_ratio(x).max()) for x in data.loads), default=0.0)
@@ -150,18 +175,25 @@ def _specialization(data: LaunchData) -> Iterator[Section]:
 
 
 def _pareto(data: LaunchData) -> Section:
-    front = ", ".join(point.cell for point in data.pareto if point.on_front)
-    figures = {}
-    if data.pareto:
-        figures["pareto"] = plotly_charts.pareto_chart(data.pareto, metric=data.value_label)
+    label, drawn = data.value_label, {"flops": data.pareto, "active": data.pareto_active}
+    names = {"flops": "pareto", "active": "pareto-active"}
     return Section(
-        title="Quality against compute",
-        how="The Pareto front: no other cell reaches as "
+        title="Quality against compute and size",
+        how="The Pareto fronts: no other cell reaches as "
         f"{'high' if data.launch.measure.better == 'higher' else 'low'} a value for as few "
-        f"training FLOPs. On it: {front}. Means over seeds; differences within their intervals "
-        "decide nothing.",
-        figures=figures,
-        texts={"pareto": pareto_text(data.pareto, data.value_label)},
+        "training FLOPs, or with as few active parameters. Means over seeds; differences within "
+        "their intervals decide nothing.",
+        figures={
+            names[against]: plotly_charts.pareto_chart(points, metric=label, against=against)
+            for against, points in drawn.items()
+            if points
+        },
+        captions={
+            names[against]: f"On the front of {NAMES[against]}: "
+            f"{', '.join(point.cell for point in points if point.on_front)}"
+            for against, points in drawn.items()
+        },
+        texts={names[a]: pareto_text(points, label, a) for a, points in drawn.items()},
         missing="No complete trial says how many tokens it was trained on.",
     )
 

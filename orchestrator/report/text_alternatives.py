@@ -10,8 +10,9 @@ import io
 from collections.abc import Mapping, Sequence
 
 from orchestrator.report.figure_data import Curve, Interval, Load, Specialization
+from orchestrator.report.interactions import Interaction
 from orchestrator.report.launch_data import LaunchData
-from orchestrator.report.pareto import ParetoPoint
+from orchestrator.report.pareto import NAMES, Cost, ParetoPoint
 
 
 def curves_text(curves: Sequence[Curve], label: str) -> str:
@@ -20,11 +21,32 @@ def curves_text(curves: Sequence[Curve], label: str) -> str:
 
 
 def intervals_text(rows: Sequence[Interval], label: str) -> str:
-    def one(row: Interval) -> str:
-        bounds = "" if row.low is None else f" [{row.low:.4f}, {row.high:.4f}]"
-        return f"{row.cell} {row.mean:.4f}{bounds}"
+    told = "; ".join(f"{row.cell} {_with_bounds(row)}" for row in rows)
+    return f"{label}, mean with its interval: {told}."
 
-    return f"{label}, mean with its interval: {'; '.join(map(one, rows))}."
+
+def interaction_text(found: Interaction) -> str:
+    """How far what one axis does depends on the other, and what is not held equal."""
+    told = [
+        f"{each.row} against {found.rows[0]}, at {each.column} more than at {found.columns[0]} by "
+        f"{_with_bounds(each.found)}"
+        for each in found.contrasts
+    ]
+    if found.along:
+        told.append(f"not held equal: {', '.join(found.along)}")
+    return "; ".join(told)
+
+
+def means_text(found: Interaction, label: str) -> str:
+    means = "; ".join(
+        f"{row}, {column} {_with_bounds(each)}" for (row, column), each in found.intervals.items()
+    )
+    return f"{label} by {found.row_axis} and {found.column_axis}: {means}."
+
+
+def _with_bounds(each: Interval) -> str:
+    bounds = "" if each.low is None else f" [{each.low:.4f}, {each.high:.4f}]"
+    return f"{each.mean:.4f}{bounds}"
 
 
 def load_text(load: Load) -> str:
@@ -51,9 +73,11 @@ def specialization_text(panel: Specialization) -> str:
     return f"NMI of expert and label in {panel.cell}: {layers}."
 
 
-def pareto_text(points: Sequence[ParetoPoint], label: str) -> str:
-    front = "; ".join(f"{p.cell} {p.value:.4f} at {p.flops:.3g}" for p in points if p.on_front)
-    return f"{label} against training FLOPs; on the front: {front}."
+def pareto_text(points: Sequence[ParetoPoint], label: str, against: Cost = "flops") -> str:
+    front = "; ".join(
+        f"{p.cell} {p.value:.4f} at {p.spends(against):.3g}" for p in points if p.on_front
+    )
+    return f"{label} against {NAMES[against]}; on the front: {front}."
 
 
 def importance_text(shares: Mapping[str, float]) -> str:

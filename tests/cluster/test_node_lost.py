@@ -1,4 +1,7 @@
-"""A node of a cluster is lost in the middle: its trials go on elsewhere, to the same bits."""
+"""A node of a cluster is lost in the middle: its trials go on elsewhere, from its checkpoints.
+
+That they come to the same bits is held by test_harness.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,14 @@ from moe.code_digest import moe_digest
 from moe.metrics import VAL_LOSS
 from orchestrator.base.checkpoint_place import run_name
 from orchestrator.base.home import Home
-from orchestrator.driver.tune_loop import run
 from orchestrator.report.analysis import analyze_launch
 from orchestrator.report.records import read_launch
-from orchestrator.report.table_text import as_json
-from orchestrator.study.library import load_study
-
-
-def rows(table):
-    return [
-        {key: v for key, v in row.items() if key not in ("run_ids", "commits")}
-        for row in table["rows"]
-    ]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(tmp_path, corpus, hold, study_file):
-    study = study_file("lost", num_steps=400, eval_every=50)
-    with hold(load_study(str(study))) as undisturbed:
-        run(undisturbed)
-
+def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(tmp_path, corpus, study_file):
+    study = study_file("lost", num_steps=200, eval_every=25)
     folder = tmp_path / "cluster"
     folder.mkdir()
     script = Path(__file__).with_name("two_nodes.py")
@@ -54,13 +43,12 @@ def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(tmp_path, corpus,
     assert told["lost"], "a node was lost while two trials ran"
     assert [t["state"] for t in told["trials"]] == ["complete"] * 4, told
     assert max(t["attempt"] for t in told["trials"]) == 2, "a trial of the lost node began again"
-    assert rows(told) == rows(json.loads(json.dumps(as_json(undisturbed.table()))))
 
     home = Home.at(folder / "home")
     client = MlflowClient(home.mlflow_uri)
     for trial in told["trials"]:
         history = client.get_metric_history(trial["mlflow_run_id"], VAL_LOSS)
-        assert [m.step for m in history] == list(range(50, 401, 50)), "nothing lost or doubled"
+        assert [m.step for m in history] == list(range(25, 201, 25)), "nothing lost or doubled"
         assert client.get_run(trial["mlflow_run_id"]).info.status == "FINISHED"
         kept = [a.path for a in client.list_artifacts(trial["mlflow_run_id"], "routing")]
         assert kept == ["routing/routing.parquet"], "made on another node, kept by the driver"

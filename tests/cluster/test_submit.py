@@ -1,6 +1,6 @@
 """A launch as a Ray job on a real head: submitted, watched, stopped in order, and gone on with.
 
-The same head has one logical GPU, which four trials share.
+The same head has one logical GPU, which two trials share.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ def wait_for(what, timeout_s=400):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corpus, study_file):
-    study, home = study_file("sent", num_steps=3000, eval_every=100), tmp_path / "home"
+    study, home = study_file("sent", num_steps=2000, eval_every=100, seeds=[0]), tmp_path / "home"
     options = [
         *("--address", head, "--home", home, "--corpus", corpus, "--json"),
-        *("--gpus-per-worker", "0.25", "--device", "cpu", "--cpus-per-worker", "1"),
+        *("--gpus-per-worker", "0.5", "--device", "cpu", "--cpus-per-worker", "1"),
     ]
 
     def moe_study(*arguments, token=True):
@@ -128,9 +128,9 @@ def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corp
 
     first = submit()
     running = wait_for(lambda: [t for t in trials(home) if t.state.name == "RUNNING"] or None)
-    wait_for(lambda: len([t for t in trials(home) if t.intermediate_values]) == 4)
+    wait_for(lambda: len([t for t in trials(home) if t.intermediate_values]) == 2)
     assert running
-    assert len([t for t in trials(home) if t.state.name == "RUNNING"]) == 4, "they share the GPU"
+    assert len([t for t in trials(home) if t.state.name == "RUNNING"]) == 2, "they share the GPU"
     code, out, _ = moe_study("job", "status", first, "--address", head, "--json")
     assert (code, json.loads(out)["status"], json.loads(out)["study"]) == (0, "RUNNING", "sent")
 
@@ -142,7 +142,7 @@ def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corp
     assert "stopping" in out
     steps = {t.number: max(t.intermediate_values) for t in trials(home)}
 
-    second = submit("--max-tokens", str(4 * 3000 * 128))
+    second = submit("--max-tokens", str(2 * 2000 * 128))
     wait_for(lambda: {t.state.name for t in trials(home)} == {"COMPLETE"})
     status = ["job", "status", second, "--address", head, "--json"]
     told = wait_for(
@@ -150,7 +150,7 @@ def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corp
     )
     assert told["status"] == "SUCCEEDED", moe_study("job", "logs", second, "--address", head)[1]
     assert {t.state.name for t in trials(home)} == {"COMPLETE"}
-    assert all(max(t.intermediate_values) == 3000 > steps[t.number] for t in trials(home))
+    assert all(max(t.intermediate_values) == 2000 > steps[t.number] for t in trials(home))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
     python two_nodes.py FOLDER CORPUS STUDY.py
 
 Each node has a home and temporary folder of its own and no path to this code, or one machine would
-hide what does not travel. Prints the rows of the table and the trials, as JSON.
+hide what does not travel. Prints the trials as JSON.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from orchestrator.cluster import connection as settings
 from orchestrator.driver.options import Options
 from orchestrator.driver.session import opened
 from orchestrator.driver.tune_loop import run
-from orchestrator.report.table_text import as_json
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
 
-LOST_AT_STEP = 150
+LOST_AT_STEP = 75
 
 
 def add_node(cluster: Cluster, folder: Path) -> object:
@@ -72,8 +71,7 @@ def main(folder: Path, corpus: str, study: str, temporary: str) -> None:
         ray.shutdown()
         cluster.shutdown()
     trials = [{**r.as_json(), "attempt": r.attempt} for r in session.records]
-    rows = as_json(session.table())["rows"]
-    print(json.dumps({"rows": rows, "trials": trials, "lost": "lost" not in nodes, "said": said}))
+    print(json.dumps({"trials": trials, "lost": "lost" not in nodes, "said": said}))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ _SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_nothing_is_lost_doubled_or_stuck():
-    short = ("--rounds", "1", "--faults", "3", "--kinds", "driver,worker,node", "--steps", "100")
+    short = ["--rounds", "1", "--faults", "3", "--cells", "5", "--steps", "100"]
+    short += ["--kinds", "driver,worker,node"]
     done = subprocess.run(
         [sys.executable, _SCRIPT, *short],
         capture_output=True,

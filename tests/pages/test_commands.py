@@ -13,9 +13,13 @@ from types import SimpleNamespace
 import pytest
 from typer.main import get_command
 
+from moe.code_digest import moe_digest
+from moe.memory_fit import size_text
+from moe.metrics import STEP, TIMESTAMP_MS, VAL_LOSS
 from orchestrator.base.errors import BadInput
 from orchestrator.cli.pages import _port
 from orchestrator.cli.parameters import app, complete_path, complete_scale, complete_study
+from orchestrator.stores.trial_record import MOE_DIGEST
 from orchestrator.study.library import load_study, study_names
 from orchestrator.study.resolve import resolve
 
@@ -129,6 +133,29 @@ def test_doctor_fails_where_a_launch_would(tmp_path, moe_study):
     assert code == 1
     assert failed["name"] == "Optuna storage"
     assert failed["remedy"]
+
+
+@pytest.mark.parametrize("free", [10**9, 10**5])
+def test_doctor_sets_what_a_launch_has_still_to_write_beside_what_is_free(
+    free, hold, grid_study, monkeypatch, moe_study
+):
+    with hold(grid_study) as session:
+        home = session.options.home
+        record = session.ledger.next().record
+        folder = home.run_folder(record.config_hash, moe_digest())
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(bytes(300_000))
+        session.ledger.started(record.number)
+        last = {STEP: 8, "tokens": 1024, TIMESTAMP_MS: 1000, VAL_LOSS: 2.5}
+        session.ledger.annotate(record.number, {MOE_DIGEST: moe_digest()})
+        session.ledger.completed(record.number, last, tokens=1024)
+        left = len(session.records) - 1
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=free))
+    code, out, _ = moe_study("doctor", "--home", home.root, "--no-ray", "--json")
+    (told,) = [check for check in json.loads(out)["checks"] if check["name"] == "launch"]
+    assert f"about {size_text(left * 300_000)} to write, {size_text(free)} free" in told["found"]
+    assert told["state"] == ("note" if free > left * 300_000 else "failed")
+    assert code == 1  # a home wants more than either
 
 
 def test_ui_refuses_a_port_that_is_taken_and_a_home_that_is_not_there(

@@ -85,7 +85,7 @@ def test_it_says_how_to_reproduce_it(page, launch):
 
 def test_the_charts_are_plotly_figures_without_colours_of_their_own(page):
     figures = figures_of(page)
-    assert {"curves", "means", "differences", "load-0", "pareto"} <= figures.keys()
+    assert {"curves", "means", "differences", "load-0", "pareto", "pareto-active"} <= figures.keys()
     for name, figure in figures.items():
         go.Figure(with_colours(figure))  # raises on what plotly does not know
         if not name.startswith("load"):
@@ -102,10 +102,10 @@ def test_every_chart_says_what_it_shows(page, launch):
     for row in table.rows:
         if row.mean is not None:
             assert f"{row.cell} {row.mean:.4f}" in texts["means"]
-    front = [
-        p.cell for p in pareto_points(launch.trials, launch.home, metric="val/loss") if p.on_front
-    ]
-    assert all(f"{cell} " in texts["pareto"].partition("on the front")[2] for cell in front)
+    for name, against in (("pareto", "flops"), ("pareto-active", "active")):
+        points = pareto_points(launch.trials, launch.home, metric="val/loss", against=against)
+        told = texts[name].partition("on the front")[2]
+        assert all((f" {p.cell} " in told) == p.on_front for p in points)
 
 
 def test_the_curves_that_a_reader_chooses_from_hold_every_seed(page, launch):
@@ -160,16 +160,17 @@ def test_no_number_stands_where_one_is_missing(launch, page):
     assert "of 14 trials" in page
 
 
-def test_the_front_holds_what_nothing_beats(launch):
-    points = pareto_points(launch.trials, launch.home, metric=launch.metric)
+@pytest.mark.parametrize("against", ["flops", "active"])
+def test_the_front_holds_what_nothing_beats(launch, against):
+    points = pareto_points(launch.trials, launch.home, metric=launch.metric, against=against)
     assert points
     for point in points:
         beaten = [
             other
             for other in points
-            if other.flops <= point.flops
+            if other.spends(against) <= point.spends(against)
             and other.value <= point.value
-            and (other.flops, other.value) != (point.flops, point.value)
+            and (other.spends(against), other.value) != (point.spends(against), point.value)
         ]
         assert point.on_front == (not beaten)
 

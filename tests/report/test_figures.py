@@ -28,7 +28,8 @@ from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
 from orchestrator.report.statistics import mean_interval
 from orchestrator.stores.optuna_launches import LaunchInfo
-from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, MOE_DIGEST, TrialRecord
+from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, MOE_DIGEST, PARAMS_ACTIVE, TrialRecord
+from orchestrator.study.design import Fixed
 
 STEPS = (10, 20, 40)
 BATCH_TOKENS = 512
@@ -178,10 +179,11 @@ def test_every_figure_names_its_launch_and_is_as_wide_as_a_page(full, home):
 def test_print_and_page_show_the_same_numbers(full, home):
     (ax,) = axes_of(drawn(full, home)["curves"])
     trials = [
-        dataclasses.replace(r, attributes={**r.attributes, FLOPS_PER_TOKEN: 6}) for r in full.trials
+        dataclasses.replace(r, attributes={**r.attributes, FLOPS_PER_TOKEN: 6, PARAMS_ACTIVE: 9})
+        for r in full.trials
     ]
     launch = dataclasses.replace(full, trials=trials)
-    sections = {section.title: section for section in chart_sections(launch)}
+    sections = {section.title: section for section in chart_sections(launch, Fixed())}
     curves = sections["Curves"].figures["curves"]
     named = [trace for trace in curves["data"] if "name" in trace]
     assert {trace["name"] for trace in named} == {

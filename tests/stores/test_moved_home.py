@@ -202,7 +202,8 @@ def test_the_page_of_a_copy_shows_its_own_artifacts(copied, tmp_path):
     command = [sys.executable, "-m", "orchestrator.cli", "ui", "--home", str(copy.root)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        address = process.stdout.readline().split()[-1].partition("/#")[0]
+        words = [process.stdout.readline().split() for _ in range(3)]
+        (address,) = (line[-1].partition("/#")[0] for line in words if line[0] == "MLflow")
         url = f"{address}/get-artifact?run_uuid={run_id}&path=notes/notes.txt"
         with urllib.request.urlopen(url, timeout=60) as answer:
             assert answer.read() == b"of trial 0"

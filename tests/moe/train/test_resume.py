@@ -152,9 +152,9 @@ def test_other_number_of_workers_goes_on_with_new_dropout(tmp_path, store, make_
     found = load_checkpoint(tmp_path / "step_00000004")
     two_ranks = dataclasses.replace(found.trainer, generators=found.trainer.generators * 2)
     trainer = Trainer(config, store, train.__kwdefaults__["world"])
-    trainer.load(found)
+    trainer.load(found, Storage.at(tmp_path))
     same = torch.get_rng_state()
-    trainer.load(dataclasses.replace(found, trainer=two_ranks))
+    trainer.load(dataclasses.replace(found, trainer=two_ranks), Storage.at(tmp_path))
     assert not torch.equal(torch.get_rng_state(), same)
     assert all(
         torch.equal(value, found.model[name]) for name, value in trainer.model.state_dict().items()
