@@ -14,6 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 # And it starts a Python process a CPU before anything asks for one.
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+# What only watches a cluster looks every 5 s: some 20 s of CPU time for each in a run of all tests.
+os.environ.setdefault("AUTOSCALER_UPDATE_INTERVAL_S", "60")
+os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
 
 from orchestrator.cluster import connection
 from orchestrator.stores import mlflow_client
@@ -87,8 +90,17 @@ def ray_cluster():
 
 @pytest.fixture
 def no_pdf(monkeypatch):
-    """Figures as PNG alone: subsetting the fonts of a PDF takes half of all drawing."""
+    """Figures as PNG alone, and a page without pictures for who has no JavaScript: subsetting the
+    fonts of a PDF takes half of all drawing, the pictures most of the rest."""
     monkeypatch.setattr("orchestrator.report.print_figures.FORMATS", ("png",))
+    monkeypatch.setattr("orchestrator.report.sections.pictures", lambda data: {})
+
+
+@pytest.fixture(autouse=True)
+def few_figures(request):
+    """Where tests are not about figures: every launch that ends in order draws them."""
+    if request.path.parent.name in ("archive", "cluster", "driver", "stores", "study", "trials"):
+        request.getfixturevalue("no_pdf")
 
 
 @pytest.fixture

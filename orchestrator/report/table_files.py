@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -32,8 +33,13 @@ def write_registration(history: History, folder: Path) -> Path:
 
 def write_environment(folder: Path) -> Path:
     """Python and every installed distribution, as pip would freeze them."""
+    path = folder / "environment.txt"
+    path.write_text(_environment())
+    return path
+
+
+@cache
+def _environment() -> str:
     installed = {f"{d.name}=={d.version}" for d in metadata.distributions()}
     lines = [f"# Python {platform.python_version()}", *sorted(installed, key=str.lower)]
-    path = folder / "environment.txt"
-    path.write_text("".join(f"{line}\n" for line in lines))
-    return path
+    return "".join(f"{line}\n" for line in lines)

@@ -12,7 +12,9 @@ import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -34,6 +36,7 @@ OPTION = "--optuna-storage"
 _SQLITE, _JOURNAL = "sqlite:///", "journal:"
 # Only a writer that died still holds a journal's lock after this; Optuna's own wait is 30 s.
 _JOURNAL_GRACE_S = 5
+_newest_tables: dict[str, str] = {}  # the schema, by Optuna's version
 
 
 def local_store_file(url: str) -> Path | None:
@@ -109,10 +112,25 @@ def trouble_named(url: str) -> Iterator[None]:
 
 def _relational(url: str, *, create: bool, connect_args: dict[str, int]) -> BaseStorage:
     kwargs = {"connect_args": connect_args, "hide_parameters": True}
-    database = RDBStorage(url, engine_kwargs=kwargs, skip_table_creation=not create)
+    database = _database(url, engine_kwargs=kwargs, skip_table_creation=not create)
     storage = get_storage(database)
     weakref.finalize(storage, database.engine.dispose)  # Optuna leaves its connections open
     return storage
+
+
+def _database(url: str, **options: Any) -> RDBStorage:
+    """Raises RuntimeError, as Optuna does, where the tables are not of this version of it.
+
+    For that check it reads its migrations, some thirty Python files, each time that a storage is
+    opened; what is newest stays so for the life of a process.
+    """
+    database = RDBStorage(url, skip_compatibility_check=True, **options)
+    if optuna.__version__ not in _newest_tables:
+        _newest_tables[optuna.__version__] = database.get_head_version()
+    if database.get_current_version() == _newest_tables[optuna.__version__]:
+        return database
+    database.engine.dispose()
+    return RDBStorage(url, **options)
 
 
 @contextmanager

@@ -123,7 +123,6 @@ STUDY = Study(
 """
 
 
-@pytest.mark.usefixtures("no_pdf")
 def test_the_command_tells_and_writes_a_study_that_resolves(
     home, corpus, moe_study, tmp_path, monkeypatch
 ):

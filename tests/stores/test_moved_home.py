@@ -84,7 +84,6 @@ def artifact(home, run_id, path, to):
     return Path(MlflowClient(home.mlflow_uri).download_artifacts(run_id, path, str(to))).read_text()
 
 
-@pytest.mark.usefixtures("no_pdf")
 def test_what_opens_a_copy_writes_and_reads_there_and_nowhere_else(
     copied, grid_study, corpus, tmp_path
 ):

@@ -16,6 +16,7 @@ from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import TrialState, create_trial
 
 import orchestrator
+from orchestrator.base.errors import BadInput
 from orchestrator.stores import optuna_private as private
 from orchestrator.stores.optuna_storage import open_storage
 from orchestrator.stores.optuna_trials import OptunaTrials
@@ -47,6 +48,15 @@ def test_the_tables_are_those_that_this_project_knows(storage):
     }
     for model, columns in models.items():
         assert set(columns) <= set(model.__table__.columns.keys())
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_tables_of_another_version_are_refused(storage, tmp_path, create):
+    """Also in a process that has opened others."""
+    with private.relational(storage).begin() as connection:
+        connection.execute(private.text("UPDATE alembic_version SET version_num = 'v3.0.0.a'"))
+    with pytest.raises(BadInput, match="storage upgrade"):
+        open_storage(f"sqlite:///{tmp_path}/o.db", create=create)
 
 
 def test_a_journal_is_no_database_and_its_lines_begin_alike(tmp_path):
