@@ -160,15 +160,19 @@ class MlflowRuns:
         point: Point,
         *,
         number: int,
+        note: str,
         tags: Mapping[str, str],
         patience_s: float | None = None,
     ) -> str:
-        """A run that knows its trial; what else is known before it starts is on its way there.
+        """A run that knows its trial, with a note for its page; what else is known before it starts
+        is on its way there.
 
         Raises StoreUnavailable and StudyError as `RunRequests.run_of` does, whose `patience_s` is.
         """
         run_id = self._requests.run_of(
-            number, lambda: self._new_run(point, number, tags), patience_s=patience_s
+            number,
+            lambda: self._new_run(point, number, {NOTE_TAG: note, **tags}),
+            patience_s=patience_s,
         )
         self._outbox.send(
             {

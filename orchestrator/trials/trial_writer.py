@@ -43,6 +43,7 @@ from orchestrator.stores.trial_record import (
     DEVICE_S as DEVICE_S_ATTRIBUTE,
 )
 from orchestrator.study.launch import Launch, Point
+from orchestrator.study.run_note import run_note
 from orchestrator.trials.spending import Spending
 from orchestrator.trials.trial_table import TrialTable
 
@@ -115,6 +116,7 @@ class TrialWriter:
         run_id = self._tracking.create_run(
             point,
             number=record.number,
+            note=run_note(self._launch, point),
             patience_s=patience_s,
             tags={
                 "study": self._launch.study.name,

@@ -16,6 +16,7 @@ from orchestrator.driver.tune_adapters import make_scheduler
 from orchestrator.report.records import read_launch
 from orchestrator.study.launch import launch_name
 from orchestrator.study.resolve import resolve
+from orchestrator.study.run_note import run_note
 from search_spaces.cells import Cell
 
 
@@ -38,6 +39,35 @@ def test_the_name_carries_study_scale_corpus_and_overrides(grid_study, corpus):
     assert (study, scale) == ("tiny-grid", "smoke")
     assert text == f"files:documents.jsonl@{plain.corpus_digest[:8]}"
     assert changed.name == plain.name + "/train.num_steps=9"
+
+
+def test_a_run_says_on_its_page_in_what_it_is_unlike_the_baseline(home, hold, grid_study):
+    with hold(grid_study) as session:
+        while assignment := session.ledger.next():
+            session.ledger.started(assignment.record.number)
+            session.ledger.failed(assignment.record.number, "left")
+        runs = {record.cell: record.run_id for record in session.records if record.seed == 1}
+    client = MlflowClient(home.mlflow_uri)
+    notes = {
+        cell: client.get_run(run_id).data.tags["mlflow.note.content"]
+        for cell, run_id in runs.items()
+    }
+    unlike = "Unlike the baseline `learned`:"
+    assert notes == {
+        "learned": "Seed 1 of the baseline `learned`.",
+        "frozen": f"Seed 1 of `frozen`. {unlike} `moe.router` frozen (learned).",
+        "dense": f"Seed 1 of `dense`. {unlike} `moe.num_experts` 0 (4).",
+    }
+
+
+def test_a_point_of_a_search_is_unlike_its_scale(sampled_study, corpus):
+    launch = resolve(sampled_study, corpus_spec=corpus)
+    point = launch.sampled_point({"moe.num_experts": 8, "moe.top_k": 2, "moe.router": "random"}, 0)
+    told = run_note(launch, point)
+    assert told.startswith(f"Seed 0 of `{point.cell}`. Unlike the scale `smoke`: ")
+    assert "`moe.num_experts` 8 (4)" in told
+    assert "`moe.router` random (learned)" in told
+    assert "seed" not in told.partition("Unlike")[2]
 
 
 def test_long_overrides_keep_launches_apart(grid_study, corpus):

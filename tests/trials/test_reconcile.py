@@ -80,10 +80,10 @@ def test_a_run_made_just_before_the_kill_is_removed(home, hold, grid_study, said
     with hold(grid_study) as session:
         assignment = session.ledger.next()
         twin = session.tracking.create_run(
-            assignment.point, number=assignment.record.number + 1, tags={}
+            assignment.point, number=assignment.record.number + 1, note="", tags={}
         )
         point = [p for p in session.launch.points()][1]
-        lost = session.tracking.create_run(point, number=1, tags={})
+        lost = session.tracking.create_run(point, number=1, note="", tags={})
     client = MlflowClient(home.mlflow_uri)
     with hold(grid_study):
         pass
