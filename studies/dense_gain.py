@@ -31,11 +31,13 @@ class Size:
     blocks: int
     vocabulary: int
     steps: int
+    warmup: int = 100
     rate: float = 0.008
 
     @property
     def name(self) -> str:
-        return f"d{self.width}-L{self.blocks}-V{self.vocabulary}-T{self.steps}"
+        warmup = "" if self.warmup == 100 else f"-W{self.warmup}"
+        return f"d{self.width}-L{self.blocks}-V{self.vocabulary}-T{self.steps}{warmup}"
 
     def cell(self, multiple: int, rate: float) -> Cell:
         """The dense model of `multiple` times the FFN's width."""
@@ -50,6 +52,7 @@ class Size:
                 "model.num_layers": self.blocks,
                 "data.vocab_size": self.vocabulary,
                 "optim.learning_rate": rate,
+                "optim.warmup_steps": self.warmup,
                 "train.num_steps": self.steps,
                 "train.eval_every": self.steps // 20,
             },
@@ -62,6 +65,7 @@ SIZES = (
     Size(width=32, blocks=2, vocabulary=1024, steps=2000),
     Size(width=32, blocks=4, vocabulary=512, steps=2000),
     Size(width=48, blocks=2, vocabulary=512, steps=2000),
+    Size(width=48, blocks=2, vocabulary=512, steps=2000, warmup=400),
     Size(width=24, blocks=2, vocabulary=512, steps=4000),
 )
 
@@ -75,9 +79,9 @@ STUDY = Study(
     name="dense_gain",
     question="At which size of a trial does a dense model gain from width as the paper's does?",
     baseline=SIZES[0].cell(1, SIZES[0].rate).name,
-    held_fixed="tokens a step, context, schedule: those of the cpu scale; dense models alone",
-    scales={"cpu": CPU_2025_11},
-    default_scale="cpu",
+    held_fixed="tokens a step, context, schedule: those of cpu-2025-11; dense models alone",
+    scales={"cpu-2025-11": CPU_2025_11},
+    default_scale="cpu-2025-11",
     cells=cells,
     seeds=(100, 101),
     claims=tuple(

@@ -69,7 +69,7 @@ CHOICE_MARGIN = half_of_least(
 # third seed, and `run --until-decided` gives more to the cells of claims that are open.
 DESIGN = Sequential(max_seeds=20)
 _FIRST = (0, 1, 2)
-SEEDS = {"cpu": _FIRST, "gpu": _FIRST, "paper": _FIRST}
+SEEDS = dict.fromkeys(("cpu", "gpu", "paper", "cpu-2025-11"), _FIRST)
 
 MULTIWIKI = "hub:wikimedia/wikipedia," + "+".join(f"20231101.{x}" for x in ("en", "de", "fr", "it"))
 OPENWEBTEXT = "hub:Skylion007/openwebtext"

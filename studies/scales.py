@@ -1,9 +1,10 @@
 """The base configurations that studies share, one a scale.
 
 `smoke`: a whole study in about two minutes on two cores; it shows that things work, and is no
-evidence. `cpu`: about a minute a trial on one core; its blocks and steps are the answer of
-`studies.cpu_scale`, and stay as they are: every result at that scale hangs on them. `gpu`: about
-25M active parameters. `paper`: GPT-2 small as in arXiv 2402.13089. All have GPT-2's blocks; any
+evidence. `cpu`: two to four minutes a trial on one core; it is the answer of `studies.dense_gain`,
+and stays as it is: every result at that scale hangs on it. `cpu-2025-11`: what `cpu` was before,
+the answer of `studies.cpu_scale`; it trains on so few tokens a parameter that capacity hardly
+matters. `gpu`: about 25M active parameters. `paper`: GPT-2 small as in arXiv 2402.13089. All have GPT-2's blocks; any
 study asks the same over LLaMA's with `--set model.family=llama`, or takes `of_family` as scales.
 """
 
@@ -39,6 +40,20 @@ SMOKE = TrialConfig(
 )
 
 CPU = TrialConfig(
+    model=ModelConfig(num_layers=2, d_model=48, num_heads=2, d_ff=192, context_length=128),
+    moe=PAPER_MOE,
+    data=DataConfig(tokenizer="bpe", vocab_size=512, test_fraction=0.05),
+    optim=OptimConfig(learning_rate=8e-3, warmup_steps=400),
+    train=TrainConfig(
+        num_steps=2000,
+        batch_tokens=2048,
+        micro_batch_tokens=2048,
+        eval_every=250,
+        eval_tokens=131072,
+    ),
+)
+
+CPU_2025_11 = TrialConfig(
     model=ModelConfig(num_layers=2, d_model=64, num_heads=4, d_ff=256, context_length=128),
     moe=PAPER_MOE,
     data=DataConfig(tokenizer="bpe", vocab_size=1024),
@@ -86,10 +101,7 @@ PAPER = TrialConfig(
     ),
 )
 
-# What `cpu` was until it was chosen anew (studies.dense_gain): results of before are at it.
-CPU_2025_11 = CPU
-
-SCALES = {"smoke": SMOKE, "cpu": CPU, "gpu": GPU, "paper": PAPER}
+SCALES = {"smoke": SMOKE, "cpu": CPU, "gpu": GPU, "paper": PAPER, "cpu-2025-11": CPU_2025_11}
 
 
 def of_family(name: str) -> dict[str, TrialConfig]:
