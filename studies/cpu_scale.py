@@ -1,4 +1,5 @@
-"""How large must a trial of the scale `cpu-2025-11` be? The smallest at which dense 1x and 2x separate.
+"""How large had a trial of the scale `cpu-2025-11` to be? The smallest at which dense 1x and 2x
+separate.
 
 Nothing here looks at a mixture, and its seeds are used nowhere else: a scale that was chosen for
 showing effects of mixtures would be no evidence of them. They separate where the interval of the

@@ -4,8 +4,9 @@
 evidence. `cpu`: two to four minutes a trial on one core; it is the answer of `studies.dense_gain`,
 and stays as it is: every result at that scale hangs on it. `cpu-2025-11`: what `cpu` was before,
 the answer of `studies.cpu_scale`; it trains on so few tokens a parameter that capacity hardly
-matters. `gpu`: about 25M active parameters. `paper`: GPT-2 small as in arXiv 2402.13089. All have GPT-2's blocks; any
-study asks the same over LLaMA's with `--set model.family=llama`, or takes `of_family` as scales.
+matters. `gpu`: about 25M active parameters. `paper`: GPT-2 small as in arXiv 2402.13089. All have
+GPT-2's blocks; any study asks the same over LLaMA's with `--set model.family=llama`, or takes
+`of_family` as scales.
 """
 
 from __future__ import annotations
