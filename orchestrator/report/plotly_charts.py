@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from orchestrator.report.figure_data import Curve, Interval, Load, Specialization
-from orchestrator.report.interactions import Interaction
 from orchestrator.report.pareto import NAMES, Cost, ParetoPoint
 
 Figure = dict[str, Any]
@@ -32,8 +31,8 @@ LIGHT = {
     "--ink": "#1f2328",
     "--grey": "#6e7781",
 }
-_COLOURS = tuple(name for name in LIGHT if name.startswith("--c"))
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+COLOURS = tuple(name for name in LIGHT if name.startswith("--c"))
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _ROW_PX = 26
 
 
@@ -44,8 +43,8 @@ def curves_chart(
     data: list[Figure] = []
     for i, curve in enumerate(curves):
         is_reference = curve.cell == reference
-        colour = "--ink" if is_reference else _COLOURS[i % len(_COLOURS)]
-        dash = "dash" if is_reference else _DASHES[i // len(_COLOURS) % len(_DASHES)]
+        colour = "--ink" if is_reference else COLOURS[i % len(COLOURS)]
+        dash = "dash" if is_reference else DASHES[i // len(COLOURS) % len(DASHES)]
         common = {"legendgroup": curve.cell, "x": _list(curve.x_E)}
         if curve.low_E is not None:
             edge = {**common, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
@@ -113,40 +112,6 @@ def forest_chart(rows: Sequence[Interval], *, label: str, zero: bool) -> Figure:
     if zero:
         layout["shapes"] = [_line("--grey", x=0)]
     return {"data": [mean, seeds] if known else [seeds], "layout": layout}
-
-
-def interaction_chart(found: Interaction, label: str) -> Figure:
-    """A line a value of the one axis, over the values of the other."""
-    data = []
-    for i, row in enumerate(found.rows):
-        of = [found.intervals[row, column] for column in found.columns]
-        colour = _COLOURS[i % len(_COLOURS)]
-        data.append(
-            {
-                "name": row,
-                "x": list(found.columns),
-                "y": [each.mean for each in of],
-                "mode": "lines+markers",
-                "line": {"color": colour, "dash": _DASHES[i % len(_DASHES)], "width": 2},
-                "marker": {"size": 8},
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [0 if x.high is None else x.high - x.mean for x in of],
-                    "arrayminus": [0 if x.low is None else x.mean - x.low for x in of],
-                    "color": colour,
-                    "thickness": 1.5,
-                },
-            }
-        )
-    layout = {
-        "xaxis": {"type": "category", "title": {"text": found.column_axis}},
-        "yaxis": {"title": {"text": label}},
-        "legend": {"title": {"text": found.row_axis}},
-        "height": 360,
-        "showlegend": True,
-    }
-    return {"data": data, "layout": layout}
 
 
 def load_chart(load: Load, ceiling: float) -> Figure:

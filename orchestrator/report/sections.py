@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.report import plotly_charts
+from orchestrator.report.axis_charts import interaction_chart, parallel_chart
 from orchestrator.report.curve_choices import curve_choices
-from orchestrator.report.figure_data import MOST_SAMPLED
+from orchestrator.report.figure_data import MOST_SAMPLED, counted
 from orchestrator.report.figure_labels import probe_name, word_form_note
 from orchestrator.report.interactions import interactions
 from orchestrator.report.launch_data import LaunchData
@@ -25,6 +26,7 @@ from orchestrator.report.text_alternatives import (
     pictures,
     specialization_text,
 )
+from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.design import Design
 
 
@@ -60,6 +62,7 @@ def chart_sections(launch: LaunchRecords, design: Design) -> list[Section]:
         _loads(data),
         *_specialization(data),
         _pareto(data),
+        *_search(data),
         _importance(launch),
     ]
 
@@ -118,10 +121,7 @@ def _interactions(data: LaunchData, design: Design) -> Iterator[Section]:
         how="Means of cells that differ in two axes alone, with the intervals of the study's own "
         "test. Lines that are not parallel: what one axis does depends on the other. By how much "
         "stands above each, paired by seed, each interval by itself.",
-        figures={
-            name: plotly_charts.interaction_chart(each, data.value_label)
-            for name, each in found.items()
-        },
+        figures={name: interaction_chart(each, data.value_label) for name, each in found.items()},
         captions={name: interaction_text(each) for name, each in found.items()},
         texts={name: means_text(each, data.value_label) for name, each in found.items()},
         missing="No two axes have a complete cell for each pair of their values.",
@@ -195,6 +195,37 @@ def _pareto(data: LaunchData) -> Section:
         },
         texts={names[a]: pareto_text(points, label, a) for a, points in drawn.items()},
         missing="No complete trial says how many tokens it was trained on.",
+    )
+
+
+def _search(data: LaunchData) -> Iterator[Section]:
+    launch = data.launch
+    if not launch.info.attributes.get("sampled"):
+        return
+    label, texts = data.value_label, {}
+    lower = launch.measure.better == "lower"
+    by_corpus: dict[str | None, list[TrialRecord]] = {}
+    for record in counted(launch.trials):
+        by_corpus.setdefault(record.corpus, []).append(record)
+    figures, captions = {}, {}
+    for i, (corpus, records) in enumerate(by_corpus.items()):
+        chart = parallel_chart(records, label=label, lower_is_better=lower)
+        if chart is not None:
+            name = f"parallel-{i}"
+            figures[name] = chart
+            captions[name] = f"{len(records)} trials{f' on {corpus}' if corpus else ''}"
+            best = (min if lower else max)(records, key=lambda record: record.final)
+            texts[name] = f"{len(records)} points of the search; the best, {best.cell}, has "
+            texts[name] += f"{best.final:.4f} {label}."
+    yield Section(
+        title="Points of the search",
+        how="A line a complete trial, through its choice on every axis to what it came to; the "
+        "better the darker. Drag along an axis to see the trials of that range alone, or the name "
+        "of an axis to move it.",
+        figures=figures,
+        captions=captions,
+        texts=texts,
+        missing="Fewer than three complete trials, or than two axes that moved.",
     )
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report import matplotlib_plots
 from orchestrator.report.matplotlib_plots import WIDTH_INCHES
+from orchestrator.report.plotly_charts import with_colours
 from orchestrator.report.print_figures import (
     draw_assignment,
     draw_launch,
@@ -396,6 +398,39 @@ def test_trials_of_other_code_are_left_out_and_counted(home):
     ]
     assert means == [3.0]
     assert "1 complete trials of other code are left out" in words(figure)
+
+
+def test_the_points_of_a_search_stand_over_all_of_its_axes(home):
+    known = {MOE_DIGEST: "code-1", FLOPS_PER_TOKEN: 6, PARAMS_ACTIVE: 9}
+    points = [
+        {"moe.top_k": 1, "optim.learning_rate": 0.5, "moe.router": "learned"},
+        {"moe.top_k": 2, "optim.learning_rate": 0.25, "moe.router": "frozen", "moe.balance": "a"},
+        {"moe.top_k": 2, "optim.learning_rate": 0.125, "moe.router": "learned"},
+    ]
+    trials = [
+        trial(i, f"p{i}", 0, 3.0 - i, params={**params, "moe.num_experts": 4}, attributes=known)
+        for i, params in enumerate(points)
+    ]
+    launch = launch_of(home, trials, sampled=True, baseline="the best point")
+    found = {section.title: section for section in chart_sections(launch, Fixed())}
+    assert "Two axes at a time" not in found, "those of a search are told from a model of it"
+    section = found["Points of the search"]
+    (chart,) = section.figures.values()
+    (trace,) = chart["data"]
+    shown = {each["label"]: each for each in trace["dimensions"]}
+    assert list(shown) == ["top_k", "learning_rate", "router", "balance", "val/loss (nats/token)"]
+    assert shown["learning_rate"]["values"] == [0.5, 0.25, 0.125]
+    router = [shown["router"]["ticktext"][i] for i in shown["router"]["values"]]
+    assert router == ["learned", "frozen", "learned"]
+    balance = [shown["balance"]["ticktext"][i] for i in shown["balance"]["values"]]
+    assert balance == ["\N{EN DASH}", "a", "\N{EN DASH}"]
+    assert trace["line"]["color"] == [3.0, 2.0, 1.0]
+    assert "p2, has 1.0000" in next(iter(section.texts.values()))
+    go.Figure(with_colours(chart))
+    few = chart_sections(dataclasses.replace(launch, trials=trials[:2]), Fixed())
+    assert not any(s.figures for s in few if s.title == "Points of the search")
+    grid = chart_sections(launch_of(home, trials), Fixed())
+    assert "Points of the search" not in {section.title for section in grid}
 
 
 def test_a_sampled_study_shows_its_best_cells_best_first(home):
