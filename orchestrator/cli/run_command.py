@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stdout
@@ -32,6 +33,7 @@ from orchestrator.cli.parameters import (
 from orchestrator.cluster.connection import Resources
 
 if TYPE_CHECKING:
+    from orchestrator.driver.session import Session
     from orchestrator.stores.trial_record import TrialRecord  # brings Optuna with it
 
 
@@ -164,6 +166,7 @@ def run_command(
             )
         )
         progress.planned(session.ledger)
+        progress.say(f"to watch it: {_where_to_watch(session)}")
         run(session)
         if not session.interrupted:
             publish(session)
@@ -171,6 +174,13 @@ def run_command(
             notifier.ended(states=count_states(session.records), interrupted=session.interrupted)
     print_session(session, as_json)
     raise typer.Exit(session.exit_code)
+
+
+def _where_to_watch(session: Session) -> str:
+    tracking = session.tracking
+    if tracking.has_server:
+        return tracking.link(tracking.parent_run_id)
+    return f"moe-study ui --home {shlex.quote(str(session.options.home.root))}"
 
 
 @app.command("ingest")

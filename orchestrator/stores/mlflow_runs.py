@@ -117,10 +117,15 @@ class MlflowRuns:
         return self._parent.info.run_id
 
     @property
+    def has_server(self) -> bool:
+        return self._client.tracking_uri.startswith("http")
+
+    @property
     def page(self) -> str:
         """Address of MLflow's page: its server's, or of a local store where `ui` shows it."""
-        uri = self._client.tracking_uri
-        return without_credentials(uri).rstrip("/") if uri.startswith("http") else LOCAL_PAGE
+        if self.has_server:
+            return without_credentials(self._client.tracking_uri).rstrip("/")
+        return LOCAL_PAGE
 
     def link(self, run_id: str) -> str:
         """Of a run on MLflow's page."""
