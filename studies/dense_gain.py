@@ -60,10 +60,10 @@ class Size:
 
 
 SIZES = (
-    Size(width=32, blocks=2, vocabulary=512, steps=2000),
-    Size(width=32, blocks=2, vocabulary=512, steps=4000),
+    Size(width=32, blocks=2, vocabulary=512, steps=2000, rate=0.016),
+    Size(width=32, blocks=2, vocabulary=512, steps=4000, rate=0.016),
     Size(width=32, blocks=2, vocabulary=1024, steps=2000),
-    Size(width=32, blocks=4, vocabulary=512, steps=2000),
+    Size(width=32, blocks=4, vocabulary=512, steps=2000, rate=0.016),
     Size(width=48, blocks=2, vocabulary=512, steps=2000),
     Size(width=48, blocks=2, vocabulary=512, steps=2000, warmup=400),
     Size(width=24, blocks=2, vocabulary=512, steps=4000),
