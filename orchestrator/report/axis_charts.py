@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.report.figure_labels import last_part
 from orchestrator.report.interactions import Interaction
 from orchestrator.report.plotly_charts import COLOURS, DASHES, Figure
 from orchestrator.stores.trial_record import TrialRecord
@@ -24,7 +25,7 @@ def interaction_chart(found: Interaction, label: str) -> Figure:
         colour = COLOURS[i % len(COLOURS)]
         data.append(
             {
-                "name": row,
+                "name": f"{last_part(found.row_axis)} {row}",
                 "x": list(found.columns),
                 "y": [each.mean for each in of],
                 "mode": "lines+markers",
@@ -43,7 +44,6 @@ def interaction_chart(found: Interaction, label: str) -> Figure:
     layout = {
         "xaxis": {"type": "category", "title": {"text": found.column_axis}},
         "yaxis": {"title": {"text": label}},
-        "legend": {"title": {"text": found.row_axis}},
         "height": 360,
         "showlegend": True,
     }
@@ -62,7 +62,7 @@ def parallel_chart(
     moved = [p for p in paths if len({str(record.params.get(p)) for record in trials}) > 1]
     if len(trials) < _LEAST_TRIALS or len(moved) < 2:
         return None
-    last = [path.rpartition(".")[2] for path in moved]
+    last = [last_part(path) for path in moved]
     dimensions = [
         _dimension(path if last.count(name) > 1 else name, [r.params.get(path) for r in trials])
         for path, name in zip(moved, last, strict=True)

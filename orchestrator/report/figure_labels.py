@@ -15,6 +15,11 @@ def label_of(metric: str) -> str:
     return metric if unit == "1" else f"{metric} ({unit})"
 
 
+def last_part(path: str) -> str:
+    """Of an axis, without its section."""
+    return path.rpartition(".")[2]
+
+
 def curve_label(measure: Metric) -> str:
     """Of what curves show: of a loss its perplexity, else the metric itself."""
     if not measure.is_loss:

@@ -272,11 +272,8 @@ def pareto_chart(points: Sequence[ParetoPoint], *, metric: str, against: Cost = 
 
 
 def _beside(places: Sequence[float], least: float, most: float) -> list[str]:
-    """Where a name stands: towards the middle, and on the other side than its neighbour's."""
-    return [
-        f"{('top', 'bottom')[i % 2]} {'left' if 2 * place > least + most else 'right'}"
-        for i, place in enumerate(places)
-    ]
+    """Where a name stands: above its point, where no step of the front is, towards the middle."""
+    return [f"top {'left' if 2 * place > least + most else 'right'}" for place in places]
 
 
 def _with_room(values: Sequence[float]) -> list[float]:

@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from orchestrator.report.figure_data import Curve, Interval, Load, Specialization
+from orchestrator.report.figure_labels import last_part
 from orchestrator.report.interactions import Interaction
 from orchestrator.report.launch_data import LaunchData
 from orchestrator.report.pareto import NAMES, Cost, ParetoPoint
@@ -27,9 +28,10 @@ def intervals_text(rows: Sequence[Interval], label: str) -> str:
 
 def interaction_text(found: Interaction) -> str:
     """How far what one axis does depends on the other, and what is not held equal."""
+    row, column = last_part(found.row_axis), last_part(found.column_axis)
     told = [
-        f"{each.row} against {found.rows[0]}, at {each.column} more than at {found.columns[0]} by "
-        f"{_with_bounds(each.found)}"
+        f"{row} {each.row} against {found.rows[0]}, at {column} {each.column} more than at "
+        f"{found.columns[0]} by {_with_bounds(each.found)}"
         for each in found.contrasts
     ]
     if found.along:

@@ -25,7 +25,7 @@ from orchestrator.driver.tune_loop import run
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
 
-LOST_AT_STEP = 75
+LOST_AT_STEP = 50
 
 
 def add_node(cluster: Cluster, folder: Path) -> object:
@@ -49,12 +49,16 @@ def main(folder: Path, corpus: str, study: str, temporary: str) -> None:
         head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": temporary},
     )
     nodes = {name: add_node(cluster, folder / name) for name in ("kept", "lost")}
-    reached: set[int] = set()
+    running: dict[int, int] = {}
 
     def listener(record, metrics) -> None:
-        if metrics is not None and metrics["step"] >= LOST_AT_STEP:
-            reached.add(record.number)
-        if len(reached) == 2 and "lost" in nodes:
+        """Each node has a trial in its middle: the first may have ended before the second began."""
+        if record.state != "running":
+            running.pop(record.number, None)
+        elif metrics is not None:
+            running[record.number] = metrics["step"]
+        both = len(running) == 2 and min(running.values()) >= LOST_AT_STEP
+        if both and "lost" in nodes:
             cluster.remove_node(nodes.pop("lost"), allow_graceful=False)
 
     options = Options(

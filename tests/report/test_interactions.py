@@ -67,7 +67,9 @@ def test_what_one_axis_does_more_at_one_value_of_the_other_is_paired_by_seed():
     low, high = confidence_sequence(each, 0.05, design.prior_scale)
     assert (contrast.found.low, contrast.found.high) == pytest.approx((low[-1], high[-1]))
     told = interaction_text(found)
-    assert told.startswith("frozen against learned, at sequence more than at token by ")
+    assert told.startswith(
+        "router frozen against learned, at routing_unit sequence more than at token by "
+    )
 
 
 def test_what_moves_along_is_told_and_what_does_not_is_held_equal():
