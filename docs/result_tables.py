@@ -1,11 +1,13 @@
 """The pages of docs/results: `python docs/result_tables.py` (`make results`) writes them anew.
 
 Each page comes from the export of one launch beside it, `NAME.moe-study`: nothing is typed, and no
-home is needed. A test holds the pages equal to what this writes.
+home is needed. One page more has the paper's eleven claims over all exports at the scale `cpu`. A
+test holds the pages equal to what this writes.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +16,33 @@ from orchestrator.archive.archived_launch import ArchivedLaunch, read, records_o
 from orchestrator.archive.container import SUFFIX
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.table_text import render
-from orchestrator.report.verdict_text import markdown_table
+from orchestrator.report.verdict_text import markdown_table, verdict_word
 from orchestrator.stores.trial_record import count_states
 from orchestrator.study.library import load_study
 
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- generated: make results -->", "<!-- end of generated -->"
+CLAIMS_PAGE = RESULTS / "eleven_claims.md"
+_PAPER_STUDIES = (
+    "paper",
+    "paper_balance",
+    "paper_specialization",
+    "paper_table1",
+    "paper_table2",
+    "paper_table3",
+)
+_CLAIMS_INTRODUCTION = """<!-- written by `make results` from all exports at the scale cpu -->
+
+# The eleven claims of arXiv 2402.13089, at the scale `cpu`
+
+Estimates are of `a` minus `b` in nats a token, on the test split, with the interval of the study's
+design; the cells and everything else are on the page of each study. "not run": no export here has
+it.
+"""
+_TAU_INTRODUCTION = """Kendall's tau of our means with the published perplexities, and its interval
+over seeds where a table has two.
+"""
+_TAU_HEADINGS = ("table", "our corpus", "the paper's corpus", "tau", "cells")
 _HEADINGS = ("table", "export", "launch", "trials", "seeds", "trained by")
 
 
@@ -46,6 +69,44 @@ def _about(archived: ArchivedLaunch, launch: LaunchRecords) -> Iterator[str]:
             ", with changes that are in no commit" if driver.get("git.dirty") == "true" else ""
         )
         yield f"Driver: commit {driver.get('git.commit', 'unknown')}{changed}; {versions}."
+
+
+def claims_page(files: list[Path]) -> str:
+    """The paper's claims, what each corpus says of them, and the order of cells beside its own."""
+    asked = {
+        claim.id: claim.statement
+        for name in _PAPER_STUDIES
+        for claim in load_study(name).claims
+        if re.fullmatch(r"C[0-9]+", claim.id)
+    }
+    found: dict[str, dict[str, str]] = {}
+    orders = []
+    for file in files:
+        archived = read(file)
+        if archived.study.name not in _PAPER_STUDIES or archived.attributes["scale"] != "cpu":
+            continue
+        corpus, page = archived.attributes["corpus"], f"[{file.stem}]({file.stem}.md)"
+        with records_of(archived) as launch:
+            table = launch.table(load_study(archived.study.name))
+        assert table.judgement is not None
+        for verdict in table.judgement.verdicts:
+            estimate = "" if verdict.estimate is None else f" {verdict.estimate:+.4f}"
+            bounds = ""
+            if verdict.ci_low is not None and verdict.ci_high is not None:
+                bounds = f" [{verdict.ci_low:+.4f}, {verdict.ci_high:+.4f}]"
+            told = f"{verdict_word(verdict)}{estimate}{bounds}, n = {verdict.n} ({page})"
+            found.setdefault(corpus, {})[verdict.id] = told
+        for published, tau in table.rank_correlation.items():
+            if tau.tau is not None:
+                bounds = "" if tau.ci_low is None else f" [{tau.ci_low:.2f}, {tau.ci_high:.2f}]"
+                orders.append([page, corpus, published, f"{tau.tau:.2f}{bounds}", str(tau.n)])
+    rows = [
+        [name, asked[name], *(of.get(name, "not run") for of in found.values())]
+        for name in sorted(asked, key=lambda name: int(name[1:]))
+    ]
+    claims = "\n".join(markdown_table(("claim", "the paper says", *found), rows))
+    taus = "\n".join(markdown_table(_TAU_HEADINGS, orders))
+    return f"{_CLAIMS_INTRODUCTION}\n{claims}\n\n{_TAU_INTRODUCTION}\n{taus}\n"
 
 
 def contents(files: list[Path]) -> str:
@@ -80,6 +141,7 @@ def main() -> None:
         page = file.with_suffix(".md")
         page.write_text(page_of(file), encoding="utf-8")
         print(page)
+    CLAIMS_PAGE.write_text(claims_page(exports()), encoding="utf-8")
     readme = RESULTS / "README.md"
     readme.write_text(renewed(readme.read_text("utf-8"), contents(exports())), encoding="utf-8")
 

@@ -28,11 +28,17 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class RankCorrelation:
-    """Kendall's tau-b over n cells; None where it is undefined (n < 2, or all tied)."""
+    """Kendall's tau-b over n cells; None where it is undefined (n < 2, or all tied).
+
+    Its interval, where there is one, is over `seeds` seeds (`tau_interval`).
+    """
 
     tau: float | None
     p_value: float | None
     n: int
+    ci_low: float | None = None
+    ci_high: float | None = None
+    seeds: int = 0
 
 
 def _sample(values: Iterable[float]) -> np.ndarray:
@@ -160,3 +166,29 @@ def kendall_tau(ours: Mapping[str, float], published: Mapping[str, float]) -> Ra
         return RankCorrelation(tau=None, p_value=None, n=len(cells))
     result = stats.kendalltau(x, y)
     return RankCorrelation(tau=float(result.statistic), p_value=float(result.pvalue), n=len(cells))
+
+
+def tau_interval(
+    values: Mapping[str, Mapping[int, float]], published: Mapping[str, float], *, draws: int = 2000
+) -> tuple[float, float, int] | None:
+    """The 95% percentile interval of Kendall's tau-b under resampling of seeds, and their number.
+
+    A draw takes seeds with replacement, the same for all cells, since a seed's cells are paired.
+    None under two seeds that all the cells have, or where no order is defined.
+    """
+    cells = sorted(values.keys() & published.keys())
+    shared = sorted(set.intersection(*(set(values[cell]) for cell in cells))) if cells else []
+    if len(shared) < 2:
+        return None
+    value_CS = np.array([[values[cell][seed] for seed in shared] for cell in cells])
+    drawn = np.random.default_rng(0).integers(len(shared), size=(draws, len(shared)))
+    mean_CD = value_CS[:, drawn].mean(axis=2)
+    first, second = np.triu_indices(len(cells), 1)
+    ours_PD = np.sign(mean_CD[first] - mean_CD[second])
+    theirs = np.array([published[cell] for cell in cells])
+    theirs_P = np.sign(theirs[first] - theirs[second])
+    untied = np.sqrt((ours_PD != 0).sum(axis=0) * (theirs_P != 0).sum())
+    if not untied.all():
+        return None
+    low, high = np.quantile((ours_PD * theirs_P[:, None]).sum(axis=0) / untied, (0.025, 0.975))
+    return float(low), float(high), len(shared)

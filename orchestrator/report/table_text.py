@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.base.errors import BadInput
 from orchestrator.report.latex_table import Precision, latex
 from orchestrator.report.row_contrasts import Difference
+from orchestrator.report.statistics import RankCorrelation
 from orchestrator.report.table_columns import (
     DECIDED,
     NOT_CAUSAL,
@@ -138,9 +139,15 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
             continue
         lines.append(
             f"Kendall's tau of our means with the published perplexity on {corpus}: "
-            f"{found.tau:.2f} over {found.n} cells (p = {found.p_value:.2g})."
+            f"{found.tau:.2f}{_over_seeds(found)} over {found.n} cells (p = {found.p_value:.2g})."
         )
     return lines + (remarks(table.judgement) if table.judgement and with_remarks else [])
+
+
+def _over_seeds(found: RankCorrelation) -> str:
+    if found.ci_low is None:
+        return ""
+    return f" [{found.ci_low:.2f}, {found.ci_high:.2f}] (bootstrap over {found.seeds} seeds)"
 
 
 def _contrast_notes(table: Table) -> Iterator[str]:

@@ -23,7 +23,7 @@ from moe.metrics import (
 )
 from orchestrator.report.judge import Judgement, main_digest
 from orchestrator.report.row_contrasts import Difference, RowContrasts
-from orchestrator.report.statistics import RankCorrelation, kendall_tau, mean_interval
+from orchestrator.report.statistics import RankCorrelation, kendall_tau, mean_interval, tau_interval
 from orchestrator.stores.trial_record import (
     COMMIT,
     FLOPS_PER_TOKEN,
@@ -58,8 +58,9 @@ class Row:
     configuration is not known. `upcycled_tokens`: what the dense trial cost that it started from.
     `search_value` is the mean that a search goes by, where that is not `mean` (a test split).
     `corpus` is what it was trained and evaluated on, in a launch that has several. `params` are its
-    values of what moves in the study, by path. `sd` is of a seed's value. `difference` is from the
-    baseline; `is_best`: whether it is decided to be better than every row that compares with it.
+    values of what moves in the study, by path. `values` are those of its seeds, `sd` is their
+    deviation. `difference` is from the baseline; `is_best`: whether it is decided to be better than
+    every row that compares with it.
     """
 
     cell: str
@@ -86,6 +87,7 @@ class Row:
     upcycled_tokens: int | None = None
     search_value: float | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    values: dict[int, float] = field(default_factory=dict)
     sd: float | None = None
     is_baseline: bool = False
     is_best: bool = False
@@ -228,7 +230,12 @@ def _rank_correlation(
         for corpus in dict.fromkeys(corpus for row in group for corpus in row.published):
             published = {r.cell: r.published[corpus] for r in group if corpus in r.published}
             name = f"{corpus}, ours on {label}" if len(groups) > 1 else corpus
-            found[name] = kendall_tau(ours, published)
+            tau = kendall_tau(ours, published)
+            values = {row.cell: row.values for row in group if row.cell in ours}
+            if tau.tau is not None and (bounds := tau_interval(values, published)) is not None:
+                low, high, seeds = bounds
+                tau = replace(tau, ci_low=low, ci_high=high, seeds=seeds)
+            found[name] = tau
     return found
 
 
@@ -266,6 +273,7 @@ def _row(records: list[TrialRecord], digest: str, published: Published, measure:
         upcycled_tokens=first.attributes.get(UPCYCLED_TOKENS),
         search_value=fmean(on_validation) if on_validation else None,
         params=dict(first.params),
+        values={s: r.final for s, r in sorted(complete.items()) if r.final is not None},
         sd=estimate.sd if estimate else None,
         stopped=_stopped(records),
     )

@@ -21,9 +21,16 @@ def test_a_page_is_what_its_export_says(file):
     assert file.stat().st_size < 500_000
 
 
+def test_the_page_of_the_claims_has_each_once_with_what_the_exports_say():
+    page = _TABLES["CLAIMS_PAGE"].read_text("utf-8")
+    assert page == _TABLES["claims_page"](FILES), "run `make results`"
+    assert re.findall(r"^\| C(\d+) \|", page, re.M) == [str(i) for i in range(1, 12)]
+    assert re.search(r"^\| C2 .*(supported|refuted|undecided).*paper_table1", page, re.M)
+
+
 def test_no_page_is_typed_and_the_list_is_whole():
     assert FILES
-    pages = {path.stem for path in RESULTS.glob("*.md")} - {"README"}
+    pages = {path.stem for path in RESULTS.glob("*.md")} - {"README", "eleven_claims"}
     assert pages == {file.stem for file in FILES}
     readme = (RESULTS / "README.md").read_text("utf-8")
     assert readme == _TABLES["renewed"](readme, _TABLES["contents"](FILES)), "run `make results`"

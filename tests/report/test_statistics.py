@@ -17,6 +17,7 @@ from orchestrator.report.statistics import (
     mean_interval,
     paired_differences,
     region_p_values,
+    tau_interval,
     two_sided_p,
 )
 
@@ -265,6 +266,32 @@ def test_kendall_over_shared_cells():
     reference = stats.kendalltau([1, 2, 4, 3], [9.9, 10.6, 11.0, 11.6])
     assert found.tau == pytest.approx(reference.statistic)
     assert found.p_value == pytest.approx(reference.pvalue)
+
+
+def test_the_interval_of_tau_is_over_seeds_that_all_cells_have():
+    choice = np.random.default_rng(1)
+    published = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 3.0, "e": 4.0}
+    values = {
+        cell: {seed: float(choice.normal(at, 1.5)) for seed in range(6)}
+        for cell, at in published.items()
+    }
+    values["a"][9] = 0.0  # a seed of one cell alone
+    values["only here"] = {0: 0.0}
+    low, high, seeds = tau_interval(values, published, draws=400)
+    assert seeds == 6
+    drawn = np.random.default_rng(0).integers(6, size=(400, 6))
+    cells = list(published)
+    taus = [
+        stats.kendalltau(
+            [np.mean([values[cell][s] for s in picks]) for cell in cells],
+            [published[cell] for cell in cells],
+        ).statistic
+        for picks in drawn
+    ]
+    assert (low, high) == pytest.approx(tuple(np.quantile(taus, (0.025, 0.975))))
+    assert low < kendall_tau({c: np.mean(list(values[c].values())) for c in cells}, published).tau
+    assert tau_interval({cell: {0: of[0]} for cell, of in values.items()}, published) is None
+    assert tau_interval({}, published) is None
 
 
 @pytest.mark.parametrize(
