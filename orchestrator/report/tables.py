@@ -226,12 +226,13 @@ def _rank_correlation(
         groups.setdefault(row.corpus_label, []).append(row)
     found = {}
     for label, group in groups.items():
-        ours = {r.cell: r.mean for r in group if r.mean is not None and r.moe_digest == digest}
+        kept = [r for r in group if r.mean is not None and r.moe_digest == digest]
+        ours = {row.cell: row.mean for row in kept}
+        values = {row.cell: row.values for row in kept}
         for corpus in dict.fromkeys(corpus for row in group for corpus in row.published):
             published = {r.cell: r.published[corpus] for r in group if corpus in r.published}
             name = f"{corpus}, ours on {label}" if len(groups) > 1 else corpus
             tau = kendall_tau(ours, published)
-            values = {row.cell: row.values for row in group if row.cell in ours}
             if tau.tau is not None and (bounds := tau_interval(values, published)) is not None:
                 low, high, seeds = bounds
                 tau = replace(tau, ci_low=low, ci_high=high, seeds=seeds)

@@ -159,6 +159,14 @@ def test_a_trial_that_never_started_stands_with_its_cell(records):
     assert "code" not in render(made, "markdown").splitlines()[2]
 
 
+def test_the_order_of_cells_is_that_of_one_code(records):
+    """Also its interval, in which a seed of other code would be one that the cells share."""
+    others = [record(90 + i, c, i, 9.0 - i, digest="code-2") for i in range(2) for c in "ac"]
+    expected = table(records).rank_correlation["wiki"]
+    assert expected.seeds == 4
+    assert table([*records, *others]).rank_correlation["wiki"] == expected
+
+
 def test_table_has_published_values_rank_correlation_and_verdicts(records):
     found = json.loads(render(table(records), "json"))
     assert {"study", "metric", "rows", "claims", "evidence", "rank_correlation"} <= found.keys()
