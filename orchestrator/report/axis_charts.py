@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.report.figure_labels import last_part
+from orchestrator.report.figure_labels import last_part, short_names
 from orchestrator.report.interactions import Interaction
 from orchestrator.report.plotly_charts import COLOURS, DASHES, Figure
 from orchestrator.stores.trial_record import TrialRecord
@@ -62,10 +62,9 @@ def parallel_chart(
     moved = [p for p in paths if len({str(record.params.get(p)) for record in trials}) > 1]
     if len(trials) < _LEAST_TRIALS or len(moved) < 2:
         return None
-    last = [last_part(path) for path in moved]
     dimensions = [
-        _dimension(path if last.count(name) > 1 else name, [r.params.get(path) for r in trials])
-        for path, name in zip(moved, last, strict=True)
+        _dimension(name, [record.params.get(path) for record in trials])
+        for path, name in zip(moved, short_names(moved), strict=True)
     ]
     values = [record.final for record in trials]
     dimensions.append({"label": label, "values": values})

@@ -20,6 +20,12 @@ def last_part(path: str) -> str:
     return path.rpartition(".")[2]
 
 
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Of axes side by side: without their section, where that tells them apart."""
+    last = [last_part(path) for path in paths]
+    return [path if last.count(name) > 1 else name for path, name in zip(paths, last, strict=True)]
+
+
 def curve_label(measure: Metric) -> str:
     """Of what curves show: of a loss its perplexity, else the metric itself."""
     if not measure.is_loss:

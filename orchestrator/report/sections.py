@@ -202,21 +202,22 @@ def _search(data: LaunchData) -> Iterator[Section]:
     launch = data.launch
     if not launch.info.attributes.get("sampled"):
         return
-    label, texts = data.value_label, {}
-    lower = launch.measure.better == "lower"
+    label, measure = data.value_label, launch.measure
     by_corpus: dict[str | None, list[TrialRecord]] = {}
     for record in counted(launch.trials):
         by_corpus.setdefault(record.corpus, []).append(record)
-    figures, captions = {}, {}
+    figures, captions, texts = {}, {}, {}
     for i, (corpus, records) in enumerate(by_corpus.items()):
-        chart = parallel_chart(records, label=label, lower_is_better=lower)
+        chart = parallel_chart(records, label=label, lower_is_better=measure.better == "lower")
         if chart is not None:
             name = f"parallel-{i}"
             figures[name] = chart
             captions[name] = f"{len(records)} trials{f' on {corpus}' if corpus else ''}"
-            best = (min if lower else max)(records, key=lambda record: record.final)
-            texts[name] = f"{len(records)} points of the search; the best, {best.cell}, has "
-            texts[name] += f"{best.final:.4f} {label}."
+            best = min(records, key=lambda record: measure.cost(record.final))
+            texts[name] = (
+                f"{len(records)} points of the search; the best, {best.cell}, has "
+                f"{best.final:.4f} {label}."
+            )
     yield Section(
         title="Points of the search",
         how="A line a complete trial, through its choice on every axis to what it came to; the "

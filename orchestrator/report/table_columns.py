@@ -16,6 +16,7 @@ from typing import Any
 
 from moe.metrics import describe
 from orchestrator.base.errors import BadInput
+from orchestrator.report.figure_labels import short_names
 from orchestrator.report.tables import Row, Table
 
 NOT_CAUSAL = "\N{DAGGER}"
@@ -211,11 +212,10 @@ def _axis_columns(table: Table) -> list[Column]:
     """One a path of the configuration whose value is not the same in all rows."""
     paths = list(dict.fromkeys(path for row in table.rows for path in row.params))
     moved = [p for p in paths if len({str(row.params.get(p)) for row in table.rows}) > 1]
-    last = [path.rpartition(".")[2] for path in moved]
     taken = {"cell", "point", "n", "corpus", "interval", "difference", table.metric}
     return [
-        _axis_column(path, path if last.count(name) > 1 or name in taken else name, table)
-        for path, name in zip(moved, last, strict=True)
+        _axis_column(path, path if name in taken else name, table)
+        for path, name in zip(moved, short_names(moved), strict=True)
     ]
 
 

@@ -11,16 +11,19 @@ _LEFT_OUT = ("train.seed", "data.digest")
 
 def run_note(launch: Launch, point: Point) -> str:
     """Markdown. Of a sampled study the scale's own config is what points differ from."""
-    name = launch.study.baseline if launch.study.is_grid else "base"
-    cells = {cell.name: cell.overrides for cell in launch.cells}
-    base = launch.base_point() if name not in cells else launch.point(name, cells[name], point.seed)
+    name = launch.study.baseline
+    cell = next((cell for cell in launch.cells if cell.name == name), None)
+    if cell is None:
+        against, base = f"the scale `{launch.scale}`", launch.base_point()
+    else:
+        base = launch.point(name, cell.overrides, point.seed)
+        against = f"the baseline `{name}`"
     here, there = flatten(point.config), flatten(base.config)
     differs = [
         f"`{path}` {value} ({there[path]})"
         for path, value in here.items()
         if value != there[path] and path not in _LEFT_OUT
     ]
-    against = f"the baseline `{name}`" if name in cells else f"the scale `{launch.scale}`"
     if not differs:
         return f"Seed {point.seed} of {against}."
     return f"Seed {point.seed} of `{point.cell}`. Unlike {against}: {', '.join(differs)}."

@@ -43,7 +43,7 @@ def configs() -> list[tuple[str, TrialConfig]]:
 @cache
 def distinct() -> list[tuple[str, TrialConfig]]:
     """Those, once where several studies have one."""
-    return list({cell_hash(config): (name, config) for name, config in configs()}.values())
+    return list({config: (name, config) for name, config in configs()}.values())
 
 
 def _cells(study: Study, base: TrialConfig) -> Iterator[tuple[str, TrialConfig]]:
