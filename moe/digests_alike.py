@@ -22,5 +22,6 @@ ALIKE: tuple[tuple[str, ...], ...] = (
         "2e923cdbdbc2ec7a",  # weights spread over workers, unsharded runs as before
         "25f7be83e2f3c94b",  # losses by document, told beside those of the whole
         "89bce676e3e51d1f",  # memory of sharded workers that goes back at once
+        "32eec9e5d72d3ded",  # evaluations at further steps, where they are asked for
     ),
 )

@@ -11,7 +11,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -126,6 +126,7 @@ def train(
     out: Path | str,
     world: World = ALONE,
     checkpoint_every: int = 0,
+    evaluate_at: Collection[int] = (),
     keep_checkpoints: int = 2,
     dense: Path | str | None = None,
 ) -> TrainResult:
@@ -135,8 +136,9 @@ def train(
     on rank 0. `checkpoint` is where the state of this very step lies, or None. `out` is this run's
     own folder (a path, or a URI that pyarrow knows). If it holds a checkpoint of this config, the
     curve so far is reported again, with its first timestamps, and the run goes on from there.
-    `checkpoint_every` counts optimiser steps; 0 keeps only the end. The caller's generators are
-    left as they were. `dense` is the folder of the finished run that `moe.upcycled_from` names: it
+    `checkpoint_every` counts optimiser steps; 0 keeps only the end. `evaluate_at` names steps to
+    evaluate after beside those of `train.eval_every`; training is the same with them. The caller's
+    generators are left as they were. `dense` is the folder of the finished run that `moe.upcycled_from` names: it
     is read where the run begins, and not where it goes on.
 
     Raises ValueError if the inputs do not go together or `out` belongs to another config,
@@ -144,7 +146,9 @@ def train(
     cannot be written, and moe.train.run_folder.TakenOverError if another process went on with it.
     """
     config = resolve(config, store, world)
-    run = _Run(config, world, report, Storage.at(out), checkpoint_every, keep_checkpoints)
+    run = _Run(
+        config, world, report, Storage.at(out), checkpoint_every, evaluate_at, keep_checkpoints
+    )
     if config.moe.starts_from and not run.checkpoints.any():
         run.dense = load_dense(config, dense)
     device = torch.device(world.device)
@@ -162,11 +166,13 @@ class _Run:
         report: Report,
         storage: Storage,
         checkpoint_every: int,
+        evaluate_at: Collection[int],
         keep_checkpoints: int,
     ) -> None:
         self.config, self.world = config, world
         self.report, self.storage = report, storage
         self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
+        self.evaluate_at = frozenset(evaluate_at)
         self.checkpoints = Checkpoints(storage, config)
         self.curve: list[dict[str, float]] = []
         self.noted: dict[int, dict[str, float]] = {}  # evaluations of an earlier attempt, by step
@@ -245,7 +251,7 @@ class _Run:
         train = self.config.train
         is_last = step == train.num_steps
         saves = is_last or (self.checkpoint_every > 0 and step % self.checkpoint_every == 0)
-        evaluates = is_last or step % train.eval_every == 0
+        evaluates = is_last or step % train.eval_every == 0 or step in self.evaluate_at
         if not (saves or evaluates):
             return False
         self.trainer.check(step)

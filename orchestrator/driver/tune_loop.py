@@ -59,7 +59,7 @@ def _tune(session: Session, first: Assignment) -> None:
     from orchestrator.driver.worker import Job, train_trial
 
     options, resources = session.options, session.options.resources
-    home, place = options.home, options.place
+    home, place, rule = options.home, options.place, session.launch.study.early_stopping
     driver_node = this_node() if options.address else None
     source = f"moe-study-tokens-{uuid.uuid4().hex}" if options.address else None
 
@@ -81,6 +81,7 @@ def _tune(session: Session, first: Assignment) -> None:
             compile=resources.compile,
             shard=resources.shard,
             checkpoint_every=config.train.eval_every,
+            rungs=rule.rungs(config.train.num_steps) if rule else (),
             heartbeat=heartbeat_name,
             driver_node=driver_node,
             token_source=source,

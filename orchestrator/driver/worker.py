@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Job:
     threads: int
     device: str
     checkpoint_every: int
+    rungs: Sequence[int] = ()  # steps at which early stopping judges, each with an evaluation
     compile: bool = False
     shard: bool = False
     heartbeat: str = ""  # name of the driver's; see orchestrator.cluster.driver_heartbeat
@@ -178,6 +179,7 @@ def _fit(job: Job, report: Any) -> Any:
             out=job.out,
             world=world,
             checkpoint_every=job.checkpoint_every,
+            evaluate_at=job.rungs,
             dense=job.dense,
         )
 

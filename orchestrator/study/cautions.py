@@ -71,21 +71,14 @@ def _padded(point: Point) -> str | None:
 
 
 def _rungs(point: Point, rule: StoppingRule) -> str | None:
-    """A rung is judged at the first evaluation at or past it, unless that is past the next one."""
     train = point.config.train
     rungs = rule.rungs(train.num_steps)
     if not rungs:
         return f"early stopping has no rung in train.num_steps {train.num_steps}: nothing is ended"
-    idle = [
-        rung
-        for rung, end in zip(rungs, [*rungs[1:], train.num_steps], strict=True)
-        if -(-max(rung, 1) // train.eval_every) * train.eval_every >= end
-    ]
-    if not idle:
+    between = [rung for rung in rungs if rung % train.eval_every]
+    if not between:
         return None
-    at = ", ".join(map(str, idle))
-    effect = "nothing is stopped early" if idle == rungs else "nothing is stopped there"
     return (
-        f"early stopping's rungs at steps {at} are never evaluated (train.eval_every "
-        f"{train.eval_every}, train.num_steps {train.num_steps}): {effect}"
+        f"early stopping's rungs at steps {', '.join(map(str, between))} lie between evaluations "
+        f"(train.eval_every {train.eval_every}): trials are evaluated there as well, at their cost"
     )

@@ -83,8 +83,11 @@ def test_a_trial_that_fails_says_why_and_the_others_go_on(home, hold, grid_study
 
 
 def test_early_stopping_prunes_truthfully(home, hold, sampled_study):
-    with hold(sampled_study, options={"concurrency": 2}) as session:
+    between = EarlyStopping(first_rung=3 / 8, reduction_factor=2)  # steps 3 and 6, evaluated by 2
+    study = dataclasses.replace(sampled_study, early_stopping=between)
+    with hold(study, options={"concurrency": 2}) as session:
         run(session)
+    assert all(3 in record.curve for record in session.records)
     states = count_states(session.records)
     assert states["pruned"] >= 1
     assert states["complete"] >= 1

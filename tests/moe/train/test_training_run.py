@@ -103,6 +103,9 @@ def test_evaluating_and_saving_do_not_change_training(run, make_config, compare)
     many = load_checkpoint(run(often, "many", checkpoint_every=3).checkpoint).model
     assert compare.weights(few, many)
     assert torch.equal(torch.get_rng_state(), state)
+    asked = run(config, "asked", evaluate_at=(5, 7, 12))
+    assert compare.weights(few, load_checkpoint(asked.checkpoint).model)
+    assert [entry["step"] for entry in asked.curve] == [5, 7, 12]
 
 
 def test_same_config_gives_the_same_bits_and_another_seed_does_not(run, make_config, compare):
