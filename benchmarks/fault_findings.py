@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.report.table_text import as_json
 from orchestrator.report.tables import table_of
+from orchestrator.stores.experiment_names import find_experiment
 from orchestrator.stores.optuna_launches import launches_in
 from orchestrator.stores.optuna_trials import OptunaTrials
 
@@ -52,7 +53,7 @@ def examine(storage_url: str, mlflow_uri: str, study_name: str, cells: list[str]
     found = Findings()
     trials = optuna.load_study(study_name=study_name, storage=storage_url).trials
     client = MlflowClient(mlflow_uri)
-    experiment = client.get_experiment_by_name(study_name)
+    experiment = find_experiment(client, study_name)
     runs = list(client.search_runs([experiment.experiment_id])) if experiment else []
     by_id = {run.info.run_id: run for run in runs}
     complete = Counter(t.user_attrs["cell"] for t in trials if t.state.name == "COMPLETE")

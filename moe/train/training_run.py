@@ -138,8 +138,8 @@ def train(
     curve so far is reported again, with its first timestamps, and the run goes on from there.
     `checkpoint_every` counts optimiser steps; 0 keeps only the end. `evaluate_at` names steps to
     evaluate after beside those of `train.eval_every`; training is the same with them. The caller's
-    generators are left as they were. `dense` is the folder of the finished run that `moe.upcycled_from` names: it
-    is read where the run begins, and not where it goes on.
+    generators are left as they were. `dense` is the folder of the finished run that
+    `moe.upcycled_from` names: it is read where the run begins, and not where it goes on.
 
     Raises ValueError if the inputs do not go together or `out` belongs to another config,
     DivergenceError if the loss leaves the finite numbers or passes train.max_loss, OSError if `out`

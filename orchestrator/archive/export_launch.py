@@ -27,6 +27,7 @@ from orchestrator.base.run_files import KEPT
 from orchestrator.base.urls import redact
 from orchestrator.report.judge import analysis_folder
 from orchestrator.report.records import LaunchRecords
+from orchestrator.stores.experiment_names import find_experiment
 from orchestrator.stores.finished_run import FinishedRun
 from orchestrator.stores.mlflow_client import search_runs
 from orchestrator.stores.mlflow_runs import TRIAL_NUMBER
@@ -110,10 +111,10 @@ def export_launch(launch: LaunchRecords, client: MlflowClient) -> ArchivedLaunch
 
 def _runs(launch: LaunchRecords, client: MlflowClient, owner: str) -> dict[str, Run]:
     try:
-        experiment = client.get_experiment_by_name(launch.info.name)
+        experiment = find_experiment(client, launch.info.name)
         if experiment is None:
             raise BadInput(
-                f"{redact(client.tracking_uri)} has no experiment {launch.info.name!r}. Name the "
+                f"{redact(client.tracking_uri)} has no experiment of {launch.info.name}. Name the "
                 "launch's --mlflow-uri."
             )
         query = f"tags.`{TRIAL_NUMBER}` LIKE '%' AND tags.`{RUN_OWNER}` = '{owner}'"

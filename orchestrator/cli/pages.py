@@ -27,6 +27,7 @@ from orchestrator.base.home import Home
 from orchestrator.base.urls import answers, redact, without_credentials
 from orchestrator.cli.launch_index import IndexServer, LaunchIndex, lines_of
 from orchestrator.stores.driver_lock import is_held
+from orchestrator.stores.experiment_names import find_experiment
 from orchestrator.stores.mlflow_client import connect
 from orchestrator.stores.mlflow_private import TABLE_VIEW, TRAINING_VIEW, VIEW_TAG
 from orchestrator.stores.moved_home import settle_unheld
@@ -123,7 +124,7 @@ def _experiments(uri: str) -> Callable[[str], tuple[str, bool] | None]:
 
     def of(name: str) -> tuple[str, bool] | None:
         try:
-            found = client.get_experiment_by_name(name)
+            found = find_experiment(client, name)
         except MlflowException:
             return None
         return (found.experiment_id, VIEW_TAG + TABLE_VIEW in found.tags) if found else None

@@ -28,6 +28,7 @@ from orchestrator.report.records import LaunchRecords
 from orchestrator.report.table_files import write_table
 from orchestrator.report.tables import Table
 from orchestrator.stores.driver_lock import driver_locks
+from orchestrator.stores.experiment_names import find_experiment
 from orchestrator.stores.mlflow_client import connect, require_usable
 from orchestrator.stores.mlflow_private import NOTE_TAG
 from orchestrator.stores.mlflow_refusals import reason
@@ -117,7 +118,7 @@ def _to_parent(
     folder: Path,
 ) -> None:
     """Raises BadInput where the store does not have the launch."""
-    experiment = client.get_experiment_by_name(launch.info.name)
+    experiment = find_experiment(client, launch.info.name)
     owner = launch.info.attributes[OWNER]
     parent = experiment and find_parent(client, experiment.experiment_id, owner)
     if parent is None:

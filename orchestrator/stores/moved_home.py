@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from orchestrator.base.errors import LaunchHeld, StudyError
 from orchestrator.base.home import Home
 from orchestrator.stores.driver_lock import DriverLock
+from orchestrator.stores.experiment_names import launch_of
 from orchestrator.stores.mlflow_private import (
     experiment_locations,
     move_default_experiment,
@@ -78,7 +79,7 @@ def _foreign(database: sqlite3.Connection, home: Home) -> Iterator[tuple[str, st
     """Experiments of launches that lie in another home's folder: location, name of the folder
     under `mlartifacts`, and that home."""
     for name, location in experiment_locations(database):
-        folder = artifact_folder(name)
+        folder = artifact_folder(launch_of(name))
         path = Path(unquote(urlsplit(location or "").path))
         ours = path.parts[-2:] == (home.artifacts.name, folder)
         if ours and str(location).startswith("file:") and path.parents[1] != home.root:

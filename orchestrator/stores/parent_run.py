@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from moe.metrics import describe
 from orchestrator.base.errors import BadInput
+from orchestrator.stores.experiment_names import experiment_name, find_experiment
 from orchestrator.stores.mlflow_client import search_runs
 from orchestrator.stores.mlflow_private import NOTE_TAG, TRAINING_KIND, shared_views
 
@@ -51,26 +52,27 @@ class NamedLaunch(Protocol):
 
 def require_not_deleted(client: MlflowClient, launch: NamedLaunch) -> None:
     """Raises BadInput where the launch's experiment was deleted."""
-    experiment = client.get_experiment_by_name(launch.name)
+    experiment = find_experiment(client, launch.name)
     if experiment is not None and experiment.lifecycle_stage == "deleted":
         raise BadInput(
-            f"the experiment {launch.name!r} was deleted in MLflow, and its name is still "
+            f"the experiment {experiment.name!r} was deleted in MLflow, and its name is still "
             "taken. Restore it there, or use another store."
         )
 
 
 def open_experiment(client: MlflowClient, launch: NamedLaunch, artifacts: Path) -> str:
     """Its id; made where there is none. Beside a database artifacts lie in that folder."""
-    experiment = client.get_experiment_by_name(launch.name)
+    experiment = find_experiment(client, launch.name)
     metric = launch.study.metric
     tags = {**TRAINING_KIND, **shared_views(metric, describe(metric).better != "higher")}
     if experiment is None:
         # A server has artifacts of its own.
         local = not client.tracking_uri.startswith(("http://", "https://"))
         return client.create_experiment(
-            launch.name,
+            experiment_name(launch.name),
             artifact_location=artifacts.as_uri() if local else None,
             tags={
+                "launch": launch.name,
                 "study": launch.study.name,
                 "scale": launch.scale,
                 "corpus": launch.corpus_text[:TAG_LIMIT],

@@ -33,6 +33,7 @@ from orchestrator.report.judge import analysis_folder
 from orchestrator.report.page import render_report
 from orchestrator.report.records import read_launch
 from orchestrator.report.table_text import as_json
+from orchestrator.stores.experiment_names import find_experiment
 from orchestrator.stores.mlflow_runs import MlflowRuns
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import ORIGIN_LAUNCH, ORIGIN_TRIAL
@@ -130,7 +131,7 @@ def optuna_trials(launch):
 
 def mlflow_runs(launch):
     client = MlflowClient(launch.home.mlflow_uri)
-    experiment = client.get_experiment_by_name(launch.info.name)
+    experiment = find_experiment(client, launch.info.name)
     runs = client.search_runs([experiment.experiment_id], "tags.cell != ''", max_results=100)
     return client, {int(run.data.tags["optuna.trial_number"]): run for run in runs}
 

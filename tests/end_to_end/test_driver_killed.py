@@ -16,6 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
+from orchestrator.stores.experiment_names import find_experiment
 
 
 def arguments(study: Path, home: Path, corpus: str) -> list[str]:
@@ -91,7 +92,7 @@ def test_a_killed_driver_costs_nothing(
     assert rows(broken, study) == rows(whole, study)
 
     client = MlflowClient(f"sqlite:///{broken}/mlflow.db")
-    experiment = client.get_experiment_by_name(study_name)
+    experiment = find_experiment(client, study_name)
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 5
     assert {run.info.status for run in runs} == {"FINISHED"}

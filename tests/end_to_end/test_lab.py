@@ -14,6 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
+from orchestrator.stores.experiment_names import find_experiment
 
 
 def drive(study: Path, arguments: list[str]) -> tuple[int, str, str]:
@@ -75,7 +76,7 @@ def test_two_drivers_at_once_on_a_server_with_postgresql_and_s3(
     for name, run in told.items():
         assert run["states"]["complete"] == 2
         record = optuna.load_study(study_name=names[name], storage=searches)
-        experiment = client.get_experiment_by_name(names[name])
+        experiment = find_experiment(client, names[name])
         assert experiment.artifact_location.startswith("mlflow-artifacts:/")
         for trial in record.trials:
             kept = client.get_run(trial.user_attrs["mlflow.run_id"])

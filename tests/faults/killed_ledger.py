@@ -31,6 +31,7 @@ from moe.config import ModelConfig, MoEConfig, TrainConfig, TrialConfig
 from moe.metrics import VAL_LOSS
 from orchestrator.base.home import Home
 from orchestrator.stores import mlflow_client
+from orchestrator.stores.experiment_names import find_experiment
 from orchestrator.stores.mlflow_client import connect
 from orchestrator.stores.mlflow_runs import TRIAL_NUMBER, MlflowRuns
 from orchestrator.stores.optuna_launches import OWNER
@@ -153,7 +154,7 @@ def die_after(writes: int) -> None:
 def wrong(home: Home, launch: Launch) -> list[str]:
     """What the stores' own clients see that an undisturbed launch would not show."""
     client = MlflowClient(home.mlflow_uri)
-    experiment = client.get_experiment_by_name(launch.name).experiment_id
+    experiment = find_experiment(client, launch.name).experiment_id
     runs = {run.info.run_id: run for run in client.search_runs([experiment])}
     trials = optuna.load_study(study_name=launch.name, storage=home.optuna_storage).trials
     found = []

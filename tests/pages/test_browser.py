@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.report.page import write_report
 from orchestrator.report.records import read_launch
+from orchestrator.stores.experiment_names import find_experiment
 from orchestrator.study.library import load_study
 
 WAIT_S = 240
@@ -162,7 +163,7 @@ def test_mlflow_page(browser, pages, finished):
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(finished.home.mlflow_uri)
-    launch = client.get_experiment_by_name(finished.name)
+    launch = find_experiment(client, finished.name)
     (parent,) = client.search_runs([launch.experiment_id], "tags.`moe_study.parent` = 'true'")
     question = load_study("quickstart").question
     base, _, view = pages["MLflow"].partition("/#/experiments")

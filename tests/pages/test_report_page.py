@@ -14,6 +14,7 @@ from orchestrator.report.page import render_report
 from orchestrator.report.pareto import pareto_points
 from orchestrator.report.plotly_charts import LIGHT, with_colours
 from orchestrator.report.records import read_launch
+from orchestrator.stores.experiment_names import find_experiment
 from orchestrator.study.library import load_study
 
 
@@ -194,7 +195,7 @@ def test_both_pages_have_figures_claims_and_report(finished):
     (caution,) = finished.said  # eight steps are fewer than quickstart's warm-up has
     assert "the warm-up is not shorter than the run" in caution
     client = MlflowClient(finished.home.mlflow_uri)
-    experiment = client.get_experiment_by_name(finished.name)
+    experiment = find_experiment(client, finished.name)
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`moe_study.parent` = 'true'")
     assert "**undecided** mixture" in parent.data.tags["mlflow.note.content"]
     assert "| token-learned |" in parent.data.tags["mlflow.note.content"]

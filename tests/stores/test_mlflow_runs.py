@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from moe.data.token_store import TokenStore
 from moe.metrics import VAL_LOSS
 from moe.train.training_run import train
+from orchestrator.stores.experiment_names import find_experiment
 from orchestrator.stores.optuna_launches import launches_in
 
 DAY_S = 86_400
@@ -68,7 +69,7 @@ def test_a_jump_neither_loses_nor_doubles_points(home, hold, grid_study, jump):
     assert times == sorted(times)
     trial = optuna.load_study(study_name=name, storage=home.optuna_storage).trials[record.number]
     assert {m.step: m.value for m in history} == trial.intermediate_values
-    for run in client.search_runs([client.get_experiment_by_name(name).experiment_id]):
+    for run in client.search_runs([find_experiment(client, name).experiment_id]):
         if run.info.status == "FINISHED":
             assert run.info.end_time >= run.info.start_time
     durations = [m.value for m in client.get_metric_history(run_id, "cost/device_s")]
