@@ -41,17 +41,17 @@ def figure(
 
     Example: moe-study figure paper_table1 loss --scale cpu --bare
     """
-    from orchestrator.report import matplotlib_plots
+    from orchestrator.report import figure_frame
     from orchestrator.report.print_figures import one_figure, save_as
 
     if form not in FORMATS:
         raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")
-    if style not in matplotlib_plots.FAMILIES:
+    if style not in figure_frame.FAMILIES:
         raise BadInput(f"--style is serif or sans; received {style!r}. Choose one.")
     loaded, launch = read_newest(study, which)
     path = out or Path(f"{loaded.name}-{name}.{form}")
-    chosen = matplotlib_plots.Style(family=style, width_inches=_inches(width), is_bare=bare)
-    with matplotlib_plots.styled(chosen):
+    chosen = figure_frame.Style(family=style, width_inches=_inches(width), is_bare=bare)
+    with figure_frame.styled(chosen):
         drawn = one_figure(launch, name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -52,3 +52,8 @@ def word_form_note(rows: Sequence[Mapping[str, Any]]) -> str:
         return how
     ((nmi, null),) = forms
     return f"{how}; NMI(token; label) = {nmi:.3f}" + ("" if null is None else f", null {null:.3f}")
+
+
+def shorten(name: str, most: int = 40) -> str:
+    """The name with its middle left out, since what tells long names apart is often at the end."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"

@@ -20,7 +20,7 @@ from orchestrator.report.pareto import NAMES, Cost, ParetoPoint
 
 Figure = dict[str, Any]
 
-# Okabe and Ito's, as in the figures for print (orchestrator/report/matplotlib_plots.py).
+# Okabe and Ito's, as in the figures for print (orchestrator/report/figure_frame.py).
 LIGHT = {
     "--c0": "#0072B2",
     "--c1": "#D55E00",

@@ -24,7 +24,7 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.base.whole_files import whole
 from orchestrator.report.figure_data import MOST_SAMPLED, Interval, Rows, counted
-from orchestrator.report.figure_labels import label_of, probe_name, word_form_note
+from orchestrator.report.figure_labels import label_of, probe_name, shorten, word_form_note
 from orchestrator.report.judge import NO_EVIDENCE, main_digest
 from orchestrator.report.launch_data import LaunchData
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from orchestrator.report.comparison import Comparison
-    from orchestrator.report.matplotlib_plots import Heading
+    from orchestrator.report.figure_frame import Heading
     from orchestrator.report.records import LaunchRecords
 
 FORMATS = ("png", "pdf")
@@ -91,8 +91,7 @@ def quality_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
             _heading(data.launch, "Cells at the end of training", how if data.differences else ""),
             value_label=data.value_label,
             difference_label=(
-                f"difference in {data.value_label}\n"
-                f"from {matplotlib_plots.shorten(str(data.reference))}"
+                f"difference in {data.value_label}\nfrom {shorten(str(data.reference))}"
             ),
             as_perplexity=data.is_loss,
         ),
@@ -133,6 +132,7 @@ def overlaid_curves(launches: Sequence[LaunchRecords]) -> Figure:
     letter and its cell's name; of all cells where no name is shared. Raises BadInput without a
     curve, and where the curves share no axis."""
     from orchestrator.report import matplotlib_plots
+    from orchestrator.report.figure_frame import Heading
 
     drawn = [LaunchData(launch=launch, home=launch.home) for launch in launches]
     names = [curve.cell for data in drawn for curve in data.curves]
@@ -153,7 +153,7 @@ def overlaid_curves(launches: Sequence[LaunchRecords]) -> Figure:
     return matplotlib_plots.curves_figure(
         curves,
         None,
-        matplotlib_plots.Heading(title=title, note=_wrapped(how, _lettered(launches))),
+        Heading(title=title, note=_wrapped(how, _lettered(launches))),
         x_label=drawn[0].x_label,
         y_label=drawn[0].curve_label,
         log_scale=drawn[0].is_loss,
@@ -164,6 +164,7 @@ def compared_cells(comparison: Comparison, launches: Sequence[LaunchRecords]) ->
     """The cells that two launches have: means in each, and the differences from the first. Raises
     BadInput where no cell has a difference with an interval."""
     from orchestrator.report import matplotlib_plots
+    from orchestrator.report.figure_frame import Heading
 
     rows, differences = [], []
     for cell in comparison.cells:
@@ -184,7 +185,7 @@ def compared_cells(comparison: Comparison, launches: Sequence[LaunchRecords]) ->
     return matplotlib_plots.forest_figure(
         rows,
         differences,
-        matplotlib_plots.Heading(title="Launches compared", note=note),
+        Heading(title="Launches compared", note=note),
         value_label=label,
         difference_label=f"difference in {label}\nfrom A",
         as_perplexity=describe(comparison.metric).is_loss,
@@ -231,17 +232,15 @@ def draw_assignment(
     if count_MNL.size == 0 or len(seen) == 0:
         return []
     from orchestrator.report import matplotlib_plots
+    from orchestrator.report.figure_frame import Heading
 
     count_MNL = count_MNL[:, :, seen]
     figure = matplotlib_plots.assignment_figure(
         count_MNL / count_MNL.sum(axis=1, keepdims=True),
         layers=layers,
         labels=[labels[i] for i in seen],
-        heading=matplotlib_plots.Heading(
-            title=(
-                "Share of a label's assignments by expert: "
-                f"{matplotlib_plots.shorten(cell)}, seed {seed}"
-            ),
+        heading=Heading(
+            title=(f"Share of a label's assignments by expert: {shorten(cell)}, seed {seed}"),
             note=_wrapped(
                 f"probe {probe_name(probe)}; dashed: an even split, which the cuts would meet",
                 launch_name,
@@ -264,7 +263,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 def save_as(figure: Figure, path: Path, form: str) -> None:
     """One file, of png, pdf or svg, in the style of the moment."""
-    from orchestrator.report.matplotlib_plots import paper_style
+    from orchestrator.report.figure_frame import paper_style
 
     dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     with paper_style(), whole(path) as partial:
@@ -287,7 +286,7 @@ def one_figure(launch: LaunchRecords, name: str) -> Figure:
 
 def _heading(launch: LaunchRecords, title: str, how: str) -> Heading:
     """In small print how to read it, then the launch, its code, and what is left out."""
-    from orchestrator.report.matplotlib_plots import Heading
+    from orchestrator.report.figure_frame import Heading
 
     info = launch.info
     digest = main_digest(launch.trials)
@@ -306,7 +305,7 @@ def _heading(launch: LaunchRecords, title: str, how: str) -> Heading:
 
 
 def _wrapped(*paragraphs: str) -> str:
-    from orchestrator.report.matplotlib_plots import NOTE_LETTERS
+    from orchestrator.report.figure_frame import NOTE_LETTERS
 
     return "\n".join(line for text in paragraphs for line in textwrap.wrap(text, NOTE_LETTERS))
 

@@ -88,7 +88,7 @@ def importance_text(shares: Mapping[str, float]) -> str:
 
 def pictures(data: LaunchData) -> dict[str, str]:
     """Figures of the page's charts as addresses that hold the SVG itself, by the chart's name."""
-    from orchestrator.report.matplotlib_plots import paper_style
+    from orchestrator.report.figure_frame import paper_style
     from orchestrator.report.print_figures import quality_figures
 
     found = {}

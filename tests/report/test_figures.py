@@ -16,8 +16,8 @@ import pytest
 
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
-from orchestrator.report import matplotlib_plots
-from orchestrator.report.matplotlib_plots import WIDTH_INCHES
+from orchestrator.report import figure_frame
+from orchestrator.report.figure_frame import WIDTH_INCHES
 from orchestrator.report.plotly_charts import with_colours
 from orchestrator.report.print_figures import (
     draw_assignment,
@@ -211,10 +211,10 @@ def test_print_and_page_show_the_same_numbers(full, home):
 
 @pytest.mark.parametrize("name", ["curves", "loss", "load-free"])
 def test_one_figure_for_a_paper_has_its_width_letters_and_bytes(full, tmp_path, name):
-    style = matplotlib_plots.Style(family="serif", width_inches=3.25, is_bare=True)
+    style = figure_frame.Style(family="serif", width_inches=3.25, is_bare=True)
     written = []
     for folder in ("a", "b"):
-        with matplotlib_plots.styled(style):
+        with figure_frame.styled(style):
             figure = one_figure(full, name)
             for form in ("pdf", "svg", "png"):
                 path = tmp_path / f"{folder}.{form}"
