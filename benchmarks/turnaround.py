@@ -79,6 +79,8 @@ def jobs(folder: Path, config: TrialConfig, tokens: Path, kind: str, n: int, wor
                 "job": dataclasses.asdict(
                     Job(
                         number=i,
+                        study="turnaround",
+                        cell=kind,
                         config=own.to_dict(),
                         tokens=str(tokens),
                         out=str(out),

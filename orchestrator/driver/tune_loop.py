@@ -72,6 +72,8 @@ def _tune(session: Session, first: Assignment) -> None:
             session.ledger.annotate(record.number, {UPCYCLED_TOKENS: start.tokens})
         return Job(
             number=record.number,
+            study=session.launch.study.name,
+            cell=assignment.point.cell,
             config=config.to_dict(),
             tokens=str(session.tokens.of(assignment.point)),
             out=run_name(record.config_hash, moe_digest()),
@@ -109,6 +111,7 @@ def _tune(session: Session, first: Assignment) -> None:
 
     bundles = [resources.bundle for _ in range(resources.workers)]
     trainable = tune.with_parameters(train_trial, place=place)
+    trainable.__name__ = session.launch.study.name  # by which Ray shows the actors of trials
     tuner = tune.Tuner(
         tune.with_resources(
             trainable, tune.PlacementGroupFactory(bundles, strategy=resources.placement.upper())

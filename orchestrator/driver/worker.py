@@ -25,7 +25,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from moe.metrics import STEP
+from moe.metrics import STEP, VAL_LOSS
 from orchestrator.base.checkpoint_place import CheckpointPlace
 from orchestrator.base.errors import is_disk_trouble
 from orchestrator.cluster import driver_heartbeat, failure_cause
@@ -43,6 +43,8 @@ class Job:
     """One trial, as plain data that travels to its workers."""
 
     number: int
+    study: str
+    cell: str
     config: dict[str, Any]
     tokens: str  # prepared, on the driver's node
     out: str  # within the checkpoint place, which travels apart: it may hold credentials
@@ -62,6 +64,10 @@ class Job:
     dense: str | None = None  # a finished run to start from, within the checkpoint place
     system_metrics: bool = False
 
+    @property
+    def title(self) -> str:
+        return f"{self.study}, {self.cell}, seed {self.config['train']['seed']}"
+
 
 def train_trial(trial: dict[str, Any], *, place: CheckpointPlace) -> None:
     """The Tune function. Ends by reporting a final or a failed event; raises on a lost worker."""
@@ -75,7 +81,7 @@ def train_trial(trial: dict[str, Any], *, place: CheckpointPlace) -> None:
         require_shared(place, job.marker, driver_node=job.driver_node)
         with _gang(job) as rest, monitored(job.system_metrics) as monitor:
             try:
-                result = _fit(job, _reporter(job.config["train"]["num_steps"], monitor))
+                result = _fit(job, _reporter(job, monitor))
             except Exception:
                 _raise_first_cause(rest)
                 raise
@@ -130,18 +136,20 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, ray.exceptions.OutOfMemoryError))
 
 
-def _reporter(
-    num_steps: int, monitor: SystemMonitor | None
-) -> Callable[[dict[str, float], Any], None]:
-    """Tune stops a trial by raising SystemExit from the report, in the middle of no collective.
+def _reporter(job: Job, monitor: SystemMonitor | None) -> Callable[[dict[str, float], Any], None]:
+    """Each report is a line of the actor's log too, which serves one trial after another.
+
+    Tune stops a trial by raising SystemExit from the report, in the middle of no collective.
 
     Only what stands beside `entry` is seen by the scheduler: the last evaluation is not, since a
     trial that has come to its end is complete, whatever a rung there would say.
     """
-    node = failure_cause.here()
+    node, num_steps = failure_cause.here(), job.config["train"]["num_steps"]
 
     def report(metrics: dict[str, float], checkpoint: Any) -> None:
-        judged = metrics if metrics[STEP] < num_steps else {}
+        step, loss = int(metrics[STEP]), metrics[VAL_LOSS]
+        print(f"{job.title}: step {step} of {num_steps}, {VAL_LOSS} {loss:.4f}", flush=True)
+        judged = metrics if step < num_steps else {}
         seen = monitor.take() if monitor else {}
         tune.report({EVENT: PROGRESS, "entry": {**metrics, **seen}, "node": node, **judged})
 
@@ -202,7 +210,13 @@ def _leave_process_group() -> None:
 
 @ray.remote(max_restarts=0)
 class Rank:
-    """A worker beside the trial's own, reused from trial to trial."""
+    """A worker beside the trial's own, reused from trial to trial. Ray shows it by its `repr`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
 
     def fit(self, job: dict[str, Any], variables: dict[str, str]) -> None:
         with _environment(variables):
@@ -229,7 +243,7 @@ def _gang(job: Job) -> Iterator[list[Any]]:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement_group=group, placement_group_bundle_index=len(_ranks) + 1
                 ),
-            ).remote()
+            ).remote(f"{job.study}, worker {len(_ranks) + 1}")
         )
     host = ray.util.get_node_ip_address()
     common = {

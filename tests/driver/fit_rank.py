@@ -22,6 +22,8 @@ def main(config: str, tokens: str, out: str) -> None:
     worker.tokens_here = lambda place, **_: place  # they are here, and no cluster is asked
     job = worker.Job(
         number=0,
+        study="two",
+        cell="only",
         config=json.loads(Path(config).read_text()),
         tokens=tokens,
         out=out,

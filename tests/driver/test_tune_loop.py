@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -42,6 +43,21 @@ def stores_agree(home, session):
     assert not [r for r in runs if r.info.status == "RUNNING"]
 
 
+def assert_logs_name(session):
+    """Ray names an actor by what its log begins with; each evaluation names its trial."""
+    import ray
+
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    lines = "".join(path.read_text() for path in logs.glob("worker-*.out")).splitlines()
+    study = session.launch.study.name
+    assert f":actor_name:{study}" in lines
+    for record in session.records:
+        start = (
+            f"{study}, {record.cell}, seed {record.seed}: step 8 of 8, val/loss {record.value:.4f}"
+        )
+        assert start in lines
+
+
 def wait_for_free_cluster(timeout_s=20):
     import ray
 
@@ -59,6 +75,7 @@ def test_a_grid_runs_once_and_every_state_is_true(home, hold, grid_study):
     assert count_states(session.records)["complete"] == 6
     assert session.exit_code == 0
     stores_agree(home, session)
+    assert_logs_name(session)
     first = {r.config_hash: (r.value, r.run_id) for r in session.records}
     with hold(grid_study) as again:
         run(again)
