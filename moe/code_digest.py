@@ -7,7 +7,8 @@ nothing: docstrings, comments, annotations, the text of errors, what a config re
 (`require`) and how it documents its fields (`axis`; their values are in `config_hash`). Imports are
 left out too: a name stands for what it was imported from, so that `relu` under another alias is the
 same, and `gelu` under the alias `relu` is not. Files are no part either: the digest is of the
-sorted definitions of all modules.
+sorted definitions of all modules, so no two modules define one public name (a test). Of the
+metrics only the functions count that a run calls.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ DIGEST_LENGTH = 16
 
 _PACKAGE = "moe"
 _ENTRY = "moe.train.training_run"
-# Names and descriptions of what is reported, and names of runs and of code.
-_NOT_TRAINING = ("moe.metrics", "moe.identity", "moe.code_digest", "moe.digests_alike")
+_NOT_TRAINING = ("moe.identity", "moe.code_digest", "moe.digests_alike")  # names of runs and code
+_METRICS = "moe.metrics"  # names and descriptions of what is reported, and functions of it
 _CONFIG = "moe.config"
 _TYPING = ("typing.", "collections.abc.")
 _REFUSES, _DOCUMENTS, _TEXTS = "require", "axis", ("meaning", "source")
@@ -60,14 +61,28 @@ def digest_of(package: Path) -> str:
     modules = _taking_part(package)
     if _ENTRY not in modules:
         raise ValueError(f"a run begins in {_ENTRY}; received {package}, which does not have it")
-    definitions = []
+    definitions, called = [], set()
     for name, (tree, imported) in modules.items():
-        if name not in _NOT_TRAINING:
-            plain = _Plain(imported, modules.keys(), refuses=name.startswith(_CONFIG))
-            kept = (plain.visit(node) for node in tree.body)
-            definitions += [_text(node) for node in kept if node is not None]
+        if name not in (*_NOT_TRAINING, _METRICS):
+            plain = _Plain(imported, modules.keys(), is_config=name.startswith(_CONFIG))
+            definitions += _definitions(plain, tree.body)
+            called |= plain.of_metrics
+    if _METRICS in modules:
+        tree, imported = modules[_METRICS]
+        own = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in called]
+        definitions += _definitions(_Plain(imported, modules.keys(), is_config=False), own)
     whole = hashlib.sha256("\n".join(sorted(definitions)).encode())
     return whole.hexdigest()[:DIGEST_LENGTH]
+
+
+def _definitions(plain: _Plain, body: list[ast.stmt]) -> list[str]:
+    """Each statement of a module as text; what is bound twice there is one, in that order."""
+    found: dict[Any, str] = {}
+    for at, node in enumerate(body):
+        bound = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else at
+        if (kept := plain.visit(node)) is not None:
+            found[bound] = f"{found[bound]} {_text(kept)}" if bound in found else _text(kept)
+    return list(found.values())
 
 
 def _taking_part(package: Path) -> dict[str, tuple[ast.Module, dict[str, str]]]:
@@ -129,12 +144,14 @@ def _for_type_checkers(node: ast.AST) -> bool:
 class _Plain(ast.NodeTransformer):
     """Takes from a module's tree all that is there for readers, and puts full names for short.
 
-    `names`: what imports bind; `modules`: those of the package; `refuses`: the module holds a
+    `names`: what imports bind; `modules`: those of the package; `is_config`: the module holds a
     config, whose `__post_init__` refuses values and decides nothing about those that it lets pass.
+    `of_metrics` are the names of the metrics' module that it came by.
     """
 
-    def __init__(self, names: Mapping[str, str], modules: Collection[str], refuses: bool) -> None:
-        self._names, self._modules, self._refuses = names, modules, refuses
+    def __init__(self, names: Mapping[str, str], modules: Collection[str], is_config: bool) -> None:
+        self._names, self._modules, self._is_config = names, modules, is_config
+        self.of_metrics: set[str] = set()
 
     def _drop(self, node: ast.AST) -> None:
         return None
@@ -159,7 +176,8 @@ class _Plain(ast.NodeTransformer):
         return self.generic_visit(ast.Raise(exc=error, cause=None))
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST | None:
-        return None if node.arg in _TEXTS else self.generic_visit(node)
+        is_text = self._is_config and node.arg in _TEXTS
+        return None if is_text else self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
         if node.value is None:
@@ -184,7 +202,7 @@ class _Plain(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
-        if self._refuses and node.name == "__post_init__":
+        if self._is_config and node.name == "__post_init__":
             return None
         node.returns, node.type_params = None, []
         return self.generic_visit(node)
@@ -212,6 +230,8 @@ class _Plain(ast.NodeTransformer):
         module = whole.rpartition(".")[0]
         while module not in self._modules:
             module = module.rpartition(".")[0]
+        if module == _METRICS:
+            self.of_metrics.add(whole.removeprefix(f"{module}."))
         return whole.removeprefix(f"{module}.")
 
 

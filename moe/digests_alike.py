@@ -23,5 +23,6 @@ ALIKE: tuple[tuple[str, ...], ...] = (
         "25f7be83e2f3c94b",  # losses by document, told beside those of the whole
         "89bce676e3e51d1f",  # memory of sharded workers that goes back at once
         "32eec9e5d72d3ded",  # evaluations at further steps, where they are asked for
+        "ff9170f578d09793",  # the rule counts the functions of the metrics that a run calls
     ),
 )

@@ -189,7 +189,28 @@ def calls_in_another_order(code: Path) -> None:
     raise AssertionError("no function with two calls")
 
 
-@pytest.mark.parametrize("change", [an_import_of_something_else, calls_in_another_order])
+def a_reported_value_reckoned_otherwise(code: Path) -> None:
+    replaced(code / "metrics.py", "return math.exp(loss)", "return math.exp(2 * loss)")
+
+
+def a_name_bound_again(code: Path) -> None:
+    file = code / "train" / "step_log.py"
+    replaced(file, "PAPER_WINDOW = 100", "PAPER_WINDOW = 10\nPAPER_WINDOW = 100")
+    first = digest_of(code)
+    replaced(file, "PAPER_WINDOW = 10\nPAPER_WINDOW = 100", "PAPER_WINDOW = 100\nPAPER_WINDOW = 10")
+    assert digest_of(code) != first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        an_import_of_something_else,
+        calls_in_another_order,
+        a_reported_value_reckoned_otherwise,
+        a_name_bound_again,
+    ],
+    ids=lambda change: change.__name__,
+)
 def test_what_trains_otherwise_has_another_digest(code, unchanged, change):
     change(code)
     assert digest_of(code) != unchanged
@@ -277,6 +298,19 @@ def test_every_module_that_trains_takes_part():
         for file in (HERE / room).glob("*.py"):
             if file.stem not in _COMMAND_LINE:
                 assert f"moe.{room}.{file.stem}" in taking_part
+
+
+def test_no_two_modules_that_train_define_one_public_name():
+    """The digest knows a definition by its name alone, so that a file may be moved."""
+    homes: dict[str, str] = {}
+    for module, (tree, _) in code_digest._taking_part(HERE).items():
+        for node in tree.body:
+            names = [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else []
+            if isinstance(node, ast.Assign):
+                names = [t.id for t in node.targets if isinstance(t, ast.Name)]
+            for name in names:
+                if not name.startswith("_"):
+                    assert homes.setdefault(name, module) == module, name
 
 
 def test_a_folder_without_the_package_is_refused(tmp_path):
