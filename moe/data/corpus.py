@@ -10,44 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from moe.data.labels import TEXT_COLUMN, LabelSurvey, LabelTable
-from moe.data.sources.files import LocalFiles
-from moe.data.sources.hub import HubConfigs, HubDataset
+from moe.data.labels import MIXTURE, TEXT_COLUMN, LabelSurvey, LabelTable
+from moe.data.sources.kinds import KINDS, Source, kind_of
 from moe.data.sources.mixed_corpora import Mixture
 from moe.data.sources.rows import Row
-from moe.data.sources.stdlib import StandardLibrary
 from moe.data.sources.text_column import chosen_column, found_note, text_of
 
 if TYPE_CHECKING:
     import datasets
-
-
-class Source(Protocol):
-    @property
-    def sequence_labels(self) -> tuple[str, ...]:
-        """Labels that the source itself is ordered by: no sequence ever mixes their values."""
-
-    @property
-    def survey_limit(self) -> int | None:
-        """Documents that a survey of its labels may read; None: all, where they are at hand."""
-
-    def label_candidates(self) -> tuple[str, ...] | None:
-        """All columns that can be labels; None where only reading every row tells."""
-
-    def with_text_column(self, column: str) -> Source:
-        """The same, to be read for this column; raises ValueError where it is known not to be."""
-
-    def digest(self) -> str:
-        """Digest of the content; raises ValueError where it cannot be read."""
-
-    def provenance(self) -> dict[str, Any]:
-        """What is recorded beside the digest."""
-
-    def rows(self, scratch: Path | None = None) -> Iterator[dict[str, Any]]:
-        """Every row, in an order that depends on the source alone. Temporary files go to
-        `scratch` (by default the system's folder for them)."""
 
 
 @dataclass(frozen=True)
@@ -167,18 +139,11 @@ def is_document(text: str | None) -> bool:
 
 def _source(spec: str, text_column: str) -> Source:
     kind, _, rest = spec.partition(":")
-    if spec == "stdlib":
-        return StandardLibrary()
-    if kind == "files" and rest:
-        return LocalFiles(rest)
-    if kind == "hub" and rest:
-        name, _, config = rest.partition(",")
-        if "+" in config:
-            return HubConfigs(name, tuple(config.split("+")))
-        return HubDataset(name, config or None)
-    if kind == "mix" and rest:
+    if kind == MIXTURE and rest:
         return Mixture.of(rest, lambda part: open_corpus(part, text_column))
+    if (found := kind_of(spec)) is not None:
+        return found.opens(rest)
     raise ValueError(
-        "a corpus is stdlib, files:GLOB, hub:NAME[,CONFIG[+CONFIG...]] or "
+        f"a corpus is {', '.join(k.form for k in KINDS.values())} or "
         f"mix:SPEC=WEIGHT,SPEC=WEIGHT; received {spec!r}. Write for example 'files:texts/*.jsonl'."
     )

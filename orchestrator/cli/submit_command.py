@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from moe.data.sources.kinds import path_of
 from moe.data.sources.mixed_corpora import part_specs
 from orchestrator.base.errors import BadInput
 from orchestrator.cli.parameters import (
@@ -87,7 +88,7 @@ def _require_meaning_there(asked: dict[str, Any]) -> None:
             "that outlives the job."
         )
     for option, path in (
-        ("--corpus", corpus.removeprefix("files:") if corpus.startswith("files:") else ""),
+        ("--corpus", path_of(corpus) or ""),
         ("--checkpoint-uri", "" if "://" in place else place),
     ):
         if path and not os.path.isabs(path):
@@ -98,7 +99,7 @@ def _require_meaning_there(asked: dict[str, Any]) -> None:
     options = AskedLaunch(**{field.name: asked[field.name] for field in fields(AskedLaunch)})
     launch = options.resolved(asked["study"], trials=asked["trials"], need_corpus=False)
     for spec in chain.from_iterable(map(part_specs, launch.corpus_specs)):
-        if spec.startswith("files:") and not os.path.isabs(spec.removeprefix("files:")):
+        if (path := path_of(spec)) and not os.path.isabs(path):
             raise BadInput(
                 "a path of a submitted job is absolute, and on the cluster; received "
                 f"data.corpus={spec} of {launch.study.name}. Write it out."

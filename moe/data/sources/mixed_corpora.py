@@ -9,7 +9,7 @@ bound. So the draw needs no memory of documents, copies are drawn together, mixt
 parts under other weights share as many documents as they can, and a trial's own seed has no say.
 
 How a spec is read: a part ends where `=WEIGHT` is followed by the end, or by a comma and the
-beginning of a next part (`stdlib=`, `files:`, `hub:`) or of `seed=`. A glob may hold `=` and `,`.
+beginning of a next part (as `stdlib=`, `files:`) or of `seed=`. A glob may hold `=` and `,`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ import numpy as np
 
 from moe.data.digest import ContentDigest
 from moe.data.labels import MIXTURE, PART_COLUMN, TEXT_COLUMN
+from moe.data.sources.kinds import KINDS, kind_of
 
 MAX_PARTS = 16  # each has a metric of its own in every evaluation
 _PLACES = 1 << 18
 _NAME_LIMIT = 60
-_PART = re.compile(r"(?P<spec>.+?)=(?P<weight>[^=,]*)(?=$|,(?:stdlib=|files:|hub:|mix:|seed=))")
+_BEGIN = "|".join(f"{name}{':' if kind.takes_more else '='}" for name, kind in KINDS.items())
+_PART = re.compile(rf"(?P<spec>.+?)=(?P<weight>[^=,]*)(?=$|,(?:{_BEGIN}|{MIXTURE}:|seed=))")
 _SEED = re.compile(r"seed=(\d{1,9})")
 _WEIGHT = re.compile(r"\d{0,9}(\.\d{0,9})?")
 
@@ -179,10 +181,9 @@ def parse_mixture(rest: str) -> tuple[dict[str, Fraction], int]:
         number = Fraction(weight) if _WEIGHT.fullmatch(weight) and weight.strip(".") else None
         if not number:
             raise ValueError(_rule(f"{spec}={weight}", "A weight is a number above 0, as in 0.7."))
-        if spec.startswith("mix:") or not re.match(r"stdlib$|files:.|hub:.", spec):
-            raise ValueError(
-                _rule(spec, "A part is stdlib, files:GLOB or hub:NAME, and no mixture itself.")
-            )
+        if kind_of(spec) is None:
+            forms = ", ".join(kind.form for kind in KINDS.values())
+            raise ValueError(_rule(spec, f"A part is one of {forms}, and no mixture itself."))
         if spec in weights:
             raise ValueError(_rule(f"{spec} twice", "Name each part once."))
         weights[spec] = number

@@ -14,6 +14,7 @@ import pytest
 from moe.config import DataConfig
 from moe.data.corpus import open_corpus
 from moe.data.prepare import data_digest, prepare
+from moe.data.sources import kinds
 from moe.data.sources.mixed_corpora import obtained_parts, parse_mixture, part_specs
 from moe.data.token_store import TokenStore
 
@@ -262,3 +263,17 @@ def test_places_are_even():
     places = np.array([_place(f"document {i}".encode(), 0) for i in range(20000)])
     counts = np.bincount(places >> 14, minlength=16)
     assert ((counts - 1250) ** 2 / 1250).sum() < 45  # chi-square of 15 degrees, p = 1e-4
+
+
+def test_a_kind_of_corpus_is_one_row(monkeypatch):
+    """A kind that is added is read by itself and as a part of a mixture, and refusals name it."""
+    added = kinds.Kind(form="lines:TEXT", opens=lambda text: None)
+    monkeypatch.setitem(kinds.KINDS, "lines", added)
+    assert kinds.kind_of("lines:a,b") is added
+    assert kinds.kind_of("lines") is kinds.kind_of("lines:") is None
+    weights, _ = parse_mixture("lines:a=1,stdlib=2")
+    assert list(weights) == ["lines:a", "stdlib"]
+    with pytest.raises(ValueError, match="lines:TEXT"):
+        parse_mixture("nothing:a=1,stdlib=2")
+    with pytest.raises(ValueError, match="lines:TEXT"):
+        open_corpus("nothing:a")
