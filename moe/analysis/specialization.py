@@ -4,7 +4,7 @@ Shapes: T tokens, K experts chosen for a token, N experts, L labels, V distinct 
 R rows of a table (a token id with one of its labels).
 
 Labels, token ids and experts are whole numbers from 0; numpy only. The shares and co-activation
-are OLMoE's (arXiv 2409.02060); the permutation null is in `permutation`.
+are OLMoE's (arXiv 2409.02060); the permutation null is in `permutation_test`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Where local state lies: one folder a home, and nothing outside it."""
+"""Where local state lies: one folder a home, and nothing outside it.
+
+But for what lasts as long as a command, in the system's temporary folder: Ray's session, and the
+locks of the ports that a `ui` holds.
+"""
 
 from __future__ import annotations
 

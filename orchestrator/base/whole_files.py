@@ -1,7 +1,8 @@
 """Files and folders that are whole when they appear: written beside their place, then renamed.
 
 A reader sees the old one or the new one, whenever the writer is killed. `moe.train.run_folder` does
-the same for checkpoints, on any file system of PyArrow's and for one writer at a time.
+the same for checkpoints, on any file system of PyArrow's and for one writer at a time, and
+`moe.data.prepare` for tokens, which replace a damaged folder under a lock.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def ingest_command(
 
 @app.command()
 def deliver(home: HomeOption = None, mlflow_uri: MlflowOption = None) -> None:
-    """Send spooled metrics to a tracking server that is back.
+    """Send the metrics of the outbox to a tracking server that is back.
 
     Example: moe-study deliver --mlflow-uri http://tracking:5000
     """

@@ -150,7 +150,7 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
                 "Ray gives its processes half a minute to start, and this machine was too busy for "
                 "it. Nothing is lost: the same command goes on, best when less else runs here."
             ) from None
-        if "auth" in str(error).lower() or "Auth" in type(error).__name__:
+        if ray_private.wants_token(error):
             raise Unreachable(
                 "the Ray cluster wants a token that this driver does not have. Set "
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file."

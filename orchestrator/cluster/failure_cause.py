@@ -13,11 +13,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.cluster.ray_private import CAUSE, OTHER_CAUSES
+from orchestrator.cluster.ray_private import CAUSE, MEMORY_SIGNS, OTHER_CAUSES
 
 LOST = "the trial's process was lost"
 OUT_OF_MEMORY = "out of memory"
-_RAY_SAYS = ("OutOfMemoryError", "NODE_OUT_OF_MEMORY", "running low on memory")
 _VMSTAT = Path("/proc/vmstat")
 _ASK_NODE_S = 10.0
 _LENGTH = 1000
@@ -55,7 +54,7 @@ def reason(error: Exception | None, node: dict[str, Any] | None) -> str:
     if isinstance(error, ray.exceptions.RayTaskError):  # a traceback, and its last line
         return [line for line in lines if line][-1][:_LENGTH]
     for line in lines:
-        if any(sign in line for sign in _RAY_SAYS):
+        if any(sign in line for sign in MEMORY_SIGNS):
             return f"{OUT_OF_MEMORY}: {line}"[:_LENGTH]
     now = oom_kills_on(node["id"]) if node else None
     if now is not None and node["oom_kills"] is not None and now > node["oom_kills"]:

@@ -21,6 +21,7 @@ SOCKET_PATH_TOO_LONG = "AF_UNIX"
 SLOW_START = "timed out during startup"
 NO_AGENT_YET = "No available agent"
 CAUSE, OTHER_CAUSES = "because", " Some common causes"
+MEMORY_SIGNS = ("OutOfMemoryError", "NODE_OUT_OF_MEMORY", "running low on memory")
 _FAILURE = "Failure # "  # how Tune heads each failure in a trial's error file
 
 _MONITOR, _MONITOR_CONFIG = "monitor.py", "--autoscaling-config="
@@ -28,6 +29,11 @@ _MONITOR, _MONITOR_CONFIG = "monitor.py", "--autoscaling-config="
 
 def says_unauthorised(text: str) -> bool:
     return "401" in text or "403" in text or "auth" in text.lower()
+
+
+def wants_token(error: Exception) -> bool:
+    """Of an error of joining a cluster, which has a class of its own in some of Ray's parts."""
+    return "auth" in f"{type(error).__name__}: {error}".lower()
 
 
 def says_unknown_job(text: str) -> bool:

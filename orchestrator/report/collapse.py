@@ -1,9 +1,10 @@
 """Seeds whose training collapsed: far from the other seeds of their cell.
 
-A seed has collapsed where it lies more than 3.5 median absolute deviations from its cell's median,
-these scaled by 1.4826 to be a standard deviation where values are normal (Iglewicz and Hoaglin
-1993). A few seeds know their own deviation poorly: there the bound is the one that a normal sample
-of that size passes in one cell of a hundred.
+A seed has collapsed where it lies farther from its cell's median than a bound, in median absolute
+deviations, these scaled by 1.4826 to be a standard deviation where values are normal. The usual
+bound of 3.5 (Iglewicz and Hoaglin 1993) is for large samples: few seeds know their own deviation
+poorly, so the bound here is the one that a normal sample of that size passes in one cell of a
+hundred.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-DEVIATIONS = 3.5
 _SCALE = 1.4826
 # The 99% quantile of the largest scaled deviation among n normal values (400,000 samples each;
 # tests/report/test_collapse.py draws others). Two seeds cannot say which of them is off.

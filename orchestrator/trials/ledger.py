@@ -1,39 +1,10 @@
-"""The one writer of both stores: every change of a trial's state goes through here.
+"""The writer of both stores: every change of a trial of a running launch goes through here.
 
-The life of a trial. Arrows are methods of `Ledger`; [in brackets] who calls them:
-
-    TrialQueue plans the cells of a grid, or draws points of a space
-        |
-        v            next [searcher]: its MLflow run is made
-      waiting ------------------------------------------------> handed out
-        ^  ^                                                      |      |
-        |  |                          started [callback]          |      | _reuse [next]: this home
-        |  |                                                      v      | has its result already
-        |  +-- released [callback, session] <------------------ running  |
-        |        interrupted: out of device time, Ctrl-C        |     |  |
-        +----- requeued [callback] <----------------------------+     |  |
-        |        its node was lost in the middle of a start     |     |  |
-        +----- stopped [callback] <-----------------------------+     |  |
-                 until its other seeds have come as far               |  |
-                                                                      |  |
-      running stays running: progressed (an evaluation),              |  |
-      restarted (a lost process goes on, as a new attempt)            |  |
-                                                                      v  v
-      complete <-- completed [callback]: its last step <--------------+--+
-      pruned   <-- stopped   [callback]: early stopping <-------------+
-      failed   <-- failed    [callback]: diverged, lost too often <---+
-
-| here     | Optuna   | MLflow    | after a kill -9, by `reconcile`                          |
-|----------|----------|-----------|----------------------------------------------------------|
-| waiting  | WAITING  | SCHEDULED | stays; a run that its trial does not name yet is removed |
-| running  | RUNNING  | RUNNING   | waits: it goes on from its checkpoint                    |
-| complete | COMPLETE | FINISHED  | MLflow gets its end, and the final metrics if it lacks   |
-|          |          |           | them; where the two values differ, both stay and are told|
-| pruned   | PRUNED   | KILLED    | MLflow gets its end                                      |
-| failed   | FAIL     | FAILED    | MLflow gets its end; `--retry-failed` plans it anew      |
-
-Whom early stopping ends or lets wait is in `stopping`, how a change is written in `trial_writer`.
-The clock is a parameter: scheduling is tested without waiting.
+The life of a trial is drawn in docs/map.md: its states, who moves it, what each store says. The
+ledger's arrows are its methods. Whom early stopping ends or lets wait is in `stopping`, how a
+change is written in `trial_writer`. Two others write trials, and never beside a ledger at work:
+`reconcile` what a driver left that died, before the next one starts, and `adoption` what an import
+brings. The clock is a parameter: scheduling is tested without waiting.
 """
 
 from __future__ import annotations
@@ -288,7 +259,7 @@ class Ledger:
     @property
     def left_out(self) -> LeftOut | None:
         """What the limits kept from running; None where they kept nothing."""
-        reason = self.spending.refused or self.spending.exhausted()
+        reason = self.queue.kept_back or self.spending.exhausted()
         unknown = {record.number for record in self.queue.unknown}
         waiting = [r.number for r in self.trials.waiting() if r.number not in unknown]
         not_drawn = self.queue.expected - len(self.trials)

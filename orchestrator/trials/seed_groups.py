@@ -20,7 +20,7 @@ from enum import Enum
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.early_stopping import Judge, StoppingRule
 from orchestrator.study.launch import Launch
-from orchestrator.trials.trial_table import TrialTable
+from orchestrator.trials.trial_table import Trials
 
 
 class Verdict(Enum):
@@ -35,7 +35,7 @@ class SeedGroups:
     A point is named by its `cell_hash`. Failed trials that are to be repeated count as not run.
     """
 
-    def __init__(self, launch: Launch, trials: TrialTable, *, retry_failed: bool = False) -> None:
+    def __init__(self, launch: Launch, trials: Trials, *, retry_failed: bool = False) -> None:
         self._trials = trials
         self._seeds = frozenset(launch.seeds)
         self._cost = launch.study.measure.cost

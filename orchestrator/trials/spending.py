@@ -16,7 +16,7 @@ from typing import Any
 from moe.metrics import DEVICE_S
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
-from orchestrator.trials.trial_table import TrialTable
+from orchestrator.trials.trial_table import Trials
 
 Clock = Callable[[], float]
 
@@ -66,7 +66,7 @@ class Spending:
     """One launch's limits against what its trials have spent."""
 
     def __init__(
-        self, limits: Limits, trials: TrialTable, *, workers: int, now: Clock = time.monotonic
+        self, limits: Limits, trials: Trials, *, workers: int, now: Clock = time.monotonic
     ) -> None:
         self.limits = limits
         self._trials = trials
@@ -74,7 +74,6 @@ class Spending:
         self._now = now
         self._heard: dict[int, tuple[float, float]] = {}  # device seconds and clock, when last told
         self._heard_s = self._heard_at = 0.0  # sums of these
-        self.refused: str | None = None
 
     def heard(self, number: int, metrics: Mapping[str, Any] | None = None) -> None:
         """A trial begins to run, or reports its device seconds."""
@@ -105,21 +104,19 @@ class Spending:
         spent, heard = self._heard[record.number]
         return spent + (self._now() - heard) * self._workers
 
-    def admits(self, record: TrialRecord, point: Point) -> bool:
-        """Whether a waiting trial may start, beside those that have begun and will be run to their
-        end. Why not stands in `refused`.
-        """
-        self.refused = self.exhausted()
-        if self.refused or self.limits.tokens is None:
-            return not self.refused
+    def why_not(self, record: TrialRecord, point: Point) -> str | None:
+        """Why a waiting trial may not start, beside those that have begun and will be run to their
+        end; None where it may."""
+        if (reason := self.exhausted()) or self.limits.tokens is None:
+            return reason
         rest = point.tokens - self._trials.tokens_of(record)
         taken = self._trials.tokens_committed
-        if taken + rest > self.limits.tokens:
-            self.refused = (
-                f"--max-tokens {self.limits.tokens:,}: {taken:,} are spent, and the next trial "
-                f"needs {rest:,}"
-            )
-        return not self.refused
+        if taken + rest <= self.limits.tokens:
+            return None
+        return (
+            f"--max-tokens {self.limits.tokens:,}: {taken:,} are spent, and the next trial "
+            f"needs {rest:,}"
+        )
 
     def exhausted(self) -> str | None:
         """Why running trials are to end now; None while they may go on."""

@@ -26,7 +26,7 @@ from orchestrator.trials.sampling import (
 )
 from orchestrator.trials.seed_groups import SeedGroups
 from orchestrator.trials.spending import Spending
-from orchestrator.trials.trial_table import TrialTable
+from orchestrator.trials.trial_table import Trials
 
 Add = Callable[[Point, Mapping[str, BaseDistribution], str], TrialRecord]
 
@@ -53,13 +53,14 @@ class TrialQueue:
     `reusable` has the configurations whose result is known: such a trial costs nothing. `unknown`
     are trials that wait and that the study's file no longer has. `exhausted` says that every
     feasible point is in the launch, `not_found` that draws found no further one, which proves
-    nothing: `draws` remembers them, so that the next driver draws others.
+    nothing: `draws` remembers them, so that the next driver draws others. `kept_back` says which
+    limit held the first waiting trial back when last asked for one.
     """
 
     def __init__(
         self,
         launch: Launch,
-        trials: TrialTable,
+        trials: Trials,
         add: Add,
         *,
         draws: FailedDraws,
@@ -86,6 +87,7 @@ class TrialQueue:
         self.unknown: list[TrialRecord] = []
         self.exhausted: str | None = None
         self.not_found: str | None = None
+        self.kept_back: str | None = None
         if launch.study.is_grid:
             self._plan_grid(retry_failed)
         else:
@@ -278,7 +280,10 @@ class TrialQueue:
             return None
         first = next(iter(self._waiting))
         record = self._trials[first]
-        if first in self._free or self._spending.admits(record, self.point_of(record)):
+        if first in self._free:
+            return first
+        self.kept_back = self._spending.why_not(record, self.point_of(record))
+        if self.kept_back is None:
             return first
         return next(iter(self._free), None)
 

@@ -1,4 +1,7 @@
-"""The trials of one launch as they are now, in one table: the ledger changes it, all others ask.
+"""The trials of one launch as they are now, in one table.
+
+`TrialTable` is changed by the ledger and by what writes and stops trials for it; all others get the
+same table as `Trials`, which they can only ask.
 
 What is asked often (while 10,000 trials wait) is kept up to date as trials change, so that no
 question looks through all of them.
@@ -13,10 +16,10 @@ from orchestrator.study.launch import Launch
 from orchestrator.trials.search_history import SearchHistory
 
 
-class TrialTable:
+class Trials:
     """Records by trial number. Iterating gives them in the order in which they were made."""
 
-    def __init__(self, launch: Launch, records: Iterable[TrialRecord] = ()) -> None:
+    def __init__(self, launch: Launch) -> None:
         self._batch_tokens = launch.base.train.batch_tokens
         self._records: dict[int, TrialRecord] = {}
         self._running: set[int] = set()
@@ -27,36 +30,6 @@ class TrialTable:
         self._current: set[str] = set()
         self._tokens_committed = 0
         self._device_s_at_rest = 0.0
-        for record in records:
-            self.put(record)
-
-    def put(self, record: TrialRecord) -> None:
-        """A new trial, or one as it is from now on. For the ledger alone."""
-        self._count(record.number, -1)
-        self._records[record.number] = record
-        self._cell_hashes.add(record.cell_hash)
-        if not record.is_older:
-            self._current.add(record.cell_hash)
-            self._history.note(record)
-        if record.state == "running":
-            self._running.add(record.number)
-        else:
-            self._running.discard(record.number)
-        if record.state in FINISHED_STATES:
-            self._begun.pop(record.number, None)
-        self._count(record.number, 1)
-
-    def begin(self, number: int, tokens: int) -> None:
-        """A trial was handed out, to be trained on so many tokens in all."""
-        self._count(number, -1)
-        self._begun[number] = tokens
-        self._count(number, 1)
-
-    def put_back(self, number: int) -> None:
-        """A trial that was handed out waits again."""
-        self._count(number, -1)
-        self._begun.pop(number, None)
-        self._count(number, 1)
 
     def _count(self, number: int, sign: int) -> None:
         record = self._records.get(number)
@@ -116,3 +89,40 @@ class TrialTable:
     def device_s_at_rest(self) -> float:
         """Device seconds, by the record, of the trials that do not run."""
         return self._device_s_at_rest
+
+
+class TrialTable(Trials):
+    """The same, to be changed."""
+
+    def __init__(self, launch: Launch, records: Iterable[TrialRecord] = ()) -> None:
+        super().__init__(launch)
+        for record in records:
+            self.put(record)
+
+    def put(self, record: TrialRecord) -> None:
+        """A new trial, or one as it is from now on."""
+        self._count(record.number, -1)
+        self._records[record.number] = record
+        self._cell_hashes.add(record.cell_hash)
+        if not record.is_older:
+            self._current.add(record.cell_hash)
+            self._history.note(record)
+        if record.state == "running":
+            self._running.add(record.number)
+        else:
+            self._running.discard(record.number)
+        if record.state in FINISHED_STATES:
+            self._begun.pop(record.number, None)
+        self._count(record.number, 1)
+
+    def begin(self, number: int, tokens: int) -> None:
+        """A trial was handed out, to be trained on so many tokens in all."""
+        self._count(number, -1)
+        self._begun[number] = tokens
+        self._count(number, 1)
+
+    def put_back(self, number: int) -> None:
+        """A trial that was handed out waits again."""
+        self._count(number, -1)
+        self._begun.pop(number, None)
+        self._count(number, 1)

@@ -10,8 +10,10 @@ import pytest
 import ray
 
 from orchestrator.cluster import ray_private as private
+from orchestrator.cluster.connection import SETTINGS
 
 RAY = Path(ray.__file__).parent
+ROOMS = ("_common", "_private", "train", "tune")
 
 
 @pytest.mark.parametrize(
@@ -26,10 +28,18 @@ RAY = Path(ray.__file__).parent
         ("--gcs-address=", "_private/services.py"),
         (private.HEAD_RESOURCE, "autoscaler/v2/utils.py"),
         ("does not exist", "dashboard/modules/job/job_head.py"),
+        (private.MEMORY_SIGNS[0], "exceptions.py"),
+        *((sign, "core/src/ray/raylet/raylet") for sign in private.MEMORY_SIGNS[1:]),
     ],
 )
 def test_ray_still_says_so(word, file):
     assert word.encode() in (RAY / file).read_bytes().replace(b'" f"', b"").replace(b'f"', b'"')
+
+
+@pytest.mark.parametrize("name", [n for n in SETTINGS if n.startswith(("RAY_", "TUNE_"))])
+def test_ray_still_reads_the_switch(name):
+    sources = (file for room in ROOMS for file in (RAY / room).rglob("*.py"))
+    assert any(name in file.read_text() for file in sources)
 
 
 def test_the_loggers_are_modules():
