@@ -16,7 +16,7 @@ from moe.data.labels import MIXTURE, TEXT_COLUMN, LabelSurvey, LabelTable
 from moe.data.sources.kinds import KINDS, Source, kind_of
 from moe.data.sources.mixed_corpora import Mixture
 from moe.data.sources.rows import Row
-from moe.data.sources.text_column import chosen_column, found_note, text_of
+from moe.data.sources.text_column import chosen_column, found_note, text_of, thin_text_note
 
 if TYPE_CHECKING:
     import datasets
@@ -118,12 +118,13 @@ def open_corpus(spec: str, text_column: str = "") -> Corpus:
         found = column not in (text_column, TEXT_COLUMN)
         source = source.with_text_column(column)
         notes = (found_note(spec, column),) if found else ()
-        corpus = Corpus(spec, digest, source, column, notes)
-    if not is_mixture(corpus) and next(corpus.documents(), None) is None:
-        raise ValueError(
-            f"a corpus holds at least one document with text; {spec!r} holds none. "
-            "Check that its files are not empty."
-        )
+        thin = thin_text_note(spec, source.rows(), column)
+        corpus = Corpus(spec, digest, source, column, (*notes, thin) if thin else notes)
+        if next(corpus.documents(), None) is None:
+            raise ValueError(
+                f"a corpus holds at least one document with text; {spec!r} holds none. "
+                f"{thin or 'Check that its files are not empty'}."
+            )
     corpus.labels.beside(source.sequence_labels)  # a bad row is found before anything is made
     return corpus
 

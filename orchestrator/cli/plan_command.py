@@ -68,7 +68,7 @@ def list_studies(as_json: JsonOption = False) -> None:
             row["study"],
             row["question"],
             f"{row['cells']} cells, {row['trials']}" if row["cells"] else str(row["trials"]),
-            f"{row['tokens_total'] / 1e6:.1f}M tokens, {row['flops_total']:.1e} FLOPs",
+            f"{_count(row['tokens_total'])} tokens, {row['flops_total']:.1e} FLOPs",
         ]
         for row in rows
     ]
@@ -141,10 +141,12 @@ def plan_command(
     output.print(launch.study.question, style="bold", highlight=False)
     output.print(
         f"{planned['trials']} trials at scale {launch.scale}, seeds {list(launch.seeds)}, corpus "
-        f"{launch.corpus_text}: {about}{planned['tokens_total'] / 1e6:.1f}M tokens, "
+        f"{launch.corpus_text}: {about}{_count(planned['tokens_total'])} tokens, "
         f"{about}{planned['flops_total']:.2e} FLOPs",
         highlight=False,
     )
+    for name, other in launch.merged.items():
+        output.print(f"cell {name} is the same configuration as {other}", highlight=False)
     for mixture in planned["mixtures"]:
         output.print(_mixture_line(mixture), highlight=False)
     try:
@@ -260,3 +262,7 @@ def _mixture_line(mixture: dict[str, Any]) -> str:
     ]
     later = "" if mixture["parts"][0]["tokens"] else "; `run` tells what share of the tokens it is"
     return f"mixture of {', '.join(shares)}, by bytes of text{later}"
+
+
+def _count(tokens: int) -> str:
+    return f"{tokens / 1e6:.1f}M" if tokens >= 1e6 else f"{tokens / 1e3:.1f}K"

@@ -79,14 +79,14 @@ class RunProgress:
     def planned(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._measure = ledger.measure
-        finished = [r for r in ledger.trials if r.state in FINISHED_STATES]
-        self._done_before = sum(map(_flops, ledger.trials))
+        records, count = self._asked_now()
+        finished = [r for r in records if r.state in FINISHED_STATES]
+        self._done_before = sum(map(_flops, records))
         self._began = time.monotonic()
         self._bar.update(self._task, description="trials")
         if not self._console.is_terminal:
             reused = ledger.queue.num_reusable
             known = f", {reused} trained before in this home" if reused else ""
-            count = ledger.queue.expected
             self.say(f"{count} {'trial' if count == 1 else 'trials'}, {len(finished)} done{known}")
 
     def __call__(self, record: TrialRecord, metrics: Mapping[str, Any] | None) -> None:
@@ -103,12 +103,18 @@ class RunProgress:
                 self._said_at = now
                 self.say(self._minute_line())
 
-    def _minute_line(self) -> str:
-        """The time, how many trials are done, which run and how far, and the time left."""
+    def _asked_now(self) -> tuple[list[TrialRecord], int]:
+        """Trials of the study as it is now, and how many there will be: those of configurations
+        that it had before an edit are done with, and no part of this."""
         assert self._ledger is not None
         records = list(self._ledger.trials)
+        own = [record for record in records if not record.is_older]
+        return own, self._ledger.queue.expected - (len(records) - len(own))
+
+    def _minute_line(self) -> str:
+        """The time, how many trials are done, which run and how far, and the time left."""
+        records, expected = self._asked_now()
         finished = sum(r.state in FINISHED_STATES for r in records)
-        expected = self._ledger.queue.expected
         running = ", ".join(_how_far(r) for r in records if r.state == "running") or "none"
         left = self._left(records, expected)
         done = f"{finished} of {expected} done"
@@ -124,10 +130,9 @@ class RunProgress:
     def __rich__(self) -> Group:
         if self._ledger is None:
             return Group(self._bar)
-        records = list(self._ledger.trials)
+        records, expected = self._asked_now()
         counts = count_states(records)
         finished = sum(counts[state] for state in FINISHED_STATES)
-        expected = self._ledger.queue.expected
         self._bar.update(
             self._task, completed=finished, total=expected, left=self._left(records, expected)
         )

@@ -216,7 +216,10 @@ class Launch:
             return []
         points: dict[str, Point] = {}
         for values in self.study.first:
-            point = self.sampled_point(self.space.require_within(values), self.seeds[0])
+            try:
+                point = self.sampled_point(self.space.require_within(values), self.seeds[0])
+            except ConfigError as error:
+                raise ConfigError(f"the point first={dict(values)}: {error}") from None
             points.setdefault(point.cell_hash, point)
         return list(points.values())
 

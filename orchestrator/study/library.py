@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = ROOT / "studies"
+_OURS = (
+    "moe",
+    "orchestrator",
+    "search_spaces",
+)  # also of another checkout, this program's are meant
 # What study files of before 2026-11-25 import, and where it is now.
 RENAMED: dict[str, tuple[str, ModuleType]] = {
     "orchestrator.claim_types": ("orchestrator.study", claims),
@@ -85,13 +90,43 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     try:
         with _imports_as_a_script(path.resolve().parent), _old_names():
+            _require_own_names(path)
             spec.loader.exec_module(module)
+    except BadInput:
+        raise
     except (Exception, SystemExit) as error:
         raise BadInput(
             f"a study file must run; {path} raised {type(error).__name__}: "
             f"{str(error).rstrip('. ')}. Mend it, and try it with `python {path}`."
         ) from None
     return module
+
+
+def _require_own_names(path: Path) -> None:
+    """Raises BadInput where the file imports a neighbour whose name is another module's, loaded
+    already: it would get that one."""
+    folder = path.resolve().parent
+    if folder == STUDIES:
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # said when it is run
+        return
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        for name in {whole.partition(".")[0] for whole in names}:
+            places = (folder / f"{name}.py", folder / name / "__init__.py")
+            beside = next((place for place in places if place.is_file()), None)
+            loaded = getattr(sys.modules.get(name), "__file__", None)
+            if beside is None or loaded is None or name in _OURS:
+                continue
+            if not Path(loaded).resolve().is_relative_to(folder):
+                raise BadInput(
+                    f"a module beside a study file has a name that no other has; {path} imports "
+                    f"{name}, which is {beside} and, loaded already, {loaded}. Rename the first."
+                )
 
 
 @contextlib.contextmanager

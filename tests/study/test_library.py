@@ -122,6 +122,17 @@ def test_what_it_imports_is_sent_with_it(tmp_path):
     }
 
 
+def test_a_helper_whose_name_is_taken_is_named(tmp_path):
+    """It would be given the other one, which is loaded already."""
+    (tmp_path / "random.py").write_text("LR = 1\n")
+    (tmp_path / "mine.py").write_text("from random import LR\n")
+    with pytest.raises(BadInput, match=r"imports random, which is .*Rename the first"):
+        load_study(str(tmp_path / "mine.py"))
+    (tmp_path / "other.py").write_text("import json\n")  # what is not imported disturbs nobody
+    with pytest.raises(BadInput, match="exposes STUDY"):
+        load_study(str(tmp_path / "other.py"))
+
+
 def test_a_helper_that_is_missing_is_named(tmp_path):
     file = project(tmp_path / "own")
     (tmp_path / "own/my_scales.py").unlink()

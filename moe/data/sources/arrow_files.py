@@ -17,7 +17,8 @@ ARROW_KINDS = ("parquet", "arrow", "feather")
 
 
 def read_arrow(path: Path, kind: str, text_column: str) -> Iterator[Row]:
-    """String columns, and the one that holds the text.
+    """String columns, and the one that holds the text; all with strings in them, where none was
+    named and none is `text`.
 
     Raises ValueError where none was named, and `text` is of another type or nothing is a string.
     """
@@ -63,6 +64,8 @@ def _columns_read(schema: Any, text_column: str) -> list[str]:
     columns = string_columns(schema)
     if text_column and text_column not in columns:
         columns.append(text_column.partition(".")[0])
+    if not text_column and TEXT_COLUMN not in schema.names:  # text may lie inside any of these
+        columns += [f.name for f in schema if f.name not in columns and "string" in str(f.type)]
     return [name for name in columns if name in schema.names]
 
 
@@ -98,8 +101,13 @@ def _opened(path: Path, kind: str) -> Iterator[tuple[Any, Any]]:
 
     opened = _parquet if kind == "parquet" else _ipc
     try:
-        with opened(path) as found:
-            yield found
+        with opened(path) as (schema, batches):
+            if len(set(schema.names)) != len(schema.names):
+                raise ValueError(
+                    f"the columns of a table have different names; {path} has "
+                    f"{', '.join(schema.names)}. Rename those that are the same."
+                )
+            yield schema, batches
     except pa.ArrowException as error:
         raise ValueError(
             f"a corpus file must be readable; {path} is not: {str(error).rstrip('. ')}. "

@@ -44,6 +44,12 @@ def _rows(path: Path, delimiter: str) -> Iterator[Row]:
                         f"{where} has {len(row)}. Mend the row; a text with a quote or separator "
                         "in it is written in quotes."
                     )
+                if delimiter == "\t" and (swallowed := _swallowed(row, len(header))):
+                    raise ValueError(
+                        "a quotation mark that begins a field ends with its next one; in "
+                        f"{where} one holds what looks like whole rows, {swallowed[:60]!r}. Where "
+                        "the table was written without quoting, write it anew with it, or as jsonl."
+                    )
                 yield Row(dict(zip(header, row, strict=True)), where=where)
         except csv.Error as error:
             if "field limit" in str(error):
@@ -54,8 +60,15 @@ def _rows(path: Path, delimiter: str) -> Iterator[Row]:
                 ) from None
             raise ValueError(
                 f"a table has quotes only around a field, doubled inside; near line "
-                f"{reader.line_num} of {path} this fails: {error}. Mend the quotes."
+                f"{reader.line_num} of {path} this fails: {error}. Mend the quotes; where the "
+                "table was written without quoting, write it anew with it, or as jsonl."
             ) from None
+
+
+def _swallowed(row: list[str], columns: int) -> str:
+    """A line within a field that has a whole row's tabs; empty where there is none."""
+    lines = (line for field in row if "\n" in field for line in field.split("\n")[1:-1])
+    return next((line for line in lines if columns > 1 and line.count("\t") == columns - 1), "")
 
 
 def _require_header(header: list[str], delimiter: str, path: Path) -> None:

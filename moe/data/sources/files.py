@@ -107,6 +107,8 @@ class LocalFiles:
         digest = ContentDigest("files")
         for kind, path in self._files:
             with readable(path):
+                with path.open("rb") as file:  # a pointer stands for a packed file as it is
+                    require_no_pointer(file.read(POINTER_BYTES), path)
                 with unpacking.open_bytes(path) as file:
                     _require_content(file, path)
                 if kind in ARROW_KINDS:
@@ -114,6 +116,9 @@ class LocalFiles:
                 with unpacking.open_bytes(path) as file:
                     digest.add_file(kind, _blocks(file, path, kind))
         return digest.hexdigest()
+
+    def paths(self) -> set[str]:
+        return {os.path.realpath(path) for _, path in self._files}
 
     def provenance(self) -> dict[str, Any]:
         return {
@@ -167,7 +172,11 @@ def _under(folder: Path) -> Iterator[Path]:
             seen.add(real)
             for name in files:
                 path = Path(inside, name)
-                if name[0] != "." and name not in _BESIDE_DATA and _known_kind(path):
+                if name[0] == "." or name in _BESIDE_DATA:
+                    continue
+                if not os.path.exists(path):  # a link to nothing, of a file or a whole folder
+                    _regular(path)
+                if _known_kind(path):
                     yield path
 
 

@@ -1,7 +1,8 @@
 """The corpus `mix:SPEC=WEIGHT,SPEC=WEIGHT[,...][,seed=N]`: documents of several corpora, by weight.
 
 Weights are shares of the text, in bytes of UTF-8, after division by their sum: so the same text is
-drawn whatever the tokenizer. No document comes twice: the mixture is as large as its scarcest part
+drawn whatever the tokenizer. No document comes twice that its part has once (parts share no file):
+the mixture is as large as its scarcest part
 allows, which is taken whole, and of each other part as much as its weight asks for.
 
 A document is drawn if its place, a hash of its content and of the seed, lies below its part's
@@ -28,13 +29,15 @@ import numpy as np
 
 from moe.data.digest import ContentDigest
 from moe.data.labels import MIXTURE, PART_COLUMN, TEXT_COLUMN
+from moe.data.sources.files import LocalFiles
 from moe.data.sources.kinds import KINDS, kind_of
 
 MAX_PARTS = 16  # each has a metric of its own in every evaluation
 _PLACES = 1 << 18
 _NAME_LIMIT = 60
 _BEGIN = "|".join(f"{name}{':' if kind.takes_more else '='}" for name, kind in KINDS.items())
-_PART = re.compile(rf"(?P<spec>.+?)=(?P<weight>[^=,]*)(?=$|,(?:{_BEGIN}|{MIXTURE}:|seed=))")
+_NEXT = f"(?:{_BEGIN}|{MIXTURE}:|seed=)"
+_PART = re.compile(rf"(?P<spec>.+?)=(?P<weight>[^=,]*)(?=$|,{_NEXT})")
 _SEED = re.compile(r"seed=(\d{1,9})")
 _WEIGHT = re.compile(r"\d{0,9}(\.\d{0,9})?")
 
@@ -79,6 +82,7 @@ class Mixture:
                     f"the parts of a mixture hold different text; received {other!r} and {spec!r}, "
                     "which hold the same. Leave one out, and add its weight to the other."
                 )
+        _require_apart(corpora)
         total = sum(weights.values())
         names = _names(corpora)
         parts = [
@@ -167,9 +171,23 @@ class Mixture:
         return bounds
 
 
+def _require_apart(corpora: Mapping[str, _Documents]) -> None:
+    """Raises ValueError where a file is in two parts: its documents would be drawn twice."""
+    part_of: dict[str, str] = {}
+    for spec, corpus in corpora.items():
+        for path in sorted(corpus.source.paths()) if isinstance(corpus.source, LocalFiles) else ():
+            if path in part_of:
+                raise ValueError(
+                    "the parts of a mixture share no file, since its documents would come twice; "
+                    f"received {part_of[path]!r} and {spec!r}, which both have {path}. Narrow one."
+                )
+            part_of[path] = spec
+
+
 def parse_mixture(rest: str) -> tuple[dict[str, Fraction], int]:
     """Weight by CORPUS SPEC, as written, and the seed (0 by default). Raises ValueError."""
     weights: dict[str, Fraction] = {}
+    rest = re.sub(rf",\s+(?={_NEXT})", ",", rest.strip())
     seed, at = 0, 0
     while at < len(rest):
         if (found := _SEED.fullmatch(rest, at)) and weights:

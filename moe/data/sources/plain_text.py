@@ -39,9 +39,10 @@ def checked_text(file: IO[bytes], path: Path) -> Iterator[bytes]:
     offset = 0
     while block := file.read(unpacking.BLOCK_BYTES):
         if offset == 0 and block[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            bits = 32 if block[:4] in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE) else 16
             raise ValueError(
-                f"text must be valid UTF-8; {path} is not, it begins as UTF-16 does. Convert it: "
-                "iconv -f UTF-16 -t UTF-8."
+                f"text must be valid UTF-8; {path} is not, it begins as UTF-{bits} does. Convert "
+                f"it: iconv -f UTF-{bits} -t UTF-8."
             )
         pending = len(decoder.getstate()[0])
         try:

@@ -1,5 +1,6 @@
 """Documents in a tar archive, as webdataset lays them out: members of one name up to the first dot
-are one document, `.txt` its text and `.json` its columns. Other members are left aside.
+are one document, `.txt` its text and `.json` its columns. Pictures and the like are left aside;
+members of another kind that holds text are refused.
 
 Nothing is unpacked to disk. The archive is read once, from its start.
 """
@@ -25,6 +26,7 @@ from moe.data.sources.plain_text import (
 from moe.data.sources.rows import Row, text_row
 
 MAX_MEMBER_BYTES = 1 << 28
+_TEXT_KINDS = ("txt", "json", "jsonl", "ndjson", "csv", "tsv", "conllu", "parquet", "arrow")
 
 
 class _Header(tarfile.TarInfo):
@@ -70,9 +72,17 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, t
         folder, slash, name = member.name.rpartition("/")
         key, _, kind = name.partition(".")
         kind = kind.lower()
-        if member.isdir() or kind not in ("txt", "json") or not key:
+        if member.isdir() or not key:
             continue
         named = f"{member.name} in {path}"
+        if kind not in ("txt", "json"):
+            if _holds_text(name):
+                raise ValueError(
+                    "a member of an archive is KEY.txt or KEY.json, its key up to the first dot; "
+                    f"{named} would be left aside. Rename it (chapter-1.txt), or give the file "
+                    "outside the archive."
+                )
+            continue
         if not member.isfile():
             what = f"a link to {member.linkname}" if member.linkname else "a pipe or a device"
             raise ValueError(
@@ -90,6 +100,12 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, t
         require_no_pointer(begin, named)
         data = b"".join(checked_text(io.BytesIO(begin + content.read()), Path(named)))
         yield f"{folder}{slash}{key}", kind, (named, data.decode("utf-8-sig"))
+
+
+def _holds_text(name: str) -> bool:
+    """Whether a member of another kind is one that a file by itself would be read as."""
+    kind, _ = unpacking.kind_of(Path(name))
+    return kind in _TEXT_KINDS
 
 
 def _documents(members: list[tuple[str, tuple[str, str]]], path: Path) -> Iterator[Row]:
@@ -114,7 +130,7 @@ def _documents(members: list[tuple[str, tuple[str, str]]], path: Path) -> Iterat
             )
         columns |= found
     if not texts:
-        yield Row(columns, where=where)
+        yield Row(columns, where=f"{where} (beside which no .txt of its name stands)")
     for text in texts:
         for piece in pieces(io.StringIO(text, newline="")):
             if columns:

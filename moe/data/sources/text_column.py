@@ -7,12 +7,16 @@ comes first.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from moe.data.labels import TEXT_COLUMN
 
 _WORDS_OF_TEXT = 5  # what holds fewer, in most rows, is a name or a label
+_LOOKED_AT = 200  # rows, of those that a corpus begins with
+_DEEPEST, _LISTED = 8, 8  # how far into a row is looked, and at how many of a list
+_IN_LIST = "[]"
 
 _MISSING = object()
 
@@ -45,27 +49,82 @@ def text_of(row: Mapping[str, Any], column: str, where: str) -> str | None:
 
 
 def chosen_column(rows: Iterable[Mapping[str, Any]], where: str) -> str:
-    """`text` where a row has it, or else the only column that holds text.
+    """`text` where a row has it, or else the only column that holds text, also inside others.
 
     That is the only one with strings, or the only one whose strings mostly have five words or more.
-    Raises ValueError where there is none, or a choice.
+    Raises ValueError where there is none, or a choice, or where text lies in lists too.
     """
     strings: dict[str, list[str]] = defaultdict(list)
+    listed: dict[str, list[str]] = defaultdict(list)
     first: Mapping[str, Any] | None = None
     for row in rows:
         first = row if first is None else first
         if TEXT_COLUMN in row:
             return TEXT_COLUMN
-        for name, value in row.items():
-            if isinstance(value, str) and value.strip():
-                strings[name].append(value)
+        for name, value in _strings_of(row):
+            (listed if _IN_LIST in name else strings)[name].append(value)
     if first is None:
         return TEXT_COLUMN
     wordy = [name for name, values in strings.items() if _is_text(values)]
-    for found in (list(strings), wordy):
-        if len(found) == 1:
-            return found[0]
-    raise ValueError(missing_text(where, TEXT_COLUMN, described(first)))
+    lists = sorted({name.partition(_IN_LIST)[0] for name, v in listed.items() if _is_text(v)})
+    if not lists:
+        for found in (list(strings), wordy):
+            if len(found) == 1:
+                return found[0]
+        raise ValueError(missing_text(where, TEXT_COLUMN, described(first)))
+    named = f" ({', '.join(wordy)} may be meant)" if wordy else ""
+    raise ValueError(
+        f"a corpus has its text in a string column, and no list is read for it; {where} has text "
+        f"in the lists of {', '.join(lists)}. Write each document as a row of its own, or name the "
+        f"column that is meant: --set data.text_column=NAME{named}."
+    )
+
+
+def thin_text_note(spec: str, rows: Iterable[Mapping[str, Any]], column: str) -> str:
+    """A line where most of the first rows have no text in their column and another has; else "".
+
+    Rows without text are no documents: a corpus half of whose rows lack it is trained on a half.
+    """
+    count, blank, others = 0, 0, defaultdict[str, list[str]](list)
+    for row in islice(rows, _LOOKED_AT):
+        count += 1
+        try:
+            value = value_at(row, column)
+        except KeyError:
+            return ""
+        if value is None or (isinstance(value, str) and not value.strip()):
+            blank += 1
+            for name, text in _strings_of(row):
+                others[name].append(text)
+    wordy = [name for name, texts in others.items() if _is_text(texts) and _IN_LIST not in name]
+    if not wordy or 2 * blank <= count:
+        return ""
+    return (
+        f"{blank} of the first {count} rows of {spec} have no text in {column!r} and are left out; "
+        f"they have some in {', '.join(map(repr, wordy))}: --set data.text_column={wordy[0]} takes "
+        "that"
+    )
+
+
+def _strings_of(
+    row: Mapping[str, Any], before: str = "", depth: int = 0
+) -> Iterator[tuple[str, str]]:
+    """Every string that is not blank, by its dotted name, which has `[]` after that of a list."""
+    for name, value in row.items():
+        yield from _strings_in(value, f"{before}{name}", depth)
+
+
+def _strings_in(value: Any, name: str, depth: int) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        if value.strip():
+            yield name, value
+    elif depth >= _DEEPEST:
+        return
+    elif isinstance(value, Mapping):
+        yield from _strings_of(value, f"{name}.", depth + 1)
+    elif isinstance(value, list):
+        for item in value[:_LISTED]:
+            yield from _strings_in(item, name + _IN_LIST, depth + 1)
 
 
 def found_note(spec: str, column: str) -> str:
