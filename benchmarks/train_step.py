@@ -39,7 +39,7 @@ from moe.train.optim import learning_rate
 from moe.train.routing_stats import RoutingHistory, RoutingSnapshot, RoutingTotals
 from moe.train.trainer import Trainer
 from orchestrator.stores.outbox_files import OutboxFile
-from studies.scales import CPU, GPU
+from studies.scales import CPU, CPU_2025_11, GPU
 
 STEP_GOAL = 1.10  # what an MoE layer may cost beyond a dense one
 PART_GOAL = 1.01
@@ -219,7 +219,8 @@ def _shape(config: TrialConfig) -> str:
 
 
 def make_configs(folder: Path, tiny: bool) -> dict[str, TrialConfig]:
-    """The scales `cpu` and `gpu`, one micro-batch a step, on bytes: the tokenizer is no part."""
+    """The scales `cpu`, `cpu-2025-11` and `gpu`, one micro-batch a step, on bytes: the tokenizer is
+    no part."""
     generator = np.random.default_rng(0)
     words = ["router", "expert", "token", "gate", "load", "of", "the", "a", "to"]
     for i in range(300):
@@ -227,7 +228,7 @@ def make_configs(folder: Path, tiny: bool) -> dict[str, TrialConfig]:
         (folder / f"part-{i}.txt").write_text(f"{i} {text}")
     data = DataConfig(corpus=f"files:{folder}/part-*.txt", tokenizer="byte")
     made = {}
-    for name, base in (("cpu", CPU), ("gpu", GPU)):
+    for name, base in (("cpu", CPU), ("cpu-2025-11", CPU_2025_11), ("gpu", GPU)):
         tokens = 2048
         train = dataclasses.replace(
             base.train, batch_tokens=tokens, micro_batch_tokens=tokens, precision="fp32"

@@ -52,7 +52,7 @@ def figure(
     path = out or Path(f"{loaded.name}-{name}.{form}")
     chosen = figure_frame.Style(family=style, width_inches=_inches(width), is_bare=bare)
     with figure_frame.styled(chosen):
-        drawn = one_figure(launch, name)
+        drawn = one_figure(launch, name, loaded.design)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_as(drawn, path, form)

@@ -96,6 +96,12 @@ def _sections(result: Scaling) -> list[tuple[str, list[str], list[list[str]]]]:
         ]
         for gap in result.gaps
     ]
+    grains = []
+    if (grain := result.grains) is not None:
+        cells = ", ".join(grain.cells)
+        alpha, gamma = f"{grain.alpha:.3f}", f"{grain.gamma:.2f}"
+        ends = _ends(grain.alpha_bounds), _ends(grain.gamma_bounds)
+        grains.append([cells, f"{grain.e:.4f}", alpha, ends[0], gamma, ends[1]])
     turns = [[name, one, two] for name, pairs in result.turns.items() for one, two in pairs]
     of = f"difference from {result.reference}"
     return [
@@ -106,18 +112,25 @@ def _sections(result: Scaling) -> list[tuple[str, list[str], list[list[str]]]]:
             ["cell", "gap", "95%", "at FLOPs", "order changes at", "of resamples"],
             gaps,
         ),
+        ("Law over granularity", ["cells", "E", "alpha", "95%", "gamma", "95%"], grains),
         (f"Where the measured order changes: {of}", ["cell", "between", "and"], turns),
     ]
 
 
 def _notes(result: Scaling) -> list[str]:
-    from orchestrator.report.scaling import FORM, RESAMPLES
+    from orchestrator.report.granularity_law import FORM as GRAIN_FORM
+    from orchestrator.report.scaling import FORM, GRAIN_RESAMPLES, RESAMPLES
 
     lines = [f"{note}." for note in result.notes]
     if result.laws:
         lines.append(
             f"Form: {FORM}. Intervals are of {RESAMPLES} resamples of the seeds at each size: they "
             "say what seeds move, not whether the form holds beyond the sizes that were run."
+        )
+    if result.grains is not None:
+        lines.append(
+            f"Over granularity: {GRAIN_FORM}, of {GRAIN_RESAMPLES} resamples: what finer experts "
+            "gain is the larger, the larger B and gamma are."
         )
     return lines
 

@@ -49,7 +49,7 @@ def publish(session: Session) -> None:
     launch = session.read()
     parent, folder = session.tracking.parent_run_id, session.parent_folder
     try:
-        figures = _figures(launch, folder, session.analysis())
+        figures = _figures(launch, session.launch.study, folder, session.analysis())
         for path in figures:
             session.tracking.log_artifact(parent, path, FIGURES)
         pages = _pages(launch, session.launch.study, folder)
@@ -94,7 +94,7 @@ def publish_analysis(
             # A driver may have gone on while this was measured.
             launch = LaunchRecords.of(home, launch.info, launch.store.records(), launch.store)
             folder = Path(made)
-            figures = _figures(launch, folder, launch.analysis())
+            figures = _figures(launch, study, folder, launch.analysis())
             pages = _pages(launch, study, folder)
             _to_dashboard(launch, [*figures, *pages], launch.table(study))
             require_usable(uri, must_exist=True)
@@ -134,10 +134,10 @@ def _to_parent(
         client.log_metric(run_id, name, value)
 
 
-def _figures(launch: LaunchRecords, folder: Path, rows: Rows) -> list[Path]:
+def _figures(launch: LaunchRecords, study: Study, folder: Path, rows: Rows) -> list[Path]:
     from orchestrator.report.print_figures import draw_launch  # matplotlib: a second to import
 
-    return draw_launch(launch, launch.home, folder / FIGURES, rows=rows)
+    return draw_launch(launch, launch.home, folder / FIGURES, rows=rows, design=study.design)
 
 
 def _pages(launch: LaunchRecords, study: Study, folder: Path) -> list[Path]:

@@ -54,20 +54,11 @@ def parallel_chart(
     trials: Sequence[TrialRecord], *, label: str, lower_is_better: bool
 ) -> Figure | None:
     """A line a trial through its value of every axis, to what it came to; the better the darker.
-
-    Numbers stand on a scale, other choices and axes that not every trial has one beside the other.
-    None where fewer than two axes moved.
-    """
-    paths = dict.fromkeys(path for record in trials for path in record.params)
-    moved = [p for p in paths if len({str(record.params.get(p)) for record in trials}) > 1]
-    if len(trials) < _LEAST_TRIALS or len(moved) < 2:
+    None where there are no dimensions."""
+    dimensions = parallel_dimensions(trials, label)
+    if dimensions is None:
         return None
-    dimensions = [
-        _dimension(name, [record.params.get(path) for record in trials])
-        for path, name in zip(moved, short_names(moved), strict=True)
-    ]
     values = [record.final for record in trials]
-    dimensions.append({"label": label, "values": values})
     line = {
         "color": values,
         "colorscale": [[0, "--c0"], [1, "--c4"]],
@@ -79,6 +70,23 @@ def parallel_chart(
         "data": [{"type": "parcoords", "line": line, "dimensions": dimensions}],
         "layout": {"height": 420, "margin": {"t": 70, "b": 40, "l": 70}},
     }
+
+
+def parallel_dimensions(trials: Sequence[TrialRecord], label: str) -> list[dict[str, Any]] | None:
+    """Of every axis that moved the place of each trial on it, and last what the trials came to.
+
+    Numbers stand on a scale, other choices and axes that not every trial has one beside the other.
+    None with fewer than three trials, or where fewer than two axes moved.
+    """
+    paths = dict.fromkeys(path for record in trials for path in record.params)
+    moved = [p for p in paths if len({str(record.params.get(p)) for record in trials}) > 1]
+    if len(trials) < _LEAST_TRIALS or len(moved) < 2:
+        return None
+    dimensions = [
+        _dimension(name, [record.params.get(path) for record in trials])
+        for path, name in zip(moved, short_names(moved), strict=True)
+    ]
+    return [*dimensions, {"label": label, "values": [record.final for record in trials]}]
 
 
 def _dimension(name: str, values: Sequence[Any]) -> dict[str, Any]:

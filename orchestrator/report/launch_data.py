@@ -18,6 +18,7 @@ from orchestrator.report.figure_data import (
     Specialization,
     balance_pairs,
     complete_cells,
+    counted,
     curve_of,
     differences_of,
     interval_of,
@@ -26,13 +27,17 @@ from orchestrator.report.figure_data import (
     tokens_per_step,
 )
 from orchestrator.report.figure_labels import curve_label, label_of
+from orchestrator.report.interactions import Interaction, interactions
 from orchestrator.report.pareto import Cost, ParetoPoint, pareto_points
 from orchestrator.report.records import LaunchRecords
+from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.design import Design
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchData:
     """`home` holds the routing arrays of the runs; `rows` are those of `analyze` for this launch.
+    `design` is the study's, where its file is at hand.
 
     Nothing is found before it is asked for. What is missing is left out, by cell.
     """
@@ -40,6 +45,7 @@ class LaunchData:
     launch: LaunchRecords
     home: Home
     rows: Rows = field(default=(), repr=False)
+    design: Design | None = None
 
     @cached_property
     def cells(self) -> list[CellTrials]:
@@ -120,6 +126,32 @@ class LaunchData:
     def _points(self, against: Cost) -> list[ParetoPoint]:
         metric = self.launch.judged_metric
         return pareto_points(self.launch.trials, self.home, metric=metric, against=against)
+
+    @property
+    def fronts(self) -> list[tuple[str, Cost, list[ParetoPoint]]]:
+        """Name of the chart, what is spent, and a point a cell."""
+        return [("pareto", "flops", self.pareto), ("pareto-active", "active", self.pareto_active)]
+
+    # Axes.
+
+    @property
+    def is_search(self) -> bool:
+        return bool(self.launch.info.attributes.get("sampled"))
+
+    @cached_property
+    def interactions(self) -> list[Interaction]:
+        """Two axes at a time; none of a search, which `recommend` tells from a model of it."""
+        return (
+            [] if self.is_search or self.design is None else interactions(self.cells, self.design)
+        )
+
+    @cached_property
+    def points_by_corpus(self) -> dict[str | None, list[TrialRecord]]:
+        """Complete trials of a search."""
+        found: dict[str | None, list[TrialRecord]] = {}
+        for record in counted(self.launch.trials) if self.is_search else ():
+            found.setdefault(record.corpus, []).append(record)
+        return found
 
     # Routers.
 

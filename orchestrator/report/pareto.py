@@ -47,7 +47,7 @@ def pareto_points(
     """Cells with a complete trial, the cheapest first, in the metric's own better direction.
 
     FLOPs are of the training that a result stands for, also where it was paid for in another
-    launch. A cell whose batch is not known is left out.
+    launch. A cell whose batch, FLOPs or parameters are not known is left out.
     """
     groups: dict[str, list[TrialRecord]] = {}
     for record in counted(records):
@@ -63,7 +63,8 @@ def pareto_points(
             corpus=group[-1].corpus,
         )
         for group in groups.values()
-        if (tokens := _trained_tokens(group, home)) is not None
+        if {FLOPS_PER_TOKEN, PARAMS_ACTIVE} <= group[-1].attributes.keys()
+        and (tokens := _trained_tokens(group, home)) is not None
     ]
     cost = describe(metric).cost
     points.sort(key=lambda point: (point.spends(against), cost(point.value)))

@@ -23,10 +23,19 @@ from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.base.whole_files import whole
+from orchestrator.report.axis_charts import parallel_dimensions
 from orchestrator.report.figure_data import MOST_SAMPLED, Interval, Rows, counted
-from orchestrator.report.figure_labels import label_of, probe_name, shorten, word_form_note
+from orchestrator.report.figure_labels import (
+    label_of,
+    last_part,
+    probe_name,
+    shorten,
+    word_form_note,
+)
 from orchestrator.report.judge import NO_EVIDENCE, main_digest
 from orchestrator.report.launch_data import LaunchData
+from orchestrator.report.pareto import NAMES as COST_NAMES
+from orchestrator.report.text_alternatives import interaction_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,30 +43,39 @@ if TYPE_CHECKING:
     from orchestrator.report.comparison import Comparison
     from orchestrator.report.figure_frame import Heading
     from orchestrator.report.records import LaunchRecords
+    from orchestrator.study.design import Design
 
 FORMATS = ("png", "pdf")
 DOTS_PER_INCH = 200
 
 
-def draw_launch(launch: LaunchRecords, home: Home, folder: Path, *, rows: Rows = ()) -> list[Path]:
+def draw_launch(
+    launch: LaunchRecords,
+    home: Home,
+    folder: Path,
+    *,
+    rows: Rows = (),
+    design: Design | None = None,
+) -> list[Path]:
     """Writes every figure that the launch has data for, each as PNG and PDF.
 
     `home` holds the routing arrays of the runs, `rows` are those of `analyze` for this launch.
     """
     return [
         path
-        for name, figure in launch_figures(launch, home, rows=rows)
+        for name, figure in launch_figures(launch, home, rows=rows, design=design)
         for path in save(figure, folder, name)
     ]
 
 
 def launch_figures(
-    launch: LaunchRecords, home: Home, *, rows: Rows = ()
+    launch: LaunchRecords, home: Home, *, rows: Rows = (), design: Design | None = None
 ) -> Iterator[tuple[str, Figure]]:
-    """Name and figure, one at a time: curves, loss, load by cell, balance, specialisation."""
-    data = LaunchData(launch=launch, home=home, rows=rows)
+    """Name and figure, one at a time: curves, loss, axes, load by cell, balance, specialisation."""
+    data = LaunchData(launch=launch, home=home, rows=rows, design=design)
     if data.cells:
         yield from quality_figures(data)
+        yield from axis_figures(data)
         yield from _load_figures(data)
         yield from _specialization_figures(data)
 
@@ -96,6 +114,44 @@ def quality_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
             as_perplexity=data.is_loss,
         ),
     )
+
+
+def axis_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
+    """Two axes at a time, quality against cost, and the points of a search."""
+    from orchestrator.report import axis_plots
+
+    label, launch = data.value_label, data.launch
+    for i, found in enumerate(data.interactions):
+        axes = f"{last_part(found.row_axis)} and {last_part(found.column_axis)}"
+        heading = _heading(launch, f"Cells by {axes}", interaction_text(found))
+        yield f"interaction-{i}", axis_plots.interaction_figure(found, heading, label=label)
+    for name, against, points in data.fronts:
+        if points:
+            heading = _heading(
+                launch,
+                f"Quality against {COST_NAMES[against]}",
+                "blue: no other cell has as good a value for as little; means over seeds",
+            )
+            yield (
+                name,
+                axis_plots.pareto_figure(
+                    points, heading, label=label, against=against, cost_name=COST_NAMES[against]
+                ),
+            )
+    for i, (corpus, records) in enumerate(data.points_by_corpus.items()):
+        dimensions = parallel_dimensions(records, label)
+        if dimensions is not None:
+            on = f" on {corpus}" if corpus else ""
+            heading = _heading(launch, f"{len(records)} points of the search{on}", "dark: better")
+            yield (
+                f"parallel-{i}",
+                axis_plots.parallel_figure(
+                    dimensions,
+                    [record.final for record in records],
+                    heading,
+                    lower_is_better=launch.measure.better != "higher",
+                ),
+            )
 
 
 def _load_figures(data: LaunchData) -> Iterator[tuple[str, Figure]]:
@@ -270,11 +326,12 @@ def save_as(figure: Figure, path: Path, form: str) -> None:
         figure.savefig(partial, format=form, dpi=DOTS_PER_INCH, metadata=dated.get(form, {}))
 
 
-def one_figure(launch: LaunchRecords, name: str) -> Figure:
+def one_figure(launch: LaunchRecords, name: str, design: Design | None = None) -> Figure:
     """The figure called `name`, in the style of the moment. Raises BadInput where the launch has no
     such figure, naming those that it has."""
     known = []
-    for found, figure in launch_figures(launch, launch.home, rows=launch.analysis()):
+    rows = launch.analysis()
+    for found, figure in launch_figures(launch, launch.home, rows=rows, design=design):
         if found == name:
             return figure
         known.append(found)

@@ -23,6 +23,12 @@ from moe.metrics import VAL_BITS_PER_BYTE
 from orchestrator.base.errors import BadInput
 from orchestrator.report.comparison import launch_cells
 from orchestrator.report.figure_data import tokens_per_step
+from orchestrator.report.granularity_law import FORM as GRAIN_FORM
+from orchestrator.report.granularity_law import (
+    GranularityLaw,
+    cells_that_differ_in_grain,
+    law_of,
+)
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.statistics import mean_interval
 from orchestrator.stores.configurations import told_values
@@ -30,7 +36,7 @@ from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, PARAMS_ACTIVE, Tri
 
 FORM = "L(C) = E + A C^-alpha, C in training FLOPs of a trial (arXiv 2203.15556)"
 LEAST_SIZES = 3
-RESAMPLES = 400
+RESAMPLES, GRAIN_RESAMPLES = 400, 100
 ALPHAS = np.linspace(0.005, 1.5, 300)
 _EDGES = (2.5, 97.5)
 _TOLD = ("model.context_length", "train.loss_start")
@@ -77,7 +83,8 @@ class Gap:
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """`cells` by name: sizes, the cheapest first. `turns`: pairs of sizes between which the
+    """`cells` by name: sizes, the cheapest first. `grains`: the law over granularity too, where
+    cells differ in it alone. `turns`: pairs of sizes between which the
     measured means of a cell and the reference change their order."""
 
     metric: str
@@ -85,6 +92,7 @@ class Scaling:
     cells: Mapping[str, Sequence[Size]]
     laws: Mapping[str, Law]
     gaps: Sequence[Gap]
+    grains: GranularityLaw | None
     turns: Mapping[str, Sequence[tuple[str, str]]]
     notes: Sequence[str]
 
@@ -92,6 +100,8 @@ class Scaling:
         """The JSON of `moe-study scaling`."""
         found = asdict(self)
         found["form"] = FORM
+        if self.grains is not None:
+            found["grains"]["form"] = GRAIN_FORM
         found["cells"] = [
             {"cell": name, "sizes": sizes, "law": found["laws"].get(name)}
             for name, sizes in found["cells"].items()
@@ -140,9 +150,43 @@ def scaling(launches: Sequence[LaunchRecords], *, reach: float = 10.0, seed: int
         cells=cells,
         laws=laws,
         gaps=gaps,
+        grains=_grains(launches[0], {name: cells[name] for name in fitted}, seed),
         turns=_turns(cells, reference),
         notes=tuple(notes),
     )
+
+
+def _grains(
+    launch: LaunchRecords, cells: Mapping[str, Sequence[Size]], seed: int
+) -> GranularityLaw | None:
+    told = {
+        cell.name: told_values(cell.trials[0], launch.home) or {}
+        for cell in launch_cells(launch)
+        if cell.name in cells
+    }
+    grain_of = cells_that_differ_in_grain(told)
+    if not grain_of:
+        return None
+    sizes = [(size, grain) for name, grain in grain_of.items() for size in cells[name]]
+    points = [(size.flops, float(grain), size.mean) for size, grain in sizes]
+    resampled = []
+    if all(len(size.values) > 1 for size, _ in sizes):
+        rng = np.random.default_rng(seed)
+        seeds = _seeds_of([size for size, _ in sizes])
+        for _ in range(GRAIN_RESAMPLES):
+            drawn = {launch: rng.choice(of, size=len(of)) for launch, of in seeds.items()}
+            resampled.append(
+                [(z.flops, float(grain), _mean_of(z, drawn[z.launch])) for z, grain in sizes]
+            )
+    return law_of(points, resampled, list(grain_of))
+
+
+def _seeds_of(sizes: Sequence[Size]) -> dict[str, list[int]]:
+    """Seeds by launch, over all its sizes, which share them."""
+    found: dict[str, set[int]] = {}
+    for size in sizes:
+        found.setdefault(size.launch, set()).update(size.values)
+    return {launch: sorted(seeds) for launch, seeds in found.items()}
 
 
 def fit(flops: np.ndarray, means: np.ndarray) -> tuple[float, float, float]:
@@ -238,12 +282,7 @@ def _resampled(
     if any(len(size.values) < 2 for name in fitted for size in cells[name]):
         return {}
     rng = np.random.default_rng(seed)
-    seeds = {
-        launch: sorted(
-            {s for name in fitted for z in cells[name] if z.launch == launch for s in z.values}
-        )
-        for launch in dict.fromkeys(z.launch for name in fitted for z in cells[name])
-    }
+    seeds = _seeds_of([size for name in fitted for size in cells[name]])
     laws: dict[str, list[tuple[float, float, float]]] = {name: [] for name in fitted}
     for _ in range(RESAMPLES):
         drawn = {launch: rng.choice(of, size=len(of)) for launch, of in seeds.items()}

@@ -9,9 +9,8 @@ from typing import Any
 from orchestrator.report import plotly_charts
 from orchestrator.report.axis_charts import interaction_chart, parallel_chart
 from orchestrator.report.curve_choices import curve_choices
-from orchestrator.report.figure_data import MOST_SAMPLED, counted
+from orchestrator.report.figure_data import MOST_SAMPLED
 from orchestrator.report.figure_labels import probe_name, word_form_note
-from orchestrator.report.interactions import interactions
 from orchestrator.report.launch_data import LaunchData
 from orchestrator.report.pareto import NAMES
 from orchestrator.report.records import LaunchRecords
@@ -26,7 +25,6 @@ from orchestrator.report.text_alternatives import (
     pictures,
     specialization_text,
 )
-from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.design import Design
 
 
@@ -53,16 +51,16 @@ class Section:
 def chart_sections(launch: LaunchRecords, design: Design) -> list[Section]:
     """In the order of the page."""
     rows = launch.analysis()
-    data = LaunchData(launch=launch, home=launch.home, rows=rows)
+    data = LaunchData(launch=launch, home=launch.home, rows=rows, design=design)
     drawn = pictures(data) if data.cells else {}
     return [
         _curves(data, drawn),
         _ends(data, drawn),
-        *_interactions(data, design),
+        *_interactions(data, drawn),
         _loads(data),
         *_specialization(data),
-        _pareto(data),
-        *_search(data),
+        _pareto(data, drawn),
+        *_search(data, drawn),
         _importance(launch),
     ]
 
@@ -112,10 +110,10 @@ def _ends(data: LaunchData, drawn: Mapping[str, str]) -> Section:
     )
 
 
-def _interactions(data: LaunchData, design: Design) -> Iterator[Section]:
-    if data.launch.info.attributes.get("sampled"):
-        return  # `recommend` tells those of a search, from a model of it
-    found = {f"interaction-{i}": x for i, x in enumerate(interactions(data.cells, design))}
+def _interactions(data: LaunchData, drawn: Mapping[str, str]) -> Iterator[Section]:
+    if data.is_search:
+        return
+    found = {f"interaction-{i}": x for i, x in enumerate(data.interactions)}
     yield Section(
         title="Two axes at a time",
         how="Means of cells that differ in two axes alone, with the intervals of the study's own "
@@ -124,6 +122,7 @@ def _interactions(data: LaunchData, design: Design) -> Iterator[Section]:
         figures={name: interaction_chart(each, data.value_label) for name, each in found.items()},
         captions={name: interaction_text(each) for name, each in found.items()},
         texts={name: means_text(each, data.value_label) for name, each in found.items()},
+        pictures=drawn,
         missing="No two axes have a complete cell for each pair of their values.",
     )
 
@@ -174,9 +173,8 @@ def _specialization(data: LaunchData) -> Iterator[Section]:
         )
 
 
-def _pareto(data: LaunchData) -> Section:
-    label, drawn = data.value_label, {"flops": data.pareto, "active": data.pareto_active}
-    names = {"flops": "pareto", "active": "pareto-active"}
+def _pareto(data: LaunchData, drawn: Mapping[str, str]) -> Section:
+    label = data.value_label
     return Section(
         title="Quality against compute and size",
         how="The Pareto fronts: no other cell reaches as "
@@ -184,30 +182,27 @@ def _pareto(data: LaunchData) -> Section:
         "training FLOPs, or with as few active parameters. Means over seeds; differences within "
         "their intervals decide nothing.",
         figures={
-            names[against]: plotly_charts.pareto_chart(points, metric=label, against=against)
-            for against, points in drawn.items()
+            name: plotly_charts.pareto_chart(points, metric=label, against=against)
+            for name, against, points in data.fronts
             if points
         },
         captions={
-            names[against]: f"On the front of {NAMES[against]}: "
+            name: f"On the front of {NAMES[against]}: "
             f"{', '.join(point.cell for point in points if point.on_front)}"
-            for against, points in drawn.items()
+            for name, against, points in data.fronts
         },
-        texts={names[a]: pareto_text(points, label, a) for a, points in drawn.items()},
+        texts={name: pareto_text(points, label, cost) for name, cost, points in data.fronts},
+        pictures=drawn,
         missing="No complete trial says how many tokens it was trained on.",
     )
 
 
-def _search(data: LaunchData) -> Iterator[Section]:
-    launch = data.launch
-    if not launch.info.attributes.get("sampled"):
+def _search(data: LaunchData, drawn: Mapping[str, str]) -> Iterator[Section]:
+    if not data.is_search:
         return
-    label, measure = data.value_label, launch.measure
-    by_corpus: dict[str | None, list[TrialRecord]] = {}
-    for record in counted(launch.trials):
-        by_corpus.setdefault(record.corpus, []).append(record)
+    label, measure = data.value_label, data.launch.measure
     figures, captions, texts = {}, {}, {}
-    for i, (corpus, records) in enumerate(by_corpus.items()):
+    for i, (corpus, records) in enumerate(data.points_by_corpus.items()):
         chart = parallel_chart(records, label=label, lower_is_better=measure.better == "lower")
         if chart is not None:
             name = f"parallel-{i}"
@@ -226,6 +221,7 @@ def _search(data: LaunchData) -> Iterator[Section]:
         figures=figures,
         captions=captions,
         texts=texts,
+        pictures=drawn,
         missing="Fewer than three complete trials, or than two axes that moved.",
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from orchestrator.report.figure_data import Curve, Interval, Load, Specialization
 from orchestrator.report.figure_labels import last_part
@@ -89,10 +90,10 @@ def importance_text(shares: Mapping[str, float]) -> str:
 def pictures(data: LaunchData) -> dict[str, str]:
     """Figures of the page's charts as addresses that hold the SVG itself, by the chart's name."""
     from orchestrator.report.figure_frame import paper_style
-    from orchestrator.report.print_figures import quality_figures
+    from orchestrator.report.print_figures import axis_figures, quality_figures
 
     found = {}
-    for name, figure in quality_figures(data):
+    for name, figure in chain(quality_figures(data), axis_figures(data)):
         out = io.BytesIO()
         with paper_style():
             figure.savefig(out, format="svg", metadata={"Date": None})

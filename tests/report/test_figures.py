@@ -205,6 +205,11 @@ def test_print_and_page_show_the_same_numbers(full, home):
             x for line in shown.lines if line.get_label() == "_mean" for x in line.get_xdata()
         ]
         assert drawn_means == chart["data"][0]["x"]
+    pareto = sections["Quality against compute and size"]
+    assert set(pareto.figures) <= set(pareto.pictures)
+    ax = axes_of(drawn(launch, home)["pareto"])[0]
+    every = {x for line in ax.lines for x in line.get_xdata()}
+    assert every == {x for trace in pareto.figures["pareto"]["data"] for x in trace["x"]}
     loads = sections["Expert load"].figures
     assert len(loads) == len([name for name in drawn(full, home) if name.startswith("load-")]) == 2
 
@@ -427,6 +432,11 @@ def test_the_points_of_a_search_stand_over_all_of_its_axes(home):
     assert trace["line"]["color"] == [3.0, 2.0, 1.0]
     assert "p2, has 1.0000" in next(iter(section.texts.values()))
     go.Figure(with_colours(chart))
+    assert section.pictures["parallel-0"].startswith("data:image/svg+xml;base64,")
+    ax = axes_of(drawn(launch, home)["parallel-0"])[0]
+    lines = [line for line in ax.lines if len(line.get_xdata()) == len(shown)]
+    ends = [line.get_ydata()[-1] for line in lines]
+    assert ends == [1.0, 0.5, 0.0], "the best is drawn last, at the low end of the last axis"
     few = chart_sections(dataclasses.replace(launch, trials=trials[:2]), Fixed())
     assert not any(s.figures for s in few if s.title == "Points of the search")
     grid = chart_sections(launch_of(home, trials), Fixed())

@@ -8,6 +8,7 @@ from scipy.optimize import curve_fit
 
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.report.granularity_law import fit_grains
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.scaling import fit, predicted, scaling
 from orchestrator.stores.optuna_launches import LaunchInfo
@@ -128,3 +129,43 @@ def test_what_cannot_be_said_is_not(tmp_path):
     ):
         with pytest.raises(BadInput, match="received"):
             scaling(wrong)
+
+
+def grain_points(noise=0.0):
+    rng = np.random.default_rng(0)
+    e, a, b, alpha, gamma = 1.8, 20.0, 15.0, 0.12, 0.6
+    return [
+        (flops, grain, e + (a + b * grain**-gamma) * flops**-alpha + noise * rng.normal())
+        for flops in FLOPS
+        for grain in (1.0, 2.0, 4.0, 8.0)
+    ]
+
+
+def test_the_law_over_granularity_is_found_again():
+    flops, grain, loss = np.array(grain_points()).T
+    e, a, b, alpha, gamma = fit_grains(flops, grain, loss)
+    fitted = e + (a + b * grain**-gamma) * flops**-alpha
+    np.testing.assert_allclose(fitted, loss, atol=2e-3)
+    assert (e, alpha, gamma) == pytest.approx((1.8, 0.12, 0.6), rel=0.15)
+
+
+def test_cells_that_differ_in_granularity_alone_share_a_law(tmp_path):
+    """The others (dense, another router) have no part in it."""
+    cells = {"g1": (1.7, 45.0, 0.13), "g2": (1.7, 42.0, 0.13), "g4": (1.7, 40.0, 0.13)}
+    launches = [launch(tmp_path, flops, cells={**cells, **TRUE}) for flops in FLOPS]
+    for each in launches:
+        for record in each.trials:
+            told = record.attributes[CONFIG]
+            if record.cell in cells:
+                told["moe.num_experts"] = 4
+                told |= {"moe.granularity": int(record.cell[1])} if record.cell != "g1" else {}
+            elif record.cell == "moe":
+                told |= {"moe.num_experts": 4, "moe.router": "frozen"}
+    found = scaling(launches)
+    assert found.grains.cells == ("g1", "g2", "g4")
+    assert found.grains.alpha == pytest.approx(0.13, abs=0.04)
+    low, high = found.grains.gamma_bounds
+    assert 0 < low <= found.grains.gamma <= high
+    assert found.to_dict()["grains"]["form"].startswith("L(C, G)")
+    without = scaling([launch(tmp_path, flops) for flops in FLOPS])
+    assert without.grains is None
