@@ -27,11 +27,8 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = ROOT / "studies"
-_OURS = (
-    "moe",
-    "orchestrator",
-    "search_spaces",
-)  # also of another checkout, this program's are meant
+# This program's own are meant, also by a study file that lies in another checkout of it.
+_OURS = ("moe", "orchestrator", "search_spaces")
 # What study files of before 2026-11-25 import, and where it is now.
 RENAMED: dict[str, tuple[str, ModuleType]] = {
     "orchestrator.claim_types": ("orchestrator.study", claims),
