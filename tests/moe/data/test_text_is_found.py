@@ -127,3 +127,11 @@ def test_parts_of_a_mixture_share_no_file(tmp_path):
     apart = open_corpus(f"mix:files:{tmp_path}/1.jsonl=0.5, files:{tmp_path}/2.jsonl=0.5")
     texts = [row["text"] for row in apart.documents()]
     assert len(texts) == len(set(texts)) == 80
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_a_foreign_encoding_is_told_by_its_own_name(tmp_path, bits):
+    path = tmp_path / "c.txt"
+    path.write_bytes(TEXT.encode(f"utf-{bits}"))
+    with pytest.raises(ValueError, match=f"iconv -f UTF-{bits} -t UTF-8"):
+        open_corpus(f"files:{path}")
