@@ -12,7 +12,7 @@ were run they cannot say.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -171,22 +171,22 @@ def _grains(
     points = [(size.flops, float(grain), size.mean) for size, grain in sizes]
     resampled = []
     if all(len(size.values) > 1 for size, _ in sizes):
-        rng = np.random.default_rng(seed)
-        seeds = _seeds_of([size for size, _ in sizes])
-        for _ in range(GRAIN_RESAMPLES):
-            drawn = {launch: rng.choice(of, size=len(of)) for launch, of in seeds.items()}
-            resampled.append(
-                [(z.flops, float(grain), _mean_of(z, drawn[z.launch])) for z, grain in sizes]
-            )
+        resampled = [
+            [(z.flops, float(grain), _mean_of(z, drawn[z.launch])) for z, grain in sizes]
+            for drawn in _draws([size for size, _ in sizes], GRAIN_RESAMPLES, seed)
+        ]
     return law_of(points, resampled, list(grain_of))
 
 
-def _seeds_of(sizes: Sequence[Size]) -> dict[str, list[int]]:
-    """Seeds by launch, over all its sizes, which share them."""
+def _draws(sizes: Sequence[Size], count: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+    """`count` times seeds drawn anew, by launch, over all its sizes, which share them."""
     found: dict[str, set[int]] = {}
     for size in sizes:
         found.setdefault(size.launch, set()).update(size.values)
-    return {launch: sorted(seeds) for launch, seeds in found.items()}
+    seeds = {launch: sorted(of) for launch, of in found.items()}
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        yield {launch: rng.choice(of, size=len(of)) for launch, of in seeds.items()}
 
 
 def fit(flops: np.ndarray, means: np.ndarray) -> tuple[float, float, float]:
@@ -281,11 +281,8 @@ def _resampled(
     """The laws of each resample, by cell; none where a size has one seed."""
     if any(len(size.values) < 2 for name in fitted for size in cells[name]):
         return {}
-    rng = np.random.default_rng(seed)
-    seeds = _seeds_of([size for name in fitted for size in cells[name]])
     laws: dict[str, list[tuple[float, float, float]]] = {name: [] for name in fitted}
-    for _ in range(RESAMPLES):
-        drawn = {launch: rng.choice(of, size=len(of)) for launch, of in seeds.items()}
+    for drawn in _draws([z for name in fitted for z in cells[name]], RESAMPLES, seed):
         for name, (flops, _) in fitted.items():
             means = np.array([_mean_of(size, drawn[size.launch]) for size in cells[name]])
             laws[name].append(fit(flops, means))

@@ -22,6 +22,7 @@ from orchestrator.study import (
     Ordered,
     Specialises,
 )
+from tests.report.planted_claims import WEAK, one
 
 PERCENT = math.log(1.01)
 
@@ -41,11 +42,6 @@ def losses(**cells: list[float]):
         cell: {seed: {"val/loss": x} for seed, x in enumerate(values)}
         for cell, values in cells.items()
     }
-
-
-def one(claim, values, **options):
-    (verdict,) = judge([claim], values, **options)
-    return verdict
 
 
 def better(a="a", b="b", id="C2", **options):
@@ -359,16 +355,6 @@ def test_two_effects_of_pure_noise_are_not_told_apart():
 
 
 # What is missing
-
-
-WEAK = Specialises(
-    id="C11.topic",
-    statement="weak topic specialisation",
-    cell="seq",
-    labels=("topic",),
-    at_least=0.0,
-    at_most=0.1,
-)
 
 
 def test_missing_data_are_undecided_with_their_reason():

@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 
 from orchestrator.report.evidence import probe_labels
-from orchestrator.report.verdicts import judge
 from orchestrator.study import Specialises
-
-
-def one(claim, values, **options):
-    (verdict,) = judge([claim], values, **options)
-    return verdict
+from tests.report.planted_claims import WEAK, one
 
 
 def rows(cell: str, means, probe: str = "corpus:topic", null: float = 0.01, layers: int = 2):
@@ -31,16 +26,6 @@ def rows(cell: str, means, probe: str = "corpus:topic", null: float = 0.01, laye
         for seed, mean in enumerate(means)
         for layer in (*range(layers), None)
     ]
-
-
-WEAK = Specialises(
-    id="C11.topic",
-    statement="weak topic specialisation",
-    cell="seq",
-    labels=("topic",),
-    at_least=0.0,
-    at_most=0.1,
-)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 from moe.data.labels import TEXT_COLUMN
 from moe.data.sources.rows import Row
-from moe.data.sources.text_column import missing_text, wrong_kind
+from moe.data.sources.text_column import missing_text, require_different, wrong_kind
 from moe.data.sources.unpacking import BLOCK_BYTES
 
 BATCH_ROWS = 256
@@ -102,11 +102,7 @@ def _opened(path: Path, kind: str) -> Iterator[tuple[Any, Any]]:
     opened = _parquet if kind == "parquet" else _ipc
     try:
         with opened(path) as (schema, batches):
-            if len(set(schema.names)) != len(schema.names):
-                raise ValueError(
-                    f"the columns of a table have different names; {path} has "
-                    f"{', '.join(schema.names)}. Rename those that are the same."
-                )
+            require_different(schema.names, f"{path} has")
             yield schema, batches
     except pa.ArrowException as error:
         raise ValueError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moe.data.sources.plain_text import open_text
 from moe.data.sources.rows import Row
+from moe.data.sources.text_column import require_different
 
 MAX_FIELD_CHARS = 1 << 24  # a field is a document
 _WORDS_IN_A_NAME = 8
@@ -29,11 +30,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[Row]:
         try:
             header = next(reader, [])
             _require_header(header, delimiter, path)
-            if len(set(header)) != len(header):
-                raise ValueError(
-                    f"the columns of a table have different names; the header of {path} is "
-                    f"{', '.join(header)}. Rename those that are the same."
-                )
+            require_different(header, f"the header of {path} is")
             for row in reader:
                 if not row:
                     continue

@@ -7,7 +7,7 @@ comes first.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -152,6 +152,16 @@ def missing_text(where: str, column: str, columns: Iterable[str]) -> str:
         f"has the columns {', '.join(columns) or '(none)'}. Name the one that holds the text: "
         "--set data.text_column=NAME."
     )
+
+
+def require_different(names: Sequence[str], where: str) -> None:
+    """Raises ValueError where two columns of a table have one name. `where` begins what is said of
+    them (the header of a.csv is)."""
+    if len(set(names)) != len(names):
+        raise ValueError(
+            f"the columns of a table have different names; {where} {', '.join(names)}. Rename "
+            "those that are the same."
+        )
 
 
 def wrong_kind(where: str, column: str, kind: str) -> str:
