@@ -45,7 +45,7 @@ _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "csv": read_csv,
     "tsv": read_tsv,
     "conllu": read_conllu,
-    "tar": read_tar,
+    "tar": lambda path: read_tar(path, _known_kind),
 }
 _ALSO_CALLED = {"ndjson": "jsonl", "jsonlines": "jsonl"}
 # What `datasets` and its Hub keep beside data, in files that a folder is read without.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from moe.data.sources.plain_text import (
 from moe.data.sources.rows import Row, text_row
 
 MAX_MEMBER_BYTES = 1 << 28
-_TEXT_KINDS = ("txt", "json", "jsonl", "ndjson", "csv", "tsv", "conllu", "parquet", "arrow")
 
 
 class _Header(tarfile.TarInfo):
@@ -48,13 +48,15 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"it is {what} at byte {archive.offset}") from None
 
 
-def read_tar(path: Path) -> Iterator[Row]:
+def read_tar(path: Path, is_read: Callable[[Path], Any]) -> Iterator[Row]:
+    """`is_read`: whether a file of this name, by itself, would be read as documents."""
     try:
         with (
             unpacking.open_bytes(path) as file,
             tarfile.open(fileobj=file, mode="r|", tarinfo=_Header) as archive,
         ):
-            for _, members in groupby(_members(archive, path), key=lambda member: member[0]):
+            members_read = _members(archive, path, is_read)
+            for _, members in groupby(members_read, key=itemgetter(0)):
                 yield from _documents([(kind, text) for _, kind, text in members], path)
             while rest := archive.fileobj.read(unpacking.BLOCK_BYTES):
                 if rest.strip(b"\0"):
@@ -66,7 +68,9 @@ def read_tar(path: Path) -> Iterator[Row]:
         ) from None
 
 
-def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, tuple[str, str]]]:
+def _members(
+    archive: tarfile.TarFile, path: Path, is_read: Callable[[Path], Any]
+) -> Iterator[tuple[str, str, tuple[str, str]]]:
     """Key, kind, and name with text of each member that is read."""
     for member in archive:
         folder, slash, name = member.name.rpartition("/")
@@ -76,7 +80,7 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, t
             continue
         named = f"{member.name} in {path}"
         if kind not in ("txt", "json"):
-            if _holds_text(name):
+            if is_read(Path(name)):
                 raise ValueError(
                     "a member of an archive is KEY.txt or KEY.json, its key up to the first dot; "
                     f"{named} would be left aside. Rename it (chapter-1.txt), or give the file "
@@ -100,12 +104,6 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, t
         require_no_pointer(begin, named)
         data = b"".join(checked_text(io.BytesIO(begin + content.read()), Path(named)))
         yield f"{folder}{slash}{key}", kind, (named, data.decode("utf-8-sig"))
-
-
-def _holds_text(name: str) -> bool:
-    """Whether a member of another kind is one that a file by itself would be read as."""
-    kind, _ = unpacking.kind_of(Path(name))
-    return kind in _TEXT_KINDS
 
 
 def _documents(members: list[tuple[str, tuple[str, str]]], path: Path) -> Iterator[Row]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moe.data.corpus import open_corpus
+from moe.data.sources import files
 
 TEXT = "five words and then some more of them"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -77,7 +78,14 @@ def test_columns_of_one_name_are_refused_in_arrow_too(tmp_path):
             open_corpus(f"files:{tmp_path / name}")
 
 
-@pytest.mark.parametrize("name", ["chapter.0.txt", "more.jsonl", "table.csv", "b.meta.json"])
+LEFT_ASIDE = {*files._READERS, *files._ALSO_CALLED, *files.ARROW_KINDS} - {"txt", "json", "tar"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["chapter.0.txt", "b.meta.json", "b.tar", "b.txt.gz"]
+    + [f"b.{kind}" for kind in sorted(LEFT_ASIDE)],
+)
 def test_members_of_an_archive_that_hold_text_are_not_left_aside(tmp_path, name):
     path = tmp_path / "c.tar"
     with tarfile.open(path, "w") as archive:
