@@ -151,6 +151,7 @@ class Row:
     chance_share: float
     domain_specialization: float
     vocabulary_specialization: float | None
+    vocabulary_first_choice: float
     co_activation: float | None
     conditional_information: float
     conditional_null_mean: float

@@ -38,12 +38,17 @@ class Summary:
 
     `domain_specialization` is the mean over labels of the largest share among experts, and
     `vocabulary_specialization` the same over token ids, weighted by their occurrences, of ids that
-    occur often enough (None where none does). `co_activation` is the largest share among pairs of
-    experts, None where K = 1. By chance the first two are K/N, the last is (K-1)/(N-1).
+    occur often enough (None where none does). `vocabulary_first_choice` is the figure that OLMoE's
+    own script prints ("Average probability" in its scripts/run_moe_analysis.py): over all token
+    ids, each once and rare ones too, the largest share of first choices that one expert has; an id
+    that occurs once has 1, so that it grows as the text becomes smaller. `co_activation` is the
+    largest share among pairs of experts, None where K = 1. By chance the first two are K/N, the
+    last is (K-1)/(N-1).
     """
 
     domain_specialization: float
     vocabulary_specialization: float | None
+    vocabulary_first_choice: float
     co_activation: float | None
 
 
@@ -59,6 +64,8 @@ def summary(
     top_k = expert_TK.shape[1]
     share_NL = domain_specialization(count_NL, top_k=top_k)[:, count_NL.any(axis=0)]
     _, count_V, share_NV = vocabulary_specialization(expert_TK, token_T, num_experts=num_experts)
+    first_T1 = expert_TK[:, :1]  # experts are chosen the best first (moe.model.selection)
+    _, _, first_NV = vocabulary_specialization(first_T1, token_T, num_experts=num_experts)
     often_V = count_V >= MIN_OCCURRENCES
     vocabulary = together = None
     if often_V.any():
@@ -70,6 +77,7 @@ def summary(
     return Summary(
         domain_specialization=float(share_NL.max(axis=0).mean()),
         vocabulary_specialization=vocabulary,
+        vocabulary_first_choice=float(first_NV.max(axis=0).mean()),
         co_activation=together,
     )
 

@@ -53,6 +53,13 @@ def run_command(
         int | None, typer.Option(help="Trials at once (as many as fit).")
     ] = None,
     workers: Annotated[int, typer.Option(help="Data-parallel workers of each trial.")] = 1,
+    min_workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Where a lost node does not come back, trials go on with fewer workers, down to "
+            "this many (wait for the node)."
+        ),
+    ] = None,
     shard: Annotated[
         bool,
         typer.Option(
@@ -140,6 +147,7 @@ def run_command(
             compile=compiled,
             shard=shard,
             on_cpu=_on_cpu(device),
+            min_workers=min_workers,
         ),
         limits=Limits(
             tokens=max_tokens,

@@ -72,7 +72,7 @@ def require_fits(resources: Resources) -> str | None:
     """
     import ray
 
-    live = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    live = live_nodes()
     if fits(resources, [(node, 1) for node in live]):
         return None
     growth = _growth()
@@ -92,6 +92,13 @@ def require_fits(resources: Resources) -> str | None:
         f"{f'; {growth}' if growth.types else ''}. That holds {_held(resources, live, growth)} "
         "such workers. Lower --workers or what each is given, or choose another --placement."
     )
+
+
+def live_nodes() -> list[Mapping[str, float]]:
+    """What each node of the connected cluster has, free or not."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def fits(

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,16 @@ class Resources:
     compile: bool = False  # through torch.compile, on GPUs
     shard: bool = False  # weights, gradients and moments over the workers
     on_cpu: bool = False  # though it holds GPUs: to try a layout where there are none
+    min_workers: int | None = None  # that a trial may go on with, where nodes were lost
 
     @property
     def device(self) -> str:
         return "cuda" if self.gpus_per_worker > 0 and not self.on_cpu else "cpu"
+
+    @property
+    def fewest(self) -> Resources:
+        """The least that a trial may be granted."""
+        return self if self.min_workers is None else replace(self, workers=self.min_workers)
 
     @property
     def bundle(self) -> dict[str, float]:

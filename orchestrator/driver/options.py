@@ -52,6 +52,17 @@ def require_sane(launch: Launch, options: Options) -> None:
     ):
         if value is not None and value < 1:
             raise BadInput(f"{name} is at least 1; received {value}. Raise it, or leave it out.")
+    fewest = options.resources.min_workers
+    if fewest is not None and not 1 <= fewest <= workers:
+        raise BadInput(
+            f"--min-workers is a number from 1 to --workers; received {fewest} beside --workers "
+            f"{workers}. Correct one of them."
+        )
+    if fewest is not None and options.address is None:
+        raise BadInput(
+            f"--min-workers is for a cluster, whose nodes may be lost; received {fewest} without "
+            "--address. Name the cluster, or leave it out."
+        )
     gpus = options.resources.gpus_per_worker
     if options.max_failures < 0 or not 0 <= gpus < math.inf:
         raise BadInput(

@@ -180,9 +180,10 @@ def opened(
     with ExitStack() as stack:
         if options.address:
             stack.enter_context(connection.connected(options.address))
-            worth_saying.append(capacity.require_fits(options.resources))
-            memory = memory_of_nodes(options.resources)
-            worth_saying.append(require_memory(launch, options.resources, memory))
+            fewest = options.resources.fewest
+            worth_saying.append(capacity.require_fits(fewest))
+            memory = memory_of_nodes(fewest)
+            worth_saying.append(require_memory(launch, fewest, memory))
         stack.enter_context(home.made())
         stack.enter_context(trouble_named(storage_url))
         for lock in driver_locks(home, storage_url, launch.name):

@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from moe.code_digest import moe_digest
 from orchestrator.base.checkpoint_place import run_name
 from orchestrator.base.errors import StudyError
 from orchestrator.cluster import capacity, connection
+from orchestrator.cluster.connection import Resources
 from orchestrator.driver.session import Session
 from orchestrator.stores.run_requests import StoreUnavailable
 from orchestrator.stores.trial_record import CHECKPOINT_PLACE, UPCYCLED_TOKENS, TrialRecord
@@ -26,28 +27,66 @@ def run(session: Session) -> None:
     options = session.options
     try:
         with _interruptible(session):
-            try:
-                first = session.ledger.next()
-            except StoreUnavailable as error:
-                raise StudyError(f"{error}. Once it answers, the same command goes on.") from None
+            first = _next(session)
             if first is None:
                 return
             with connection.connected(options.address, cpus=options.cpus):
-                capacity.require_fits(options.resources)
-                _tune(session, first)
+                capacity.require_fits(options.resources.fewest)
+                _tune_while_nodes_are_lost(session, first)
     except KeyboardInterrupt:
         session.interrupted = True
     finally:
         shutil.rmtree(options.home.tune, ignore_errors=True)
 
 
-def _tune(session: Session, first: Assignment) -> None:
+def _next(session: Session) -> Assignment | None:
+    try:
+        return session.ledger.next()
+    except StoreUnavailable as error:
+        raise StudyError(f"{error}. Once it answers, the same command goes on.") from None
+
+
+def _tune_while_nodes_are_lost(session: Session, first: Assignment | None) -> None:
+    """Again with fewer workers each time that the room for more is lost for good."""
+    from orchestrator.driver import elastic
+
+    choices = elastic.allowed(session.launch, session.options.resources)
+    if len(choices) > 1 and not capacity.may_grow():
+        fitting = elastic.held(choices) or choices[0]
+        first = _with_fewer(session, choices[0], fitting, first)
+        choices = choices[choices.index(fitting) :]
+    while first is not None:
+        fewer = _tune(session, first, choices)
+        if fewer is None:
+            return
+        shutil.rmtree(session.options.home.tune, ignore_errors=True)
+        first = _with_fewer(session, choices[0], fewer, None)
+        choices = choices[choices.index(fewer) :]
+
+
+def _with_fewer(
+    session: Session, before: Resources, now: Resources, first: Assignment | None
+) -> Assignment | None:
+    """The trial to begin with, under so many workers."""
+    if before.workers == now.workers:
+        return first
+    session.tell(
+        f"the cluster's nodes hold {now}, not {before.workers}: trials go on with these "
+        "(--min-workers)"
+    )
+    session.ledger.go_on_with(now.workers)
+    return _next(session)
+
+
+def _tune(session: Session, first: Assignment, choices: Sequence[Resources]) -> Resources | None:
+    """With the first of the choices. Returns another one where that is all that is left."""
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig
 
     from orchestrator.cluster import driver_heartbeat
     from orchestrator.cluster.holders import waiting_line
     from orchestrator.cluster.token_transfer import this_node, token_source
+    from orchestrator.driver.elastic import LostRoom
     from orchestrator.driver.tune_adapters import (
         LedgerCallback,
         LedgerSearcher,
@@ -58,7 +97,7 @@ def _tune(session: Session, first: Assignment) -> None:
     from orchestrator.driver.waiting import WaitingNotice
     from orchestrator.driver.worker import Job, train_trial
 
-    options, resources = session.options, session.options.resources
+    options, resources = session.options, choices[0]
     home, place, rule = options.home, options.place, session.launch.study.early_stopping
     driver_node = this_node() if options.address else None
     source = f"moe-study-tokens-{uuid.uuid4().hex}" if options.address else None
@@ -109,6 +148,8 @@ def _tune(session: Session, first: Assignment) -> None:
     def waits(seconds: float) -> None:
         session.tell(waiting_line(resources, seconds))
 
+    room = LostRoom(choices)
+    watching = [WaitingNotice(waits)] if options.address else []
     bundles = [resources.bundle for _ in range(resources.workers)]
     trainable = tune.with_parameters(train_trial, place=place)
     trainable.__name__ = session.launch.study.name  # by which Ray shows the actors of trials
@@ -128,9 +169,14 @@ def _tune(session: Session, first: Assignment) -> None:
             storage_path=str(options.home.tune),
             name="trials",
             failure_config=FailureConfig(max_failures=options.max_failures),
-            callbacks=[callback, *([WaitingNotice(waits)] if options.address else [])],
+            callbacks=[callback, *watching, *([room] if len(choices) > 1 else [])],
             stop=StopWhen(
-                lambda: session.interrupted or failure() is not None or session.is_spent()
+                lambda: (
+                    session.interrupted
+                    or failure() is not None
+                    or session.is_spent()
+                    or room.fewer is not None
+                )
             ),
             verbose=0,
         ),
@@ -142,6 +188,7 @@ def _tune(session: Session, first: Assignment) -> None:
         tuner.fit()
     if (failed := failure()) is not None:
         raise failed
+    return None if session.interrupted or session.is_spent() else room.fewer
 
 
 @contextmanager

@@ -5,6 +5,7 @@ They show what `axis_charts` and the Pareto chart show on the page.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from orchestrator.report.figure_frame import (
     Heading,
     add_legend,
     current_style,
+    legend_columns,
     new_figure,
     paper_style,
 )
@@ -27,13 +29,16 @@ from orchestrator.report.interactions import Interaction
 from orchestrator.report.pareto import Cost, ParetoPoint
 
 _HEIGHT = 2.4
+_LEGEND_ROW = 0.14
 _BESIDE = 0.06  # between lines at one value of an axis, so that their intervals are told apart
 
 
 @paper_style()
 def interaction_figure(found: Interaction, heading: Heading, *, label: str) -> Figure:
     """A line a value of the one axis, over the values of the other, with intervals."""
-    figure, body = new_figure(heading, height=_HEIGHT)
+    labels = [f"{last_part(found.row_axis)} {shorten(row, 24)}" for row in found.rows]
+    legend_rows = math.ceil(len(labels) / legend_columns(labels))
+    figure, body = new_figure(heading, height=_HEIGHT + _LEGEND_ROW * (legend_rows - 1))
     ax = body.subplots()
     handles = []
     for i, row in enumerate(found.rows):
@@ -52,13 +57,13 @@ def interaction_figure(found: Interaction, heading: Heading, *, label: str) -> F
                 marker="o",
                 capsize=2,
                 elinewidth=0.8,
-                label=f"{last_part(found.row_axis)} {shorten(row, 24)}",
+                label=labels[i],
             )
         )
     ax.set_xticks(range(len(found.columns)), found.columns)
     ax.set_xlabel(found.column_axis)
     ax.set_ylabel(label)
-    add_legend(body, handles[:4])
+    add_legend(body, handles)
     return figure
 
 

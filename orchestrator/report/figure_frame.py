@@ -8,7 +8,7 @@ and from its own defaults, so that the same numbers give the same file wherever 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 WIDTH_INCHES = 6.5
 _TITLE_INCHES = 0.28
 NOTE_LETTERS = 150  # of a line of small print at that width
+_LEGEND_LETTERS = 130  # of a line of a legend at that width
+_LEGEND_SAMPLE = 9  # letters that an entry's sample of its line takes, with the space around it
 # Okabe and Ito's colours, told apart by all common kinds of colour vision; their yellow is too
 # pale for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -132,11 +134,17 @@ def new_figure(heading: Heading, *, height: float) -> tuple[Figure, SubFigure]:
 
 
 def add_legend(body: SubFigure, handles: list, title: str = "") -> None:
-    """One row above the panels; a title is its first entry."""
+    """Above the panels, in as few rows as hold it; a title is its first entry."""
     if title:
         handles = [Line2D([], [], linestyle="", label=title), *handles]
-    columns = min(len(handles), 2) if current_style().is_narrow else len(handles)
+    columns = legend_columns([handle.get_label() for handle in handles])
     body.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.5)
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many entries stand beside each other in this style."""
+    letters = _LEGEND_LETTERS * current_style().width_inches / WIDTH_INCHES
+    return max(1, min(len(labels), int(letters / (max(map(len, labels)) + _LEGEND_SAMPLE))))
 
 
 def label_outer(grid: np.ndarray, used: int, x_label: str, y_label: str) -> None:

@@ -38,6 +38,7 @@ NUM_STEPS = "num_steps"  # of the trial's own config, as is the next: cells may 
 BATCH_TOKENS = "batch_tokens"
 METRICS = "metrics"
 TOKENS = "tokens"
+WORKERS_BEFORE = "workers.before"  # of a trial that lost nodes and went on with fewer workers
 DEVICE_S = "device_s"  # of a trial that did not complete; one that did has it in its metrics
 ERROR = "error"
 ATTEMPT = "attempt"

@@ -252,6 +252,23 @@ class Ledger:
         self.trials.put_back(number)
         self.queue.put_first(number)
 
+    def go_on_with(self, workers: int) -> None:
+        """Trials have other numbers of workers from now on: those that were handed out wait to be
+        handed out again, before all others, and say how far they came with how many."""
+        before, begun = (
+            self.spending.workers,
+            [r.number for r in self.trials if self.trials.has_begun(r.number)],
+        )
+        for number in reversed(begun):
+            if self.trials[number].state == "running":
+                self._writer.note_workers(self.trials[number], before)
+                self.requeued(number)
+            else:
+                self.trials.put_back(number)
+                self.queue.put_first(number)
+        self.spending.workers = workers
+        self._writer.run_with(workers)
+
     def release_running(self) -> None:
         for record in self.trials.running:
             self.released(record.number)

@@ -70,7 +70,7 @@ class Spending:
     ) -> None:
         self.limits = limits
         self._trials = trials
-        self._workers = workers
+        self.workers = workers  # of each trial that runs
         self._now = now
         self._heard: dict[int, tuple[float, float]] = {}  # device seconds and clock, when last told
         self._heard_s = self._heard_at = 0.0  # sums of these
@@ -96,13 +96,13 @@ class Spending:
     def device_s_spent(self) -> float:
         """Running trials have also spent what passed since they were last heard of."""
         passed = len(self._heard) * self._now() - self._heard_at
-        return self._trials.device_s_at_rest + self._heard_s + passed * self._workers
+        return self._trials.device_s_at_rest + self._heard_s + passed * self.workers
 
     def device_s_of(self, record: TrialRecord) -> float:
         if record.number not in self._heard:
             return record.device_s
         spent, heard = self._heard[record.number]
-        return spent + (self._now() - heard) * self._workers
+        return spent + (self._now() - heard) * self.workers
 
     def why_not(self, record: TrialRecord, point: Point) -> str | None:
         """Why a waiting trial may not start, beside those that have begun and will be run to their

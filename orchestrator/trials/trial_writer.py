@@ -37,6 +37,7 @@ from orchestrator.stores.trial_record import (
     RUN_LINK,
     STATE_OF,
     TOKENS,
+    WORKERS_BEFORE,
     TrialRecord,
 )
 from orchestrator.stores.trial_record import (
@@ -128,6 +129,16 @@ class TrialWriter:
         )
         link = self._tracking.link(run_id)
         return self._update(record, attributes={RUN_ID: run_id, RUN_LINK: link})
+
+    def run_with(self, workers: int) -> None:
+        """Runs that are made or go on from now on are of so many workers."""
+        self._run_tags["workers"] = str(workers)
+
+    def note_workers(self, record: TrialRecord, workers: int) -> TrialRecord:
+        """A trial that is to go on with another number of workers says what it had until now."""
+        until = f"{workers} to step {max(record.curve, default=0)}"
+        parts = [record.attributes.get(WORKERS_BEFORE), until]
+        return self.annotate(record, {WORKERS_BEFORE: ", ".join(filter(None, parts))})
 
     def annotate(self, record: TrialRecord, attributes: Mapping[str, Any]) -> TrialRecord:
         self._tracking.set_tags(record.run_id, attributes)

@@ -28,7 +28,7 @@ from orchestrator.study.resolve import resolve
 LOST_AT_STEP = 50
 
 
-def add_node(cluster: Cluster, folder: Path) -> object:
+def add_node(cluster: Cluster, folder: Path, *, cpus: int = 1) -> object:
     folder.mkdir(exist_ok=True)
     own = {
         "HOME": str(folder),
@@ -38,8 +38,8 @@ def add_node(cluster: Cluster, folder: Path) -> object:
     }
     for _ in range(4):  # Ray gives a node 30 s to start, loaded or not
         with contextlib.suppress(Exception):
-            return cluster.add_node(num_cpus=1, env_vars=own)
-    return cluster.add_node(num_cpus=1, env_vars=own)
+            return cluster.add_node(num_cpus=cpus, env_vars=own)
+    return cluster.add_node(num_cpus=cpus, env_vars=own)
 
 
 def main(folder: Path, corpus: str, study: str, temporary: str) -> None:

@@ -7,10 +7,13 @@ without errors.
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
+from urllib.parse import quote, unquote_plus
 
 import psutil
 import pytest
@@ -181,6 +184,35 @@ def test_mlflow_page(browser, pages, finished):
     browser.open(f"{run}/artifacts{view}")
     browser.wait_for("report.html", "table.md", "claims.json", "figures")
     assert browser.finish("mlflow-artifacts") == []
+
+
+def test_each_query_of_the_documentation_works_when_it_is_typed(browser, pages, finished):
+    from mlflow.tracking import MlflowClient
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    text = (Path(__file__).parents[2] / "docs/querying.md").read_text("utf-8")
+    queries = re.findall(r"^```text\n(.*?)\n```", text, re.M | re.S)
+    assert len(queries) > 10
+    client = MlflowClient(finished.home.mlflow_uri)
+    launch = find_experiment(client, finished.name)
+    base, _, view = pages["MLflow"].partition("/#/experiments")
+    browser.open(f"{base}/#/experiments/{launch.experiment_id}/runs{view}")
+    browser.wait_for("17 matching runs")
+    (box,) = browser.driver.find_elements(By.CSS_SELECTOR, "input[placeholder^='metrics.rmse < 1']")
+    for query in queries:
+        found = client.search_runs([launch.experiment_id], query)
+        box.send_keys(Keys.CONTROL, "a")
+        box.send_keys(query, Keys.ENTER)
+        wait_until(lambda q=query: quote(q, safe="") in shown_query(browser), query, browser.text)
+        browser.wait_for(f"{len(found)} matching run", *(run.info.run_name for run in found[:3]))
+        assert box.get_attribute("value") == query, "as it was typed"
+    assert browser.finish("mlflow-query") == []
+
+
+def shown_query(browser):
+    """The filter that the page has taken, as its address tells it."""
+    return quote(unquote_plus(browser.driver.current_url), safe="")
 
 
 def test_a_trial_leads_from_optuna_to_its_run(browser, pages, finished):

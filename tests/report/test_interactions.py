@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from orchestrator.report import axis_plots
 from orchestrator.report.anytime import confidence_sequence
 from orchestrator.report.figure_data import CellTrials
+from orchestrator.report.figure_frame import Heading, Style, styled
 from orchestrator.report.interactions import interactions
 from orchestrator.report.text_alternatives import interaction_text
 from orchestrator.stores.trial_record import TrialRecord
@@ -132,3 +134,20 @@ def test_the_papers_studies_have_the_plots_that_they_ask_for(name, axes):
         frozenset((each.row_axis, each.column_axis)) for each in interactions(cells, study.design)
     }
     assert {frozenset(pair) for pair in axes} <= found
+
+
+@pytest.mark.parametrize("style", [Style(), Style(width_inches=3.25, family="serif")], ids=str)
+def test_in_print_every_line_is_named_and_no_legend_is_wider_than_its_figure(style):
+    routers = [f"router-with-a-name-{i}" for i in range(7)]
+    cells = [of(router, unit) for router in routers for unit in ("token", "sequence")]
+    (found,) = interactions(cells, Fixed())
+    with styled(style):
+        heading = Heading(title="Two axes", note="of a study")
+        figure = axis_plots.interaction_figure(found, heading, label="val/loss")
+    figure.draw_without_rendering()
+    (legend,) = figure.subfigs[-1].legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"router {r}" for r in routers]
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y0 > figure.subfigs[-1].axes[0].get_window_extent().y1 - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -46,6 +47,19 @@ def test_rare_ids_are_left_out_of_the_mean():
     token_T = np.concatenate([np.zeros(len(often), dtype=int), [1]])
     found = summary(expert_TK, np.zeros(len(token_T), dtype=int), token_T, **SIZES)
     assert found.vocabulary_specialization == pytest.approx(0.5)
+
+
+def test_the_figure_of_olmoe_s_own_script():
+    """As it computes it: a counter an id over first choices, the mean over ids."""
+    rng = np.random.default_rng(1)
+    expert_TK = np.array([rng.permutation(N)[:K] for _ in range(400)])
+    token_T = rng.zipf(1.5, 400)
+    chosen = defaultdict(list)
+    for token, first in zip(token_T.tolist(), expert_TK[:, 0].tolist(), strict=True):
+        chosen[token].append(first)
+    largest = [Counter(of).most_common(1)[0][1] / len(of) for of in chosen.values()]
+    found = summary(expert_TK, np.zeros(400, dtype=int), token_T, num_experts=N, num_labels=1)
+    assert found.vocabulary_first_choice == pytest.approx(np.mean(largest))
 
 
 def test_shares_in_full():

@@ -1,0 +1,71 @@
+"""Trials of four workers over two nodes come through the loss of a worker and of a node, to the
+numbers of one worker that nothing happened to; with fewer workers where the node stays away."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from moe.data.token_store import TokenStore
+from moe.metrics import VAL_LOSS
+from moe.train.training_run import train
+from orchestrator.base.home import Home
+from orchestrator.stores.trial_record import WORKERS_BEFORE
+from orchestrator.study.library import load_study
+from orchestrator.study.resolve import resolve
+
+STEPS, EVERY = 200, 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_lost_worker_and_lost_nodes_change_no_number(tmp_path, corpus, study_file):
+    study = study_file("wide", num_steps=STEPS, eval_every=EVERY, routers=("learned",))
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    script = Path(__file__).with_name("wide_trials.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), corpus, str(study)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        # The suite's own cluster has a token, which nodes with a home of their own do not see.
+        env={k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["done"] == ["worker killed", "node replaced", "node lost"], told["said"]
+    first, second = told["trials"]
+    assert (first["state"], second["state"]) == ("complete", "complete"), told
+    assert first["attempt"] == 3, "after the worker, and after the node"
+    assert WORKERS_BEFORE not in first["attributes"], "the node came back"
+    words, at = second["attributes"][WORKERS_BEFORE].rsplit(" ", 1)
+    assert words == "4 to step"
+    assert 60 <= int(at) < STEPS
+    assert sum("hold 2 workers" in line and "--min-workers" in line for line in told["said"]) == 1
+
+    home = Home.at(folder / "home")
+    client = MlflowClient(home.mlflow_uri)
+    (tokens,) = [path for path in home.tokens.iterdir() if path.is_dir()]
+    launch = resolve(load_study(study), corpus_spec=corpus)
+    for trial, workers in ((first, "4"), (second, "2")):
+        run = client.get_run(trial["mlflow_run_id"])
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["workers"] == workers
+        history = client.get_metric_history(trial["mlflow_run_id"], VAL_LOSS)
+        assert [point.step for point in history] == list(range(EVERY, STEPS + 1, EVERY))
+        (point,) = [p for p in launch.points() if p.config.train.seed == trial["seed"]]
+        alone: list[float] = []
+        train(
+            point.config,
+            TokenStore.open(tokens),
+            report=lambda metrics, _, to=alone: to.append(metrics[VAL_LOSS]),
+            out=str(tmp_path / f"alone-{trial['seed']}"),
+        )
+        assert [p.value for p in history] == pytest.approx(alone, rel=1e-5)
