@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--activations", default=",".join(ACTIVATIONS))
     parser.add_argument("--loads", default=",".join(LOADS))
     parser.add_argument("--batched-bytes", type=float, default=BATCHED_LIMIT_BYTES)
+    parser.add_argument("--device", help="cpu or cuda alone")
     parser.add_argument("--tiny", action="store_true", help="one shape of no weight, for a test")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -243,6 +244,7 @@ def main() -> None:
     backends = [("cpu", torch.float32)]
     if torch.cuda.is_available():
         backends.append(("cuda", torch.bfloat16))
+    backends = [one for one in backends if options.device in (None, one[0])]
     rows = []
     for activation, (device, dtype), shape, unit, load in itertools.product(
         options.activations.split(","),

@@ -20,6 +20,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {
     "moe_layer": ["layer_speed.py"],
+    "layer_paths": ["layer_paths.py"],
     "train_step": ["train_step.py"],
     "data_parallel": ["data_parallel.py"],
     "sharded": ["data_parallel.py", "--sharded", "--workers", "4", "--layers", "8"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.archive.archived_launch import ArchivedLaunch, read, records_of
@@ -55,7 +56,9 @@ def page_of(file: Path) -> str:
     from. A run is named as the home that trained it named it."""
     archived = read(file)
     with records_of(archived) as launch:
-        table = render(launch.table(load_study(archived.study.name)), "markdown")
+        # A page of MLflow on the machine that trained is nowhere for a reader of these.
+        found = replace(launch.table(load_study(archived.study.name)), run_links={})
+        table = render(found, "markdown")
         about = "\n\n".join(_about(archived, launch))
     return f"<!-- written by `make results` from {file.name} -->\n\n{table}\n{about}\n"
 

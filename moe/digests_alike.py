@@ -24,5 +24,6 @@ ALIKE: tuple[tuple[str, ...], ...] = (
         "89bce676e3e51d1f",  # memory of sharded workers that goes back at once
         "32eec9e5d72d3ded",  # evaluations at further steps, where they are asked for
         "ff9170f578d09793",  # the rule counts the functions of the metrics that a run calls
+        "dd58d36d3ef3f8de",  # a sharded block that gathers no other in its backward pass, on a CPU
     ),
 )

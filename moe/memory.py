@@ -62,7 +62,7 @@ def estimate(
     stages = list(model.stages())
     gathered = 0.0
     if shard and workers > 1:
-        gathered = _gathered(stages)
+        gathered = _gathered(stages, on_gpu=model.device != "cpu")
     else:
         shard = False
     parts = workers if shard else 1
@@ -99,15 +99,15 @@ def estimate(
     )
 
 
-def _gathered(stages: list[_Stage]) -> float:
+def _gathered(stages: list[_Stage], *, on_gpu: bool) -> float:
     """Bytes of what a sharded step has whole: weights and gradients outside of the blocks; of a
-    block the weights, those of the one that is gathered next, and its gradients, which are copied
-    to be reduced."""
+    block the weights, on a GPU those of the one that is gathered next, and its gradients, which are
+    copied to be reduced."""
     first, *of_blocks, norm, head = stages
     outside = first.gradient + norm.gradient + head.gradient
     pairs = zip(of_blocks[::2], of_blocks[1::2], strict=True)
     block = max(attention.gradient + ffn.gradient for attention, ffn in pairs)
-    return 2 * outside + 4 * block
+    return 2 * outside + (4 if on_gpu else 3) * block
 
 
 class _Passes:

@@ -93,7 +93,7 @@ def no_pdf(monkeypatch):
     """Figures as PNG alone, and a page without pictures for who has no JavaScript: subsetting the
     fonts of a PDF takes half of all drawing, the pictures most of the rest."""
     monkeypatch.setattr("orchestrator.report.print_figures.FORMATS", ("png",))
-    monkeypatch.setattr("orchestrator.report.sections.pictures", lambda data: {})
+    monkeypatch.setattr("orchestrator.report.sections._pictures", lambda data, shares: {})
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +43,8 @@ from moe.train.run_folder import TakenOverError
 from moe.train.run_recorder import Recorder
 from moe.train.training_run import DivergenceError, resolve, train
 
+_PARENT_EVERY_S = 0.5
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
@@ -67,6 +71,8 @@ def _train_many(options: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         return _refuse(error)
     passed_on = ["--threads", str(options.threads), "--device", options.device]
+    jobs = options.jobs or 1
+    passed_on += ["--beside", str(min(jobs, len(runs))), "--parent", str(os.getpid())]
     passed_on += ["--compile"] if options.compile else []
     passed_on += ["--dense", str(options.dense)] if options.dense else []
     if options.checkpoint_every is not None:
@@ -74,7 +80,7 @@ def _train_many(options: argparse.Namespace) -> int:
     code = Jobs(
         runs,
         lambda run: command_of(run, *passed_on),
-        at_once=options.jobs or 1,
+        at_once=jobs,
         until_s=options.until,
         retry_failed=options.retry_failed,
     ).train()
@@ -89,22 +95,42 @@ def _train_many(options: argparse.Namespace) -> int:
 
 
 def _train_one(file: Path, options: argparse.Namespace) -> int:
+    if options.parent is not None:
+        _end_with(options.parent)
     try:
         device = _device(options.device)
         config = read_config(file)
         store = TokenStore.open(tokens_of(config, options.tokens))
         verify(store.path)
-        _require_memory(config, device, options.shard)
+        _require_memory(config, device, options)
         with joined(device, compile=options.compile, shard=options.shard) as world:
             return _train_in(world, resolve(config, store, world), store, options)
     except (ValueError, OSError) as error:
         return _refuse(error)
 
 
-def _require_memory(config: TrialConfig, device: str, shard: bool) -> None:
+def _end_with(parent: int) -> None:
+    """Ends this process, one of many, once the one that began it is gone, however that ended: the
+    same command, given again, would train beside it. Nothing is lost but what came after the newest
+    checkpoint."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_EVERY_S)
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+def _require_memory(config: TrialConfig, device: str, options: argparse.Namespace) -> None:
     most = host_bytes() / workers_here() if device == "cpu" else gpu_bytes()
-    where = "what each has of this machine"
-    asked = {"device": device, "workers": launched_workers(), "shard": shard, "where": where}
+    most = most and most / options.beside
+    asked = {
+        "device": device,
+        "workers": launched_workers(),
+        "shard": options.shard,
+        "where": "what each has of this machine",
+    }
     if most and (reason := misfit(config, most, **asked)):
         raise ValueError(reason)
 
@@ -233,6 +259,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="under torchrun: each worker holds a part of weights, gradients and moments",
     )
+    # Of one run of many, told by the process that starts it: how many share the machine, and whose.
+    made.add_argument("--beside", type=_positive, default=1, help=argparse.SUPPRESS)
+    made.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     made.add_argument(
         "--compile", action="store_true", help="torch.compile, on CUDA in bfloat16 (last bits)"

@@ -35,6 +35,10 @@ def shard(model: nn.Module, world: World) -> nn.Module:
     mesh = init_device_mesh(torch.device(world.device).type, (world.size,))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
+        if torch.device(world.device).type == "cpu":
+            # Nothing overlaps there, so gathering the block before during a block's backward pass
+            # costs its memory for nothing. An empty list would leave torch's own choice on.
+            block.set_modules_to_backward_prefetch([block])
     return fully_shard(model, mesh=mesh)
 
 

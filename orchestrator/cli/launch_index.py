@@ -25,7 +25,12 @@ from orchestrator.report.page import render_report
 from orchestrator.report.records import LaunchRecords, read_launches
 from orchestrator.report.table_columns import human
 from orchestrator.report.tables import best_row
-from orchestrator.stores.mlflow_private import TABLE_VIEW, TRAINING_VIEW, VIEW_PARAMETER
+from orchestrator.stores.mlflow_private import (
+    CURVES_VIEW,
+    TABLE_VIEW,
+    TRAINING_VIEW,
+    VIEW_PARAMETER,
+)
 from orchestrator.stores.optuna_launches import STARTED_AT
 from orchestrator.stores.trial_record import FINISHED_STATES, count_states
 
@@ -82,13 +87,23 @@ class LaunchIndex:
             how = f"{VIEW_PARAMETER}={TABLE_VIEW}"
         return f"{self.mlflow}/#/experiments/{number}/runs?{TRAINING_VIEW}&{how}"
 
+    def curves_link(self, launch: LaunchRecords) -> str | None:
+        """The launch's curves in MLflow, seeds grouped by cell, where it has that view."""
+        experiment = self.experiment_of(launch.info.name)
+        if experiment is None or not experiment[1]:
+            return None
+        how = f"compareRunsMode=CHART&{VIEW_PARAMETER}={CURVES_VIEW}"
+        return f"{self.mlflow}/#/experiments/{experiment[0]}/runs?{TRAINING_VIEW}&{how}"
+
     def dashboard_link(self, launch: LaunchRecords) -> str:
         return f"{self.optuna}/dashboard/studies/{launch.info.study_id}"
 
     def page(self) -> str:
         """The whole page, also where the record cannot be read at the moment."""
         try:
-            rows = "".join(self._row(launch) for launch in self.launches())
+            launches = self.launches()
+            tokens = human(cost_rows(launch.trials)[-1].tokens for launch in launches)
+            rows = "".join(self._row(launch, tokens) for launch in launches)
             body = _TABLE.format(rows=rows)
         except StudyError as error:
             body = f'<p class="warning">{escape(str(error))}</p>'
@@ -111,10 +126,12 @@ class LaunchIndex:
                 return render_report(launch, study, mlflow=self.mlflow)
         return None
 
-    def _row(self, launch: LaunchRecords) -> str:
-        row, links = row_of(launch), []
+    def _row(self, launch: LaunchRecords, tokens: Callable[[float], str]) -> str:
+        row, links = row_of(launch, tokens), []
         if (runs := self.runs_link(launch)) is not None:
-            links.append(("runs", runs, f"runs of {launch.info.name} in MLflow"))
+            links.append(("runs", runs, f"runs of {launch.info.name} in MLflow, the best first"))
+        if (curves := self.curves_link(launch)) is not None:
+            links.append(("curves", curves, f"curves of {launch.info.name} by cell in MLflow"))
         links.append(("report", f"/report/{launch.info.study_id}", f"report of {launch.info.name}"))
         dashboard = self.dashboard_link(launch)
         links.append(("search", dashboard, f"{launch.info.name} in Optuna Dashboard"))
@@ -136,8 +153,9 @@ class LaunchIndex:
 COLUMNS = ("best", "failed", "tokens", "FLOPs", "device time", "last started")
 
 
-def row_of(launch: LaunchRecords) -> Mapping[str, str]:
-    """What a row says of a launch, in the order of COLUMNS. Missing numbers are dashes."""
+def row_of(launch: LaunchRecords, tokens: Callable[[float], str]) -> Mapping[str, str]:
+    """What a row says of a launch, in the order of COLUMNS. Missing numbers are dashes; `tokens`
+    writes numbers of them, in one unit for all rows."""
     cost, best = cost_rows(launch.trials)[-1], best_row(launch.trials, describe(launch.metric))
     started = datetime.fromisoformat(launch.info.attributes[STARTED_AT]).astimezone()
     shown = "-"
@@ -148,7 +166,7 @@ def row_of(launch: LaunchRecords) -> Mapping[str, str]:
     values = (
         shown,
         str(count_states(launch.trials)["failed"]),
-        human([cost.tokens])(cost.tokens) if cost.trials else "-",
+        tokens(cost.tokens) if cost.trials else "-",
         f"{cost.flops:.2e}" if cost.trials else "-",
         time,
         f"{started:%Y-%m-%d %H:%M}",

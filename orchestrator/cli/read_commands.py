@@ -61,7 +61,10 @@ def status(
                 "study": launch.info.study,
                 "launch": launch.info.name,
                 "states": states,
-                "trials": [record.as_json() for record in launch.trials],
+                "trials": [
+                    {**record.as_json(), "tokens_trained": record.tokens_trained(0)}
+                    for record in launch.trials
+                ],
                 "rungs": [asdict(rung) for rung in rungs],
             }
         )

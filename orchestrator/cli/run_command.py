@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -174,7 +174,7 @@ def run_command(
             )
         )
         progress.planned(session.ledger)
-        progress.say(f"to watch it: {_where_to_watch(session)}")
+        progress.say(f"to watch it: {'; '.join(_where_to_watch(session))}")
         run(session)
         if not session.interrupted:
             publish(session)
@@ -184,11 +184,16 @@ def run_command(
     raise typer.Exit(session.exit_code)
 
 
-def _where_to_watch(session: Session) -> str:
-    tracking = session.tracking
+def _where_to_watch(session: Session) -> Iterator[str]:
+    from orchestrator.cluster import connection
+
+    tracking, options = session.tracking, session.options
     if tracking.has_server:
-        return tracking.link(tracking.parent_run_id)
-    return f"moe-study ui --home {shlex.quote(str(session.options.home.root))}"
+        yield tracking.link(tracking.parent_run_id)
+    else:
+        yield f"moe-study ui --home {shlex.quote(str(options.home.root))}"
+    if options.address and (url := connection.dashboard()):
+        yield f"Ray's dashboard {url}"
 
 
 @app.command("ingest")

@@ -22,6 +22,8 @@ from orchestrator.cli.parameters import (
     output,
     print_json,
 )
+from orchestrator.study.corpora import joint_label
+from orchestrator.study.launch import Launch
 from orchestrator.study.library import imported_beside, is_path, load_study
 
 job = typer.Typer(no_args_is_help=True, help="A submitted launch: status, logs, stop.")
@@ -52,10 +54,13 @@ def submit_command(
     from orchestrator.cluster.submit import job_client, submit
 
     name = load_study(study).name
-    _require_meaning_there(_parsed_as_run(study, context.args))
+    launch = _require_meaning_there(_parsed_as_run(study, context.args))
+    label = "/".join((name, launch.scale, joint_label(launch.corpus_specs)))
     beside = imported_beside(Path(study)) if is_path(study) else []
     with job_client(address) as client:
-        submission_id = submit(client, study, context.args, name=name, python=python, beside=beside)
+        submission_id = submit(
+            client, study, context.args, name=name, launch=label, python=python, beside=beside
+        )
     if as_json:
         print_json({"study": name, "submission_id": submission_id, "address": address})
     else:
@@ -74,8 +79,9 @@ def _parsed_as_run(study: str, arguments: list[str]) -> dict[str, Any]:
         return parsed.params
 
 
-def _require_meaning_there(asked: dict[str, Any]) -> None:
-    """Raises BadInput for what could mean nothing, or another thing, on the cluster."""
+def _require_meaning_there(asked: dict[str, Any]) -> Launch:
+    """The launch that is asked for, without its text. Raises BadInput for what could mean nothing,
+    or another thing, on the cluster."""
     if asked["cpus"]:
         raise BadInput(
             "a submitted driver joins the cluster that it lives on; received --cpus, which is for "
@@ -104,6 +110,7 @@ def _require_meaning_there(asked: dict[str, Any]) -> None:
                 "a path of a submitted job is absolute, and on the cluster; received "
                 f"data.corpus={spec} of {launch.study.name}. Write it out."
             )
+    return launch
 
 
 @job.command("status")

@@ -94,6 +94,17 @@ def require_fits(resources: Resources) -> str | None:
     )
 
 
+def lacking_line(resources: Resources) -> str | None:
+    """What is told of a trial that waits for nodes; None where the cluster's own would hold it."""
+    nodes = [(node, 1) for node in live_nodes()]
+    if fits(resources, nodes):
+        return None
+    return (
+        f"waiting for nodes: those of the cluster hold {capacity(resources, nodes):g} of the "
+        f"{resources.workers} workers of a trial. One was lost, or has yet to join"
+    )
+
+
 def live_nodes() -> list[Mapping[str, float]]:
     """What each node of the connected cluster has, free or not."""
     import ray
@@ -118,7 +129,7 @@ def capacity(
     most: float = math.inf,
 ) -> float:
     """Workers that can be placed at once under the trial's placement."""
-    held = sorted(((_on_one(resources.bundle, node), n) for node, n in nodes), reverse=True)
+    held = sorted(((workers_on(resources.bundle, node), n) for node, n in nodes), reverse=True)
     if resources.placement == "strict_pack":
         return held[0][0] if held else 0
     total, left = 0.0, most
@@ -131,7 +142,7 @@ def capacity(
     return total
 
 
-def _on_one(bundle: Mapping[str, float], node: Mapping[str, float]) -> float:
+def workers_on(bundle: Mapping[str, float], node: Mapping[str, float]) -> float:
     """Bundles on one node; a fraction of a GPU never spans two of them."""
     if not node:
         return math.inf  # the cloud decides what such a node has

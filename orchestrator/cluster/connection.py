@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,6 @@ class Resources:
     @property
     def device(self) -> str:
         return "cuda" if self.gpus_per_worker > 0 and not self.on_cpu else "cpu"
-
-    @property
-    def fewest(self) -> Resources:
-        """The least that a trial may be granted."""
-        return self if self.min_workers is None else replace(self, workers=self.min_workers)
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -166,6 +161,14 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[None]
         yield
     finally:
         ray.shutdown()
+
+
+def dashboard() -> str | None:
+    """The address of Ray's own page, where the connected cluster has one."""
+    from orchestrator.cluster import ray_private
+
+    url = ray_private.dashboard_url()
+    return f"http://{url}" if url else None
 
 
 @contextlib.contextmanager

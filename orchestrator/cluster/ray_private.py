@@ -73,6 +73,11 @@ def monitor_config(gcs_address: str) -> tuple[bool, dict[str, Any] | None]:
     return False, None
 
 
+def dashboard_url() -> str:
+    """Host and port of the connected cluster's page; empty where it has none."""
+    return ray._private.worker._global_node.webui_url or ""
+
+
 def jobs() -> list[dict[str, Any]]:
     """All drivers that the cluster has known."""
     return ray._private.state.jobs()

@@ -85,12 +85,15 @@ def submit(
     arguments: Sequence[str],
     *,
     name: str,
+    launch: str,
     python: str = "python",
     beside: Sequence[Path] = (),
 ) -> str:
     """Submits `run STUDY ARGUMENTS` and returns the submission id.
 
-    `beside`: files that a study file imports, relative to its folder; they travel with it.
+    `launch` is what Ray's dashboard calls the job: study, scale and corpus, as the launch's own
+    name has them. `beside`: files that a study file imports, relative to its folder; they
+    travel with it.
     """
     with tempfile.TemporaryDirectory(prefix="moe-study-job-") as folder:
         staged = Path(folder)
@@ -113,7 +116,7 @@ def submit(
                     "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
                 },
             },
-            "metadata": {"job_name": f"moe-study {name}", "study": name},
+            "metadata": {"job_name": f"moe-study {launch}", "study": name},
         }
         return _accepted(client, request)
 
@@ -144,6 +147,7 @@ def describe(client: Any, submission_id: str) -> dict[str, Any]:
         "submission_id": submission_id,
         "status": str(info.status.value),
         "study": (info.metadata or {}).get("study"),
+        "name": (info.metadata or {}).get("job_name"),
         "message": redact(info.message or ""),
         "started_ms": info.start_time,
         "ended_ms": info.end_time,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ray.tune import Callback
@@ -18,23 +17,9 @@ from ray.tune.experiment import Trial
 
 from orchestrator.cluster import capacity
 from orchestrator.cluster.connection import Resources
-from orchestrator.study.launch import Launch
-from orchestrator.study.plan import typical_points
 
 PATIENCE_S = 60.0
 GROWING_PATIENCE_S = 600.0  # where an autoscaler may bring the node back
-
-
-def allowed(launch: Launch, resources: Resources) -> list[Resources]:
-    """What a trial may be granted, the most workers first: the numbers from `--min-workers` on
-    among which every trial's micro-batches are divided evenly."""
-    trains = [point.config.train for point in typical_points(launch)]
-    micro_batches = [train.batch_tokens // train.micro_batch_tokens for train in trains]
-    return [
-        replace(resources, workers=workers)
-        for workers in range(resources.workers, resources.fewest.workers - 1, -1)
-        if all(each % workers == 0 for each in micro_batches)
-    ]
 
 
 def held(choices: Sequence[Resources]) -> Resources | None:

@@ -36,6 +36,11 @@ def require_memory(launch: Launch, resources: Resources, most: float | None) -> 
     )
 
 
+def has_memory(launch: Launch, resources: Resources, most: float | None) -> bool:
+    """Whether workers of no trial are known to need more."""
+    return most is None or not list(_misfits(typical_points(launch), resources, most))
+
+
 def _misfits(
     points: Iterable[Point], resources: Resources, most: float
 ) -> Iterable[tuple[str, str]]:
@@ -67,7 +72,7 @@ def memory_of_nodes(resources: Resources) -> float | None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from orchestrator.cluster.capacity import may_grow
+    from orchestrator.cluster.capacity import may_grow, workers_on
 
     if may_grow():
         return None
@@ -88,4 +93,10 @@ def memory_of_nodes(resources: Resources) -> float | None:
             answers.append(ray.get(answer, timeout=_ANSWER_S))
     if len(answers) < len(nodes) or not answers or None in answers:
         return None
-    return max(answers) * (min(1.0, resources.gpus_per_worker) if kind == "GPU" else 1.0)
+    if kind == "GPU":
+        return max(answers) * min(1.0, resources.gpus_per_worker)
+    # A host is shared by as many workers as it holds.
+    return max(
+        answer / max(1, min(resources.workers, workers_on(resources.bundle, node["Resources"])))
+        for answer, node in zip(answers, nodes, strict=True)
+    )

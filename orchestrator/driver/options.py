@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.base.checkpoint_place import CheckpointPlace
@@ -112,6 +112,20 @@ def require_sane(launch: Launch, options: Options) -> None:
                 f"{point.cell}. Set train.micro_batch_tokens={train.batch_tokens // workers}, or "
                 "another divisor."
             )
+
+
+def allowed(launch: Launch, resources: Resources) -> list[Resources]:
+    """What a trial may be granted, the most workers first: the numbers from `--min-workers` on
+    among which every trial's micro-batches are divided evenly."""
+    if resources.min_workers is None:
+        return [resources]
+    trains = [point.config.train for point in typical_points(launch)]
+    micro_batches = [train.batch_tokens // train.micro_batch_tokens for train in trains]
+    return [
+        replace(resources, workers=workers)
+        for workers in range(resources.workers, resources.min_workers - 1, -1)
+        if all(each % workers == 0 for each in micro_batches)
+    ]
 
 
 def require_folders(options: Options) -> None:

@@ -29,6 +29,7 @@ from orchestrator.report.table_files import write_table
 from orchestrator.report.tables import Table
 from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.experiment_names import find_experiment
+from orchestrator.stores.importances import complete_needed
 from orchestrator.stores.mlflow_client import connect, require_usable
 from orchestrator.stores.mlflow_private import NOTE_TAG
 from orchestrator.stores.mlflow_refusals import reason
@@ -38,6 +39,7 @@ from orchestrator.stores.optuna_private import ARTIFACTS_ATTR_PREFIX
 from orchestrator.stores.optuna_storage import trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.parent_run import find_parent
+from orchestrator.stores.trial_record import count_states
 from orchestrator.study.study import Study
 
 FIGURES = "figures"
@@ -159,13 +161,34 @@ def _to_dashboard(launch: LaunchRecords, paths: Sequence[Path], table: Table) ->
     shown = [path for path in paths if path.suffix != ".pdf"]  # it shows images, not PDF
     attach(launch.store, launch.home.optuna_artifacts, shown)
     verdicts = parent_summary.verdicts_text(table)
-    write_note(launch.store.study, launch.info, verdicts=verdicts)
+    write_note(
+        launch.store.study, launch.info, verdicts=verdicts, importance=_importance_note(launch)
+    )
     if points := pareto_points(launch.trials, launch.home, metric=launch.judged_metric):
         chart = with_colours(pareto_chart(points, metric=label_of(launch.judged_metric)))
         chart["layout"]["title"] = {
             "text": f"{launch.judged_metric} against training FLOPs, means over seeds"
         }
         save_plotly_graph_object(launch.store.study, Figure(chart), graph_object_id=PARETO_PLOT)
+
+
+def _importance_note(launch: LaunchRecords) -> str:
+    """How many trials Optuna Dashboard's chart of importances needs to be believed, and where the
+    report has it with intervals."""
+    if not launch.info.attributes["sampled"]:
+        return ""
+    axes = {path for record in launch.trials for path in record.params}
+    complete = count_states(launch.trials)["complete"]
+    report = f"/artifacts/{launch.info.study_id}/{_artifact_id(launch.info.name, 'report.html')}"
+    return (
+        f"Importances of {len(axes)} axes are to be believed from {complete_needed(len(axes))} "
+        f"complete trials on; there are {complete}. With intervals they stand in the "
+        f"[report]({report}#figure-importance).\n\n"
+    )
+
+
+def _artifact_id(launch: str, name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{launch}/{name}"))
 
 
 def attach(search: OptunaTrials, folder: Path, paths: Sequence[Path]) -> None:
@@ -179,7 +202,7 @@ def attach(search: OptunaTrials, folder: Path, paths: Sequence[Path]) -> None:
     store = FileSystemArtifactStore(folder)
     fresh: dict[str, str | None] = {}
     for path in paths:
-        artifact_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{search.info.name}/{path.name}"))
+        artifact_id = _artifact_id(search.info.name, path.name)
         with path.open("rb") as file:
             store.write(artifact_id, file)
         mimetype, encoding = guess_type(path.name)

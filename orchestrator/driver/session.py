@@ -23,8 +23,13 @@ from orchestrator.base.urls import redact
 from orchestrator.cluster import capacity, connection, nodes
 from orchestrator.cluster.connection import Resources
 from orchestrator.driver.dense_runs import DenseRun, find_dense_runs
-from orchestrator.driver.memory_admission import memory_here, memory_of_nodes, require_memory
-from orchestrator.driver.options import Options, require_folders, require_sane
+from orchestrator.driver.memory_admission import (
+    has_memory,
+    memory_here,
+    memory_of_nodes,
+    require_memory,
+)
+from orchestrator.driver.options import Options, allowed, require_folders, require_sane
 from orchestrator.driver.prepared_corpora import Preparing, Tokens
 from orchestrator.driver.recommending import Racer, require_raceable
 from orchestrator.driver.until_decided import SeedAllocator, require_decidable
@@ -48,7 +53,7 @@ from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.parent_run import STOPPED_BY, TAG_LIMIT, require_not_deleted
 from orchestrator.stores.reuse import finished_elsewhere, laid_out_as_before
 from orchestrator.stores.sqlite_files import with_log
-from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.stores.trial_record import WORKERS, TrialRecord
 from orchestrator.study.cautions import cautions
 from orchestrator.study.launch import Launch
 from orchestrator.study.registration import tag_text
@@ -73,6 +78,7 @@ class Session:
     say: Say
     marker: str | None
     dense_runs: Mapping[str, DenseRun]
+    granted: list[Resources]  # to a trial: what was asked for, then what else is allowed
     interrupted: bool = False
     undelivered: bool = False
 
@@ -170,6 +176,7 @@ def opened(
     if options.checkpoint_uri is not None:
         options.place.require_usable()
     worth_saying: list[str | None] = []
+    granted = allowed(launch, options.resources)
     if start_cluster and options.address is None:
         connection.require_fits_here(options.resources, options.cpus or connection.local_cpus())
         memory = memory_here(options.resources)
@@ -180,10 +187,10 @@ def opened(
     with ExitStack() as stack:
         if options.address:
             stack.enter_context(connection.connected(options.address))
-            fewest = options.resources.fewest
-            worth_saying.append(capacity.require_fits(fewest))
-            memory = memory_of_nodes(fewest)
-            worth_saying.append(require_memory(launch, fewest, memory))
+            memory = memory_of_nodes(options.resources)
+            worth_saying.append(require_memory(launch, options.resources, memory))
+            granted = [granted[0], *(g for g in granted[1:] if has_memory(launch, g, memory))]
+            worth_saying.append(capacity.require_fits(granted[-1]))
         stack.enter_context(home.made())
         stack.enter_context(trouble_named(storage_url))
         for lock in driver_locks(home, storage_url, launch.name):
@@ -235,6 +242,7 @@ def opened(
                 say=say,
                 marker=marker,
                 dense_runs=dense_runs,
+                granted=granted,
             )
             grown = [_grown_line(path, values) for path, values in added.items()]
             about = [
@@ -361,7 +369,7 @@ def _chosen(url: str | None, default: str) -> str:
 def _run_tags(resources: Resources) -> dict[str, str]:
     """What is not in a trial's identity, yet changes the last bits of its result."""
     return {
-        "workers": str(resources.workers),
+        WORKERS: str(resources.workers),
         "threads": str(resources.cpus_per_worker),
         "device": resources.device,
         "compiled": str(resources.compile).lower(),

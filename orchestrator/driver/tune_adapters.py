@@ -191,6 +191,7 @@ class LedgerCallback(_NotPickled, Callback):
         number = number_of(trial)
         self._recoveries[number] += 1
         self._recovering.add(number)
+        self._ledger.lost(number)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = number_of(trial)

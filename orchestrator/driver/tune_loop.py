@@ -31,7 +31,7 @@ def run(session: Session) -> None:
             if first is None:
                 return
             with connection.connected(options.address, cpus=options.cpus):
-                capacity.require_fits(options.resources.fewest)
+                capacity.require_fits(session.granted[-1])
                 _tune_while_nodes_are_lost(session, first)
     except KeyboardInterrupt:
         session.interrupted = True
@@ -50,7 +50,7 @@ def _tune_while_nodes_are_lost(session: Session, first: Assignment | None) -> No
     """Again with fewer workers each time that the room for more is lost for good."""
     from orchestrator.driver import elastic
 
-    choices = elastic.allowed(session.launch, session.options.resources)
+    choices = session.granted
     if len(choices) > 1 and not capacity.may_grow():
         fitting = elastic.held(choices) or choices[0]
         first = _with_fewer(session, choices[0], fitting, first)
@@ -146,7 +146,7 @@ def _tune(session: Session, first: Assignment, choices: Sequence[Resources]) -> 
         return searcher.failure or callback.failure
 
     def waits(seconds: float) -> None:
-        session.tell(waiting_line(resources, seconds))
+        session.tell(capacity.lacking_line(resources) or waiting_line(resources, seconds))
 
     room = LostRoom(choices)
     watching = [WaitingNotice(waits)] if options.address else []

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from orchestrator.driver.system_metrics import SystemMonitor, monitored
 
 EVENT = "event"
 PROGRESS, FINAL, FAILED, HALTED = "progress", "final", "failed", "halted"
+LOST_GRACE_S = 20.0  # for a worker to notice that another one's process is gone
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -257,10 +259,40 @@ def _gang(job: Job) -> Iterator[list[Any]]:
         rank.fit.remote(asdict(job), {**common, "RANK": str(i)}) for i, rank in enumerate(_ranks, 1)
     ]
     try:
-        with _environment({**common, "RANK": "0"}):
+        with _environment({**common, "RANK": "0"}), leaving_with(rest):
             yield rest
     finally:
         ray.wait(rest, num_returns=len(rest), timeout=10)
+
+
+@contextlib.contextmanager
+def leaving_with(
+    rest: Sequence[Any], *, leave: Callable[[int], Any] = os._exit, grace_s: float = LOST_GRACE_S
+) -> Iterator[None]:
+    """Ends this process once another worker's is lost and this one does not notice by itself: where
+    a node falls silent, no connection is closed, and a collective waits for half an hour."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        left = list(rest)
+        while left and not is_over.is_set():
+            done, left = ray.wait(left, num_returns=1, timeout=5)
+            for task in done:
+                try:
+                    ray.get(task)
+                except ray.exceptions.RayActorError:
+                    if not is_over.wait(grace_s):
+                        leave(1)
+                    return
+                except Exception:
+                    return  # it says by itself what is wrong, and the collective fails
+
+    watching = threading.Thread(target=watch, daemon=True, name="other-workers")
+    watching.start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 def _free_port(host: str) -> int:

@@ -140,7 +140,7 @@ def specialization_figure(panels: Sequence[Specialization], heading: Heading) ->
     figure, body = new_figure(heading, height=0.6 + 1.3 * rows)
     grid = body.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for ax, panel in zip(grid.flat, panels, strict=False):
-        _draw_specialization(ax, panel)
+        draw_specialization(ax, panel)
     grid[0, 0].set_ylim(bottom=0)
     label_outer(grid, len(panels), "layer", "NMI(expert; label)")
     mean = Line2D([], [], color=COLOURS[0], marker="o", linewidth=0.9, label="trained, mean")
@@ -268,7 +268,7 @@ def _rank_legend(body: SubFigure, num_experts: int) -> None:
     add_legend(body, handles, "expert by its load, from the most chosen:")
 
 
-def _draw_specialization(ax: Axes, panel: Specialization) -> None:
+def draw_specialization(ax: Axes, panel: Specialization) -> None:
     x_M = np.asarray(panel.layers)
     ax.bar(
         x_M,

@@ -17,6 +17,7 @@ import numpy as np
 
 from orchestrator.report.figure_data import Curve, Interval, Load, Specialization
 from orchestrator.report.pareto import NAMES, Cost, ParetoPoint
+from orchestrator.stores.importances import Importance
 
 Figure = dict[str, Any]
 
@@ -206,17 +207,32 @@ def highest(panel: Specialization) -> float:
     return max(float(np.max(values)) for values in shown)
 
 
-def importance_chart(shares: Mapping[str, float]) -> Figure:
+def importance_chart(shares: Mapping[str, Importance]) -> Figure:
+    """A bar a parameter, with its interval where there is one."""
     names = list(shares)
+    below, above = (
+        [0.0 if of.low is None else abs(bound(of) - of.share) for of in shares.values()]
+        for bound in (lambda of: of.low, lambda of: of.high)
+    )
     return {
         "data": [
             {
                 "type": "bar",
                 "orientation": "h",
-                "x": [shares[name] for name in names],
+                "x": [of.share for of in shares.values()],
                 "y": names,
-                "text": [f"{shares[name]:.2f}" for name in names],
+                "text": [f"{of.share:.2f}" for of in shares.values()],
+                "textposition": "inside",
+                "insidetextanchor": "start",
                 "marker": {"color": "--c0"},
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": above,
+                    "arrayminus": below,
+                    "color": "--ink",
+                    "visible": any(of.low is not None for of in shares.values()),
+                },
                 "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
             }
         ],

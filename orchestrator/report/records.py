@@ -18,7 +18,7 @@ from orchestrator.report.judged_split import judged_metric, on_judged_split
 from orchestrator.report.tables import Table, table_of
 from orchestrator.report.text_error import losses_of
 from orchestrator.stores.configurations import rows_of, told_apart
-from orchestrator.stores.importances import importances
+from orchestrator.stores.importances import Importance, importances
 from orchestrator.stores.optuna_launches import REGISTRATIONS, LaunchInfo, launches_in
 from orchestrator.stores.optuna_storage import open_storage, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
@@ -62,7 +62,7 @@ class LaunchRecords:
         """What tables, figures of final values and claims show: the metric, or that on the test."""
         return judged_metric(self.metric, self.trials)
 
-    def importances(self) -> dict[str, float]:
+    def importances(self) -> dict[str, Importance]:
         """Of a sampled study's parameters; empty of a grid, and where there is too little."""
         several = len(set(self.info.corpora.values())) > 1  # whose losses do not compare
         if self.store is None or several or not self.info.attributes["sampled"]:

@@ -22,9 +22,9 @@ from orchestrator.report.text_alternatives import (
     load_text,
     means_text,
     pareto_text,
-    pictures,
     specialization_text,
 )
+from orchestrator.stores.importances import Importance, complete_needed
 from orchestrator.study.design import Design
 
 
@@ -52,17 +52,24 @@ def chart_sections(launch: LaunchRecords, design: Design) -> list[Section]:
     """In the order of the page."""
     rows = launch.analysis()
     data = LaunchData(launch=launch, home=launch.home, rows=rows, design=design)
-    drawn = pictures(data) if data.cells else {}
+    shares = launch.importances()
+    drawn = _pictures(data, shares) if data.cells else {}
     return [
         _curves(data, drawn),
         _ends(data, drawn),
         *_interactions(data, drawn),
-        _loads(data),
-        *_specialization(data),
+        _loads(data, drawn),
+        *_specialization(data, drawn),
         _pareto(data, drawn),
         *_search(data, drawn),
-        _importance(launch),
+        _importance(launch, shares, drawn),
     ]
+
+
+def _pictures(data: LaunchData, shares: Mapping[str, Importance]) -> dict[str, str]:
+    from orchestrator.report.plain_pictures import pictures  # matplotlib: a second to import
+
+    return pictures(data, shares)
 
 
 def _curves(data: LaunchData, drawn: Mapping[str, str]) -> Section:
@@ -127,7 +134,7 @@ def _interactions(data: LaunchData, drawn: Mapping[str, str]) -> Iterator[Sectio
     )
 
 
-def _loads(data: LaunchData) -> Section:
+def _loads(data: LaunchData, drawn: Mapping[str, str]) -> Section:
     loads = {f"load-{i}": load for i, load in enumerate(data.loads)}
     most = max((float(plotly_charts.load_ratio(x).max()) for x in data.loads), default=0.0)
     ceiling = max(2.0, round(most + 0.05, 1))
@@ -140,6 +147,7 @@ def _loads(data: LaunchData) -> Section:
         missing="No routing arrays of complete mixtures are in this home.",
         captions={name: f"{x.cell} (n = {len(x.load_SEMN)})" for name, x in loads.items()},
         texts={name: load_text(x) for name, x in loads.items()},
+        pictures=drawn,
         steps={
             name: {
                 "at": [f"{x:,.0f} {data.x_label}" for x in load.x_E],
@@ -150,7 +158,7 @@ def _loads(data: LaunchData) -> Section:
     )
 
 
-def _specialization(data: LaunchData) -> Iterator[Section]:
+def _specialization(data: LaunchData, drawn: Mapping[str, str]) -> Iterator[Section]:
     title = "What experts specialise in"
     if not data.rows:
         command = f"moe-study analyze {data.launch.info.study} --probe corpus:syntax"
@@ -170,6 +178,7 @@ def _specialization(data: LaunchData) -> Iterator[Section]:
             missing="None of the analysed cells is among the complete ones.",
             captions={name: f"{p.cell} (n = {len(p.nmi_SM)})" for name, p in panels.items()},
             texts={name: specialization_text(p) for name, p in panels.items()},
+            pictures=drawn,
         )
 
 
@@ -226,8 +235,9 @@ def _search(data: LaunchData, drawn: Mapping[str, str]) -> Iterator[Section]:
     )
 
 
-def _importance(launch: LaunchRecords) -> Section:
-    shares = launch.importances()
+def _importance(
+    launch: LaunchRecords, shares: Mapping[str, Importance], drawn: Mapping[str, str]
+) -> Section:
     sampled = launch.info.attributes["sampled"]
     missing = "Too few complete trials to tell parameters apart."
     if len(set(launch.info.corpora.values())) > 1:
@@ -235,11 +245,23 @@ def _importance(launch: LaunchRecords) -> Section:
     return Section(
         title="Importance",
         how="How much of reaching the best trials each parameter explains (PED-ANOVA, as Optuna "
-        "Dashboard shows it), over complete trials; a parameter counts where a trial has it.",
+        "Dashboard shows it), over complete trials; a parameter counts where a trial has it. "
+        f"{_how_sure(shares)}",
         figures={"importance": plotly_charts.importance_chart(shares)} if shares else {},
         texts={"importance": importance_text(shares)},
+        pictures=drawn,
         missing=missing
         if sampled
         else "A grid asks about cells, and its claims and differences answer; shares of "
         "importance are for sampled studies.",
+    )
+
+
+def _how_sure(shares: Mapping[str, Importance]) -> str:
+    if any(of.low is not None for of in shares.values()):
+        return "Lines are 95% intervals (a jackknife over eighths of the trials)."
+    return (
+        f"Too few complete trials for intervals: {complete_needed(len(shares))} carry them."
+        if shares
+        else ""
     )

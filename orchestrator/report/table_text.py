@@ -184,7 +184,7 @@ def claims_body(table: Table) -> list[list[str]]:
 
 
 def _markdown(table: Table, columns: Sequence[Column], with_runs: bool) -> str:
-    """A run is linked by its seed, under MLflow's own address of it."""
+    """A run is linked by its seed: to MLflow's page of it, where that is known."""
     rows = []
     for row in table.rows:
         cells = [
@@ -193,7 +193,9 @@ def _markdown(table: Table, columns: Sequence[Column], with_runs: bool) -> str:
             for text in [column.text(row)]
         ]
         pairs = zip(row.seeds, row.run_ids, strict=False)
-        runs = " ".join(f"[{seed}](runs:/{run})" for seed, run in pairs)
+        runs = " ".join(
+            f"[{seed}]({table.run_links.get(run, f'runs:/{run}')})" for seed, run in pairs
+        )
         rows.append([*cells, runs] if with_runs else cells)
     lines = [f"**{table.study}** ({table.launch})", ""]
     titles = [column.heading for column in columns]

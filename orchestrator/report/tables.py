@@ -30,6 +30,7 @@ from orchestrator.stores.trial_record import (
     PARAMS_ACTIVE,
     PARAMS_TOTAL,
     PROCESSOR,
+    RUN_LINK,
     TORCH,
     UPCYCLED_TOKENS,
     TrialRecord,
@@ -123,6 +124,7 @@ class Table:
     best_first: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
     sorted_by: str | None = None  # a column that was asked for
+    run_links: Mapping[str, str] = field(default_factory=dict)  # of a run, on MLflow's page
 
     @property
     def has_mixed_code(self) -> bool:
@@ -191,6 +193,7 @@ def table_of(
         judgement=judgement,
         best_first=best_first,
         about=about or {},
+        run_links={r.run_id: r.attributes[RUN_LINK] for r in records if r.attributes.get(RUN_LINK)},
     )
 
 

@@ -1,20 +1,14 @@
-"""What a figure shows, in words and numbers: for readers who do not see it, and without JavaScript.
-
-The pictures of the page that need no script are those for print, as SVG within the file.
-"""
+"""What a figure shows, in words and numbers: for readers who do not see it."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from itertools import chain
 
 from orchestrator.report.figure_data import Curve, Interval, Load, Specialization
 from orchestrator.report.figure_labels import last_part
 from orchestrator.report.interactions import Interaction
-from orchestrator.report.launch_data import LaunchData
 from orchestrator.report.pareto import NAMES, Cost, ParetoPoint
+from orchestrator.stores.importances import Importance
 
 
 def curves_text(curves: Sequence[Curve], label: str) -> str:
@@ -83,20 +77,9 @@ def pareto_text(points: Sequence[ParetoPoint], label: str, against: Cost = "flop
     return f"{label} against {NAMES[against]}; on the front: {front}."
 
 
-def importance_text(shares: Mapping[str, float]) -> str:
-    return f"Importance: {'; '.join(f'{name} {share:.2f}' for name, share in shares.items())}."
-
-
-def pictures(data: LaunchData) -> dict[str, str]:
-    """Figures of the page's charts as addresses that hold the SVG itself, by the chart's name."""
-    from orchestrator.report.figure_frame import paper_style
-    from orchestrator.report.print_figures import axis_figures, quality_figures
-
-    found = {}
-    for name, figure in chain(quality_figures(data), axis_figures(data)):
-        out = io.BytesIO()
-        with paper_style():
-            figure.savefig(out, format="svg", metadata={"Date": None})
-        text = base64.b64encode(out.getvalue()).decode()
-        found[{"loss": "means"}.get(name, name)] = f"data:image/svg+xml;base64,{text}"
-    return found
+def importance_text(shares: Mapping[str, Importance]) -> str:
+    told = [
+        f"{name} {of.share:.2f}" + ("" if of.low is None else f" [{of.low:.2f}, {of.high:.2f}]")
+        for name, of in shares.items()
+    ]
+    return f"Importance: {'; '.join(told)}."

@@ -1,27 +1,62 @@
-"""How much of a search's spread each of its parameters explains."""
+"""How much of a search's spread each of its parameters explains, and how sure that is."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.stores.optuna_trials import CHOICES_ADDED, OptunaTrials
 
+# As the effects of a recommendation have it (orchestrator/surrogate/effects.py).
+COMPLETE_PER_AXIS = 8
+_PARTS = 8  # of the jackknife
+_T = 2.365  # 97.5% of Student's t with seven degrees of freedom
 
-def importances(trials: OptunaTrials, *, without: Collection[int] = ()) -> dict[str, float]:
-    """Shares of 1 by parameter, the largest first; empty where there is too little to tell.
-    Trials of the numbers `without` are left out.
 
-    PED-ANOVA, as Optuna Dashboard has it. Optuna itself gives equal shares where it found none.
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """A share of 1, and its 95% interval; None where there are too few trials for one."""
+
+    share: float
+    low: float | None = None
+    high: float | None = None
+
+
+def importances(trials: OptunaTrials, *, without: Collection[int] = ()) -> dict[str, Importance]:
+    """By parameter, the largest share first; empty where there is too little to tell. Trials of the
+    numbers `without` are left out.
+
+    PED-ANOVA, as Optuna Dashboard has it. The interval is that of a jackknife over eighths of the
+    trials, on the scale of the log odds, for which there are eight complete trials an axis at the
+    least.
     """
+    study = _comparable(trials, without)
+    shares = _shares(study)
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < COMPLETE_PER_AXIS * max(1, len(shares)):
+        return {name: Importance(share=share) for name, share in shares.items()}
+    parts = [_shares(_study_of(part, study)) for part in _without_each_part(complete)]
+    return {name: _with_interval(name, share, parts) for name, share in shares.items()}
+
+
+def complete_needed(num_axes: int) -> int:
+    """Complete trials from which on importances have intervals."""
+    return COMPLETE_PER_AXIS * num_axes
+
+
+def _shares(study: optuna.Study) -> dict[str, float]:
+    """Optuna itself gives equal shares where it found none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = optuna.importance.get_param_importances(
-                _comparable(trials, without),
+                study,
                 evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
                 normalize=False,
             )
@@ -33,14 +68,38 @@ def importances(trials: OptunaTrials, *, without: Collection[int] = ()) -> dict[
     return {name: value / total for name, value in found.items()}
 
 
+def _without_each_part(trials: Sequence[FrozenTrial]) -> list[list[FrozenTrial]]:
+    """The trials are dealt out in their order, since a search's later ones are unlike its first."""
+    return [[t for i, t in enumerate(trials) if i % _PARTS != part] for part in range(_PARTS)]
+
+
+def _with_interval(name: str, share: float, parts: Sequence[Mapping[str, float]]) -> Importance:
+    least = 1e-4  # a parameter that explains nothing has no log odds
+    odds = [_log_odds(min(max(p.get(name, 0.0), least), 1 - least)) for p in parts]
+    middle = _log_odds(min(max(share, least), 1 - least))
+    error = math.sqrt((_PARTS - 1) / _PARTS * sum((x - np.mean(odds)) ** 2 for x in odds))
+    low, high = (1 / (1 + math.exp(-(middle + sign * _T * error))) for sign in (-1, 1))
+    return Importance(share=share, low=low, high=high)
+
+
+def _log_odds(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
 def _comparable(trials: OptunaTrials, without: Collection[int]) -> optuna.Study:
     """The study itself; or a copy in memory, where choices were added under the widest lists."""
     study = trials.study
     if CHOICES_ADDED not in study.user_attrs and not without:
         return study
-    copy = optuna.create_study(direction=study.direction)
+    kept = []
     for trial in study.get_trials(deepcopy=True):
         trial.distributions = trials.choices.widened(trial.distributions)
         if trial.state.is_finished() and trial.number not in without:
-            copy.add_trial(trial)
-    return copy
+            kept.append(trial)
+    return _study_of(kept, study)
+
+
+def _study_of(trials: Sequence[FrozenTrial], like: optuna.Study) -> optuna.Study:
+    study = optuna.create_study(direction=like.direction)
+    study.add_trials(trials)
+    return study

@@ -172,8 +172,11 @@ def state_current(
     return dataclasses.replace(info, attributes={**info.attributes, CURRENT: current})
 
 
-def write_note(study: optuna.Study, info: LaunchInfo, *, verdicts: str = "") -> None:
-    """What the launch's page in Optuna Dashboard says of it; `verdicts` are markdown."""
+def write_note(
+    study: optuna.Study, info: LaunchInfo, *, verdicts: str = "", importance: str = ""
+) -> None:
+    """What the launch's page in Optuna Dashboard says of it; `verdicts` and `importance` (how far
+    its chart of importances is to be believed) are markdown."""
     from optuna_dashboard import save_note  # slow to import, and readers do without it
 
     of = info.attributes
@@ -184,6 +187,7 @@ def write_note(study: optuna.Study, info: LaunchInfo, *, verdicts: str = "") -> 
         f"Scale {of['scale']}, corpus {of['corpus']} ({of['corpus_digest']})."
         f"{_WITHIN if len(set(info.corpora.values())) > 1 else ''}\n\n"
         f"{verdicts}"
+        f"{importance}"
         "The metric against training FLOPs stands among the plots, and the figures and the report "
         "among the artifacts, once the launch has come to its end.",
     )

@@ -252,18 +252,17 @@ class Ledger:
         self.trials.put_back(number)
         self.queue.put_first(number)
 
+    def lost(self, number: int) -> None:
+        """A trial's process is gone, and has yet to be started again: it spends nothing."""
+        self.spending.lost(number)
+
     def go_on_with(self, workers: int) -> None:
-        """Trials have other numbers of workers from now on: those that were handed out wait to be
-        handed out again, before all others, and say how far they came with how many."""
-        before, begun = (
-            self.spending.workers,
-            [r.number for r in self.trials if self.trials.has_begun(r.number)],
-        )
-        for number in reversed(begun):
+        """Trials have another number of workers from now on: those that were handed out wait to be
+        handed out again, before all others. Who waits at a rung for other seeds waits on."""
+        for number in reversed([r.number for r in self.trials if self.trials.has_begun(r.number)]):
             if self.trials[number].state == "running":
-                self._writer.note_workers(self.trials[number], before)
                 self.requeued(number)
-            else:
+            elif not self.queue.is_held(number):
                 self.trials.put_back(number)
                 self.queue.put_first(number)
         self.spending.workers = workers

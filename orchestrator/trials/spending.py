@@ -74,33 +74,40 @@ class Spending:
         self._now = now
         self._heard: dict[int, tuple[float, float]] = {}  # device seconds and clock, when last told
         self._heard_s = self._heard_at = 0.0  # sums of these
+        self._lost: dict[int, float] = {}  # device seconds of trials whose process is gone
 
     def heard(self, number: int, metrics: Mapping[str, Any] | None = None) -> None:
         """A trial begins to run, or reports its device seconds."""
+        known = self._lost.get(number, self._trials[number].device_s)
         self.ended(number)
-        spent, at = (
-            float((metrics or {}).get(DEVICE_S) or self._trials[number].device_s),
-            self._now(),
-        )
+        spent, at = float((metrics or {}).get(DEVICE_S) or known), self._now()
         self._heard[number] = (spent, at)
         self._heard_s += spent
         self._heard_at += at
 
     def ended(self, number: int) -> None:
         """A trial does not run any more: what it has spent is in its record."""
+        self._lost.pop(number, None)
         spent, at = self._heard.pop(number, (0.0, 0.0))
         self._heard_s -= spent
         self._heard_at -= at
+
+    def lost(self, number: int) -> None:
+        """A trial's process is gone: while it waits to be started again it spends nothing."""
+        spent = self.device_s_of(self._trials[number])
+        self.ended(number)
+        self._lost[number] = spent
 
     @property
     def device_s_spent(self) -> float:
         """Running trials have also spent what passed since they were last heard of."""
         passed = len(self._heard) * self._now() - self._heard_at
-        return self._trials.device_s_at_rest + self._heard_s + passed * self.workers
+        running = self._heard_s + passed * self.workers + sum(self._lost.values())
+        return self._trials.device_s_at_rest + running
 
     def device_s_of(self, record: TrialRecord) -> float:
         if record.number not in self._heard:
-            return record.device_s
+            return self._lost.get(record.number, record.device_s)
         spent, heard = self._heard[record.number]
         return spent + (self._now() - heard) * self.workers
 

@@ -37,6 +37,7 @@ from orchestrator.stores.trial_record import (
     RUN_LINK,
     STATE_OF,
     TOKENS,
+    WORKERS,
     WORKERS_BEFORE,
     TrialRecord,
 )
@@ -132,13 +133,7 @@ class TrialWriter:
 
     def run_with(self, workers: int) -> None:
         """Runs that are made or go on from now on are of so many workers."""
-        self._run_tags["workers"] = str(workers)
-
-    def note_workers(self, record: TrialRecord, workers: int) -> TrialRecord:
-        """A trial that is to go on with another number of workers says what it had until now."""
-        until = f"{workers} to step {max(record.curve, default=0)}"
-        parts = [record.attributes.get(WORKERS_BEFORE), until]
-        return self.annotate(record, {WORKERS_BEFORE: ", ".join(filter(None, parts))})
+        self._run_tags[WORKERS] = str(workers)
 
     def annotate(self, record: TrialRecord, attributes: Mapping[str, Any]) -> TrialRecord:
         self._tracking.set_tags(record.run_id, attributes)
@@ -150,6 +145,7 @@ class TrialWriter:
         self._spending.heard(record.number)
         now = {ATTEMPT: record.attempt + 1, MOE_DIGEST: moe_digest()}
         now |= {COMMIT: self._commit} if self._commit else {}
+        now |= self._workers_of(record)
         # What a driver wrote before it was killed between an ending's attributes and its state.
         kinds = (ERROR, DIVERGED_AT, METRICS, ORIGIN, REUSED_FROM)
         stale = {key: None for key in kinds if record.attributes.get(key)}
@@ -158,6 +154,17 @@ class TrialWriter:
         cleared = dict.fromkeys(stale.keys() - {METRICS}, "")
         self._tracking.set_tags(record.run_id, {**cleared, **now, **self._run_tags})
         return self._update(record, state="running", attributes={**stale, **now})
+
+    def _workers_of(self, record: TrialRecord) -> dict[str, Any]:
+        """How many train it from now on, and where these are not as many as before, how far it came
+        with how many."""
+        workers, before = self._run_tags.get(WORKERS), record.attributes.get(WORKERS)
+        if workers is None:
+            return {}
+        if before in (None, workers) or not record.curve:
+            return {WORKERS: workers}
+        parts = [record.attributes.get(WORKERS_BEFORE), f"{before} to step {max(record.curve)}"]
+        return {WORKERS: workers, WORKERS_BEFORE: ", ".join(filter(None, parts))}
 
     def start_from_result(self, record: TrialRecord, source: Finished) -> TrialRecord:
         """A trial that has another launch's result: its values until the last, and whose it is."""
@@ -187,6 +194,7 @@ class TrialWriter:
         return record
 
     def begin_attempt(self, record: TrialRecord) -> TrialRecord:
+        self._spending.heard(record.number)
         return self.annotate(record, {ATTEMPT: record.attempt + 1})
 
     def evaluated(self, record: TrialRecord, entry: Mapping[str, Any]) -> TrialRecord:

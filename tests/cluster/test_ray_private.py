@@ -42,6 +42,13 @@ def test_ray_still_reads_the_switch(name):
     assert any(name in file.read_text() for file in sources)
 
 
+def test_a_driver_s_node_knows_the_dashboard():
+    from ray._private import node, worker
+
+    assert isinstance(node.Node.webui_url, property)
+    assert hasattr(worker, "_global_node")
+
+
 def test_the_loggers_are_modules():
     import importlib.util
 

@@ -134,6 +134,8 @@ def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corp
     code, out, _ = moe_study("job", "status", first, "--address", head, "--json")
     assert (code, json.loads(out)["status"], json.loads(out)["study"]) == (0, "RUNNING", "sent")
 
+    assert json.loads(out)["name"].startswith("moe-study sent/smoke/files:"), "as Ray shows it"
+
     code, out, _ = moe_study("job", "stop", first, "--address", head, "--json")
     assert (code, json.loads(out)["status"]) == (0, "STOPPED")
     left = {t.state.name for t in trials(home)}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import queue
+import time
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.cluster.connection import Resources
 from orchestrator.driver import elastic
-from orchestrator.driver.elastic import LostRoom, allowed
-from orchestrator.driver.options import Options, require_sane
+from orchestrator.driver.elastic import LostRoom
+from orchestrator.driver.options import Options, allowed, require_sane
+from orchestrator.driver.worker import leaving_with
 from orchestrator.study.resolve import resolve
 
 WAITS, RUNS = [SimpleNamespace(status="PENDING")], [SimpleNamespace(status="RUNNING")]
@@ -92,3 +96,27 @@ def test_what_cannot_be_meant_is_refused(grid_study, corpus, tmp_path, fewest, a
         BadInput, match=rf"--min-workers.*received {fewest}.*{said}|{said}.*{fewest}"
     ):
         require_sane(launch, options)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_that_is_lost_in_silence_takes_the_first_one_along():
+    """A node without power closes no connection: the first worker would wait in its collective."""
+
+    @ray.remote(num_cpus=0)
+    class Other:
+        def fit(self, seconds):
+            time.sleep(seconds)
+
+    left = queue.Queue()
+    others = [Other.remote() for _ in range(2)]
+    with leaving_with([other.fit.remote(600) for other in others], leave=left.put, grace_s=0.2):
+        ray.kill(others[1])
+        assert left.get(timeout=60) == 1
+    ray.kill(others[0])
+
+    other = Other.remote()
+    with leaving_with([other.fit.remote(0)], leave=left.put, grace_s=0.2):
+        time.sleep(1)
+    with leaving_with([other.fit.remote(600)], leave=left.put, grace_s=5):
+        ray.kill(other)
+    assert left.empty(), "who ends in order, or notices by itself, is left alone"

@@ -1,4 +1,5 @@
-"""One short round of benchmarks/faults.py: a driver, a worker and a node are killed."""
+"""Short rounds of benchmarks/faults.py: a driver, a worker and a node are killed, under trials of
+one worker, and of two that share the weights."""
 
 from __future__ import annotations
 
@@ -15,8 +16,11 @@ _SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_nothing_is_lost_doubled_or_stuck():
-    short = ["--rounds", "1", "--faults", "3", "--cells", "5", "--steps", "100"]
+@pytest.mark.parametrize(
+    "granted", [["--cells", "5"], ["--cells", "2", "--workers", "2", "--shard"]], ids=str
+)
+def test_nothing_is_lost_doubled_or_stuck(granted):
+    short = ["--rounds", "1", "--faults", "3", "--steps", "100", *granted]
     short += ["--kinds", "driver,worker,node"]
     done = subprocess.run(
         [sys.executable, _SCRIPT, *short],

@@ -7,20 +7,21 @@ without errors.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
-from urllib.parse import quote, unquote_plus
+from urllib.parse import quote, unquote_plus, urlsplit
 
 import psutil
 import pytest
 
 from orchestrator.report.page import write_report
 from orchestrator.report.records import read_launch
-from orchestrator.stores.experiment_names import find_experiment
+from orchestrator.stores.experiment_names import experiment_name, find_experiment
 from orchestrator.study.library import load_study
 
 WAIT_S = 240
@@ -52,7 +53,7 @@ def browser(tmp_path_factory):
         f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):
         options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield Browser(started, tmp_path_factory.mktemp("screenshots"))
     started.quit()
@@ -81,10 +82,24 @@ class Browser:
         )
 
     def finish(self, name):
-        """Keeps a screenshot, and returns the errors of the console."""
+        """Keeps a screenshot, and returns the errors of the console. No page asks for anything
+        from elsewhere than this machine."""
         self.driver.save_screenshot(str(self.screenshots / f"{name}.png"))
+        assert [url for url in self.requests() if not is_here(url)] == []
         found = [entry for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
         return [e["message"] for e in found if not any(part in e["message"] for part in EXPECTED)]
+
+    def requests(self):
+        """What was asked for since the last time."""
+        for entry in self.driver.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            if message["method"] == "Network.requestWillBeSent":
+                yield message["params"]["request"]["url"]
+
+
+def is_here(url):
+    parts = urlsplit(url)
+    return parts.scheme not in ("http", "https") or parts.hostname in ("127.0.0.1", "localhost")
 
 
 def wait_until(condition, what, seen=lambda: ""):
@@ -133,7 +148,7 @@ def test_the_first_page_leads_to_the_answer(browser, pages, finished):
 
     link = "return [...document.querySelectorAll('td.links a')].map((a) => a.href)"
     browser.open(pages["Launches"])
-    runs, report, search = browser.driver.execute_script(link)
+    runs, curves, report, search = browser.driver.execute_script(link)
     # The table is there without a click, by its own first column: the best run stands first.
     browser.open(runs)
     best = min(
@@ -141,6 +156,8 @@ def test_the_first_page_leads_to_the_answer(browser, pages, finished):
         key=lambda r: r.value,
     )
     browser.wait_for("matching runs", f"{best.cell}-seed{best.seed}")
+    for column in ("cell", "seed", "val/loss", "val/perplexity", "params_active"):
+        browser.wait_for(column)
     text = browser.text()
     others = [
         m
@@ -152,6 +169,9 @@ def test_the_first_page_leads_to_the_answer(browser, pages, finished):
     first = min(text.index(name) for name in [*others, f"{best.cell}-seed{best.seed}"])
     assert first == text.index(f"{best.cell}-seed{best.seed}")
     assert browser.finish("mlflow-first") == []
+    browser.open(curves)
+    browser.wait_for("val/loss", "token-learned", "dense-active")
+    assert browser.finish("mlflow-curves") == []
     browser.open(report)
     browser.wait_for("Not evidence", "Verdicts", "token-learned minus dense-active")
     link = browser.driver.execute_script("return document.querySelector('td.id a').href")
@@ -172,7 +192,7 @@ def test_mlflow_page(browser, pages, finished):
     base, _, view = pages["MLflow"].partition("/#/experiments")
 
     browser.open(pages["MLflow"])
-    browser.wait_for("Experiments", finished.name[:20])
+    browser.wait_for("Experiments", experiment_name(finished.name)[:20])
     assert browser.finish("mlflow-experiments") == []
 
     browser.open(f"{base}/#/experiments/{launch.experiment_id}{view}")
@@ -181,9 +201,19 @@ def test_mlflow_page(browser, pages, finished):
     assert browser.finish("mlflow-runs") == []
 
     run = f"{base}/#/experiments/{launch.experiment_id}/runs/{parent.info.run_id}"
+    browser.open(f"{run}{view}")
+    browser.wait_for("mixture: a mixture beats the dense model", "undecided")
+    assert browser.finish("mlflow-parent") == []
     browser.open(f"{run}/artifacts{view}")
     browser.wait_for("report.html", "table.md", "claims.json", "figures")
     assert browser.finish("mlflow-artifacts") == []
+
+    table = Path(client.download_artifacts(parent.info.run_id, "table.md")).read_text()
+    found = re.search(r"^\| (token-learned) .*\[0\]\(http[^)]*(/#/[^)]*)\)", table, re.M)
+    assert found, "the seeds of a row lead to their runs"
+    browser.open(f"{base}{found[2]}")
+    browser.wait_for(f"{found[1]}-seed0", "val/loss")
+    assert browser.finish("mlflow-run-of-the-table") == []
 
 
 def test_each_query_of_the_documentation_works_when_it_is_typed(browser, pages, finished):
@@ -269,7 +299,51 @@ def test_report(browser, finished, tmp_path, form):
             "return getComputedStyle(document.body).backgroundColor"
         )
         assert (paper == "rgb(255, 255, 255)") == (form != "dark")
+        if form == "desktop":
+            table_sorts(browser)
+            curves_follow_their_choices(browser)
         assert browser.finish(f"report-{form}") == []
     finally:
         browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def table_sorts(browser):
+    """A click on a head sorts by it, another one the other way."""
+    script = browser.driver.execute_script
+    rows = "[...document.querySelectorAll('#table tbody tr')]"
+    read = f"return {rows}.map((r) => r.cells[%d].innerText)"
+    heads = script(
+        "return [...document.querySelectorAll('#table thead th')].map((h) => h.innerText.trim())"
+    )
+    place = next(i for i, head in enumerate(heads) if "val/loss" in head)
+    click = f"document.querySelectorAll('#table thead th button')[{place}].click()"
+    orders = []
+    for _ in range(2):
+        script(click)
+        shown = script(read % place)
+        orders.append([float(x.split()[0]) for x in shown if x[:1].isdigit()])
+    assert len(orders[0]) > 4
+    assert orders[0] == sorted(orders[0], reverse=orders[0] != sorted(orders[0]))
+    assert orders[1] == orders[0][::-1]
+
+
+def curves_follow_their_choices(browser):
+    """Each choice of the form is drawn: the metric, the axis, its scale, seeds, the range."""
+    from selenium.webdriver.support.ui import Select
+
+    script = browser.driver.execute_script
+    chart = "document.getElementById('figure-curves')"
+    form = browser.driver.find_element("css selector", ".choices")
+    selects = form.find_elements("tag name", "select")
+    before = script(f"return JSON.stringify([{chart}.data.length, {chart}.layout])")
+    seen = {before}
+    for select in map(Select, selects):
+        first = select.first_selected_option.text
+        for option in [o.text for o in select.options if o.text != first]:
+            select.select_by_visible_text(option)
+            time.sleep(0.5)
+            now = script(f"return JSON.stringify([{chart}.data.length, {chart}.layout])")
+            assert now not in seen, f"{option} changes nothing"
+            seen.add(now)
+        select.select_by_visible_text(first)

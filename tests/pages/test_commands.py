@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ from moe.metrics import STEP, TIMESTAMP_MS, VAL_LOSS
 from orchestrator.base.errors import BadInput
 from orchestrator.cli.pages import _port
 from orchestrator.cli.parameters import app, complete_path, complete_scale, complete_study
+from orchestrator.cli.run_command import _where_to_watch
 from orchestrator.stores.trial_record import MOE_DIGEST
 from orchestrator.study.library import load_study, study_names
 from orchestrator.study.resolve import resolve
@@ -156,6 +158,28 @@ def test_doctor_sets_what_a_launch_has_still_to_write_beside_what_is_free(
     assert f"about {size_text(left * 300_000)} to write, {size_text(free)} free" in told["found"]
     assert told["state"] == ("note" if free > left * 300_000 else "failed")
     assert code == 1  # a home wants more than either
+
+
+def test_status_shows_how_far_a_running_trial_is_and_run_where_to_watch_it(
+    hold, grid_study, moe_study, monkeypatch
+):
+    with hold(grid_study) as session:
+        number = session.ledger.next().record.number
+        session.ledger.started(number)
+        entry = {STEP: 4, "tokens": 512, TIMESTAMP_MS: 1000, VAL_LOSS: 2.5}
+        session.ledger.progressed(number, entry)
+        asked = ("status", "tiny", "--home", session.options.home.root)
+        trial = json.loads(moe_study(*asked, "--json")[1])["trials"][0]
+        assert (trial["state"], trial["tokens_trained"]) == ("running", 512)
+        (line,) = [x for x in moe_study(*asked)[1].splitlines() if "running" in x and "|" in x]
+        assert " 512 " in line
+
+        (home,) = _where_to_watch(session)
+        assert home == f"moe-study ui --home {session.options.home.root}"
+        where = "orchestrator.cluster.connection.dashboard"
+        monkeypatch.setattr(where, lambda: "http://head:8265")
+        session.options = dataclasses.replace(session.options, address="auto")
+        assert [*_where_to_watch(session)] == [home, "Ray's dashboard http://head:8265"]
 
 
 def test_ui_refuses_a_port_that_is_taken_and_a_home_that_is_not_there(

@@ -14,6 +14,7 @@ from orchestrator.base.home import Home
 from orchestrator.cli import launch_index
 from orchestrator.cli.launch_index import IndexServer, LaunchIndex, lines_of, row_of
 from orchestrator.report import parent_summary
+from orchestrator.report.table_columns import human
 from orchestrator.stores.driver_lock import DriverLock, is_held
 from orchestrator.stores.parent_run import TAG_LIMIT
 from orchestrator.study.library import load_study
@@ -50,7 +51,7 @@ def ask(server, path, host="127.0.0.1"):
 
 def test_a_row_says_how_far_how_good_and_how_dear(index):
     (launch,) = index.launches()
-    row = row_of(launch)
+    row = row_of(launch, human([1e6]))
     values = {}
     for record in launch.trials:
         values.setdefault(record.cell, []).append(record.value)
@@ -77,9 +78,23 @@ def test_links_land_on_the_runs_the_best_first(index):
     assert f'href="{OPTUNA}/dashboard/studies/{launch.info.study_id}"' in hrefs
     viewed = dataclasses.replace(index, experiment_of=lambda name: ("7", True))
     assert viewed.runs_link(launch).endswith("&viewStateShareKey=ablation-table")
+    curves = re.findall(r'href="([^"]+)"[^>]*>curves<', viewed.page())
+    assert len(curves) == 1
+    assert curves[0].endswith("viewStateShareKey=curves-by-cell")
+    assert ">curves<" not in index.page(), "an experiment of before has no such view"
     nowhere = dataclasses.replace(index, experiment_of=lambda name: None)
     assert "MLflow</a>" in nowhere.page()
     assert "#/experiments" not in nowhere.page()
+
+
+def test_tokens_of_all_rows_have_one_unit(index, monkeypatch):
+    (launch,) = index.launches()
+    few = [dataclasses.replace(launch.trials[0], tokens=4096)]
+    both = [launch, dataclasses.replace(launch, trials=few)]
+    monkeypatch.setattr(launch_index, "read_launches", lambda *_, **__: iter(both))
+    told = re.findall(r'<td data-name="tokens">([^<]+)</td>', index.page())
+    assert [text[-1] for text in told] == ["M", "M"]
+    assert told[1].startswith("0.004")
 
 
 def test_it_serves_the_page_and_the_report_to_this_machine_alone(index):

@@ -13,6 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from orchestrator.base.home import Home
 from orchestrator.report.comparison import compare
 from orchestrator.report.comparison_text import as_latex, as_markdown, difference_text
+from orchestrator.report.print_figures import compared_cells
 from orchestrator.report.records import LaunchRecords
 from orchestrator.stores.optuna_launches import LaunchInfo
 from orchestrator.stores.trial_record import CONFIG, MOE_DIGEST, TrialRecord
@@ -119,6 +120,17 @@ def test_a_cell_that_one_launch_lacks_and_one_seed(tmp_path):
     assert (x.differences[1], y.differences[0], y.means[1]) == (None, None, None)
     assert "no study file here for s/cpu/a, s/cpu/b, s/cpu/c" in as_markdown(found)
     assert r"\begin{tabular}{lrrrrr}" in as_latex(found)
+
+
+def test_the_differences_are_drawn_with_their_intervals(tmp_path):
+    launches = [
+        launch(tmp_path, {"x": 3 + NOISE[0, 0], "y": 3 + NOISE[0, 1]}),
+        launch(tmp_path, {"x": 2.9 + NOISE[1, 0], "y": 3 + NOISE[1, 1]}, name="b"),
+    ]
+    found = compared(*launches)
+    ax = compared_cells(found, launches).get_axes()[1]
+    middles = [x for line in ax.lines if line.get_label() == "_mean" for x in line.get_xdata()]
+    assert middles == pytest.approx([cell.differences[0].estimate for cell in found.cells])
 
 
 def test_the_command_compares_files_and_homes_and_refuses_with_one_line(moe_study, tmp_path):

@@ -17,8 +17,10 @@ import pytest
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report import figure_frame
+from orchestrator.report.figure_data import specializations
 from orchestrator.report.figure_frame import WIDTH_INCHES
-from orchestrator.report.plotly_charts import with_colours
+from orchestrator.report.launch_data import LaunchData
+from orchestrator.report.plotly_charts import specialization_chart, with_colours
 from orchestrator.report.print_figures import (
     draw_assignment,
     draw_launch,
@@ -29,6 +31,7 @@ from orchestrator.report.print_figures import (
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
 from orchestrator.report.statistics import mean_interval
+from orchestrator.report.text_alternatives import specialization_text
 from orchestrator.stores.optuna_launches import LaunchInfo
 from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, MOE_DIGEST, PARAMS_ACTIVE, TrialRecord
 from orchestrator.study.design import Fixed
@@ -214,9 +217,10 @@ def test_print_and_page_show_the_same_numbers(full, home):
     assert len(loads) == len([name for name in drawn(full, home) if name.startswith("load-")]) == 2
 
 
+@pytest.mark.parametrize(("family", "font"), [("serif", b"STIXGeneral"), ("sans", b"DejaVuSans")])
 @pytest.mark.parametrize("name", ["curves", "loss", "load-free"])
-def test_one_figure_for_a_paper_has_its_width_letters_and_bytes(full, tmp_path, name):
-    style = figure_frame.Style(family="serif", width_inches=3.25, is_bare=True)
+def test_one_figure_for_a_paper_has_its_width_letters_and_bytes(full, tmp_path, name, family, font):
+    style = figure_frame.Style(family=family, width_inches=3.25, is_bare=True)
     written = []
     for folder in ("a", "b"):
         with figure_frame.styled(style):
@@ -226,7 +230,7 @@ def test_one_figure_for_a_paper_has_its_width_letters_and_bytes(full, tmp_path, 
                 save_as(figure, path, form)
                 written.append(path.read_bytes())
     assert written[:3] == written[3:]
-    assert b"STIXGeneral" in written[0]
+    assert font in written[0]
     assert figure.get_figwidth() == 3.25
     assert "drawn/cpu" not in words(figure)
     assert "drawn/cpu/stdlib@12345678, code code-1" in figure.get_gid()
@@ -362,6 +366,32 @@ def test_specialisation_shows_rows_over_their_null(full, home):
     np.testing.assert_allclose(bottoms, [0.01, 0.01])
     np.testing.assert_allclose(tops, [0.021, 0.021])
     assert "NMI(token; label) = 0.125, null 0.062" in words(figures[name])
+
+
+def test_a_seed_stands_against_its_own_null_inside_the_band_of_all(full, home):
+    """Seed 1 is above its own null, and below what another seed's null reaches."""
+    of = {0: {"nmi": 0.06, "nmi_null_high": 0.05}, 1: {"nmi": 0.03, "nmi_null_high": 0.02}}
+    rows = [row for seed, own in of.items() for row in rows_of("free", seeds=(seed,), **own)]
+    for within in (False, True):
+        if within:
+            rows[0]["nmi"] = 0.04
+        (figure,) = [
+            f for n, f in drawn(full, home, rows).items() if n.startswith("specialization")
+        ]
+        (ax,) = axes_of(figure)
+        found = {"_seed": [], "_seed within": []}
+        for line in ax.lines:
+            found.get(line.get_label(), []).extend(map(tuple, line.get_xydata()))
+        assert len(found["_seed within"]) == within
+        assert (LAYERS[0], 0.03) in found["_seed"], "inside the merged band, above its own"
+        (panel,) = specializations(LaunchData(launch=full, home=home).cells, rows)
+        assert panel.above_SM.sum() == 2 * len(LAYERS) - within
+        told = specialization_text(panel)
+        assert f"layer {LAYERS[0]} " in told
+        assert ("1 of 2 seeds" in told) == within
+        marks = specialization_chart(panel, 0.1)["data"][-2:]
+        shown = [m for trace in marks for m in np.ravel(trace["marker"].get("symbol", []))]
+        assert list(shown).count("circle-open") == within
 
 
 def test_a_layer_without_null_or_a_probe_without_cells_is_not_drawn(full, home):

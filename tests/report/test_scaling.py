@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.optimize import curve_fit
@@ -169,3 +171,23 @@ def test_cells_that_differ_in_granularity_alone_share_a_law(tmp_path):
     assert found.to_dict()["grains"]["form"].startswith("L(C, G)")
     without = scaling([launch(tmp_path, flops) for flops in FLOPS])
     assert without.grains is None
+
+
+def test_the_command_tells_sizes_laws_and_gaps(tmp_path, monkeypatch, moe_study):
+    launches = [launch(tmp_path, flops) for flops in FLOPS]
+    expected = scaling(launches, reach=10.0)
+    monkeypatch.setattr("orchestrator.report.records.read_launches", lambda *_, **__: launches)
+    code, out, _ = moe_study("scaling", "quickstart", "--home", tmp_path, "--json")
+    told = json.loads(out)
+    assert (code, told["study"]) == (0, "quickstart")
+    (law,) = [of["law"] for of in told["cells"] if of["cell"] == "moe"]
+    assert law["alpha"] == expected.laws["moe"].alpha
+    assert told["gaps"][0]["bounds"] == list(expected.gaps[0].bounds)
+    code, out, _ = moe_study("scaling", "quickstart", "--home", tmp_path)
+    assert code == 0
+    for title in ("**Sizes**", "**Laws**", "**Gaps: difference from dense, by the laws**"):
+        assert title in out
+    assert f"{expected.laws['moe'].alpha:.3f}" in out
+    code, out, err = moe_study("scaling", "quickstart", "--home", tmp_path, "--reach", "0")
+    assert (code, out) == (2, "")
+    assert "--reach" in err

@@ -260,11 +260,20 @@ def test_still_away_at_the_end_is_exit_code_1_and_deliver_mends_it(
     kept = " ".join(path.read_text() for path in home.spool.glob("*.jsonl"))
     assert "secretpw" not in out + err + kept
 
+    def waits():
+        out = moe_study("doctor", "--home", home.root, "--no-ray", "--json")[1]
+        return [c for c in json.loads(out)["checks"] if c["name"] == "undelivered"]
+
+    (check,) = waits()
+    assert "bytes on their way to MLflow" in check["found"]
+    assert f"deliver --home {home.root}" in check["remedy"]
+
     code, _, err = moe_study("deliver", *options)
     assert (code, "cannot be used" in err, "secretpw" in err) == (2, True, False)
     proxy.turn("pass")
     code, _, err = moe_study("deliver", *options)
     assert (code, "0 are left" in err) == (0, True)
+    assert waits() == []
     trial = told["trials"][0]
     client = MlflowClient(proxy.uri)
     run = client.get_run(trial["mlflow_run_id"])

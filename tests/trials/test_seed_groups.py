@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 from mlflow.tracking import MlflowClient
 
-from orchestrator.stores.trial_record import count_states
+from orchestrator.cluster.connection import Resources
+from orchestrator.stores.trial_record import WORKERS, WORKERS_BEFORE, count_states
 from orchestrator.study import EarlyStopping, Study
 from orchestrator.trials.ledger import Ledger
 from search_spaces.cells import Cell
@@ -104,6 +105,46 @@ def test_stores_agree_and_nothing_trains_twice(hold, study, home):
     for record in session.records:
         assert client.get_run(record.run_id).info.status == statuses[record.state]
     assert count_states(session.records)["waiting"] == 0
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3])
+@pytest.mark.parametrize("rounds", [1, 2, 3, 5])
+def test_fewer_workers_hand_nobody_out_twice(hold, study, concurrency, rounds):
+    """Trials lose their processes in the middle, some of them while others wait at a rung."""
+    with hold(study) as session:
+        driver = Driver(session.ledger, concurrency)
+        driver.run(rounds)
+        waiting = {r.number for r in session.records if session.ledger.queue.is_held(r.number)}
+        driver.slots.clear()
+        session.ledger.go_on_with(1)
+        assert {r.number for r in session.records if session.ledger.queue.is_held(r.number)} == (
+            waiting
+        ), "who waits for other seeds waits on"
+        driver.run()
+    for name, found in states(session).items():
+        assert len(set(found.values())) == 1, (name, found)
+        assert set(found.values()) <= {"complete", "pruned"}
+    assert states(session)["c"] == {0: "complete", 1: "complete"}
+
+
+def test_a_trial_says_how_far_it_came_with_how_many_workers(hold, study, home):
+    with hold(study, options={"resources": Resources(workers=2)}) as session:
+        ledger = session.ledger
+        first, second = (ledger.next().record.number for _ in range(2))
+        ledger.started(first)
+        ledger.progressed(first, entry(2, 3.0))
+        ledger.go_on_with(1)
+        assert [ledger.next().record.number for _ in range(2)] == [first, second]
+        ledger.started(first)
+        ledger.started(second)
+        run = session.ledger.trials[first].run_id
+        assert WORKERS_BEFORE not in ledger.trials[second].attributes, "it had not begun"
+    tags = MlflowClient(home.mlflow_uri).get_run(run).data.tags
+    assert (tags[WORKERS_BEFORE], tags[WORKERS]) == ("2 to step 2", "1")
+    with hold(study, options={"resources": Resources(workers=2)}) as session:
+        assert session.ledger.take(ledger.trials[first].config_hash).record.number == first
+        found = session.ledger.started(first)
+    assert found.attributes[WORKERS_BEFORE] == "2 to step 2, 1 to step 2", "asked for by hand, too"
 
 
 def test_a_killed_driver_changes_no_group(hold, study):

@@ -128,6 +128,29 @@ def test_device_hours_count_every_state_and_running_time(hold, grid_study):
         assert session.ledger.spending.device_s_spent == 100.0, "read back from the record"
 
 
+def test_a_trial_whose_process_is_gone_spends_nothing_until_it_is_started_again(hold, grid_study):
+    with hold(grid_study, options={"limits": Limits(device_s=100.0)}) as session:
+        budget, ledger = session.ledger.spending, session.ledger
+        clock = [0.0]
+        budget._now = lambda: clock[0]
+        number = ledger.next().record.number
+        ledger.started(number)
+        ledger.progressed(number, entry(2, 4.0, 40.0))
+        clock[0] += 10.0
+        ledger.lost(number)
+        clock[0] += 1000.0
+        assert budget.device_s_spent == 50.0, "its node is waited for"
+        ledger.restarted(number)
+        clock[0] += 5.0
+        assert budget.device_s_spent == 55.0
+        ledger.lost(number)
+        ledger.requeued(number)
+        clock[0] += 1000.0
+        assert budget.device_s_spent == 55.0
+        assert ledger.next().record.number == number
+        assert not session.is_spent()
+
+
 @pytest.mark.parametrize("limits", [Limits(tokens=0), Limits(device_s=float("nan"))])
 def test_a_budget_is_a_positive_number(hold, grid_study, limits):
     refused = pytest.raises(BadInput, match="above 0")

@@ -15,9 +15,19 @@ import torch
 from moe.train.checkpoint import load_checkpoint
 from moe.train.distributed import World
 from moe.train.training_run import resolve, train
+from tests.moe.train.two_ranks import with_idle_experts
 
 _SCRIPT = Path(__file__).with_name("two_ranks.py")
-_SCENARIOS = ("whole", "no dropout", "exit", "resume", "stop", "diverge", "full disk")
+_SCENARIOS = (
+    "whole",
+    "no dropout",
+    "idle experts",
+    "exit",
+    "resume",
+    "stop",
+    "diverge",
+    "full disk",
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +70,19 @@ def test_both_ranks_have_the_same_numbers(outcomes):
     assert first[2][-1] == 1
 
 
-def test_two_workers_compute_what_one_does(tmp_path, folder, config, store):
+@pytest.mark.parametrize("name", ["no dropout", "idle experts"])
+def test_two_workers_compute_what_one_does(tmp_path, folder, config, store, name):
     """Without dropout, whose draws differ."""
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0))
+    if name == "idle experts":
+        config = with_idle_experts(config)
     one = train(config, store, report=lambda *_: None, out=tmp_path / "one")
-    two = load_checkpoint(folder / "no dropout" / "final")
-    for name, weight in load_checkpoint(one.checkpoint).model.items():
-        torch.testing.assert_close(two.model[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+    two = load_checkpoint(folder / name / "final")
+    for key, weight in load_checkpoint(one.checkpoint).model.items():
+        torch.testing.assert_close(two.model[key], weight, rtol=1e-3, atol=1e-4, msg=key)
     for a, b in zip(one.curve, two.curve, strict=True):
-        for name in ("val/loss", "train/loss", "train/grad_norm", "router/load_entropy"):
-            assert b[name] == pytest.approx(a[name], rel=1e-3), name
+        for key in ("val/loss", "train/loss", "train/grad_norm", "router/load_entropy"):
+            assert b[key] == pytest.approx(a[key], rel=1e-3), key
 
 
 def test_resumed_run_equals_the_whole_one_to_the_bit(folder, outcomes, compare):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from moe.config import TrialConfig
@@ -213,6 +214,55 @@ def test_many_trained_stopped_and_gone_on_with_are_as_each_alone(
         for mine, other in zip(ours["curve"], theirs["curve"], strict=True):
             assert mine["val/loss"] == other["val/loss"]
     assert not list((tmp_path / "unpacked").rglob("*.pt")), "no checkpoints"
+
+
+def test_killed_in_the_middle_it_leaves_no_run_behind_and_goes_on_to_the_same_bits(
+    tmp_path, make_config, tokens_dir
+):
+    """kill -9 of the command: its runs end with it, and the same command comes to what an
+    undisturbed one does."""
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    for seed in (0, 1):
+        made = make_config(num_experts=4, top_k=2, seed=seed, num_steps=400, eval_every=20)
+        (folder / f"seed{seed}.json").write_text(made.to_json())
+
+    def command(out):
+        words = [sys.executable, "-m", "moe.train", str(folder), "--tokens", str(tokens_dir)]
+        return [*words, "--out", str(out), "--jobs", "2", "--checkpoint-every", "20"]
+
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    out = tmp_path / "out"
+    with subprocess.Popen(command(out), env=env, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not all((out / f"seed{s}" / "metrics.jsonl").exists() for s in (0, 1)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children()
+        process.kill()
+    assert len(children) == 2
+    assert psutil.wait_procs(children, timeout=20)[1] == [], "they end with the command"
+    for place in (out, tmp_path / "whole"):
+        assert subprocess.run(command(place), env=env, stderr=subprocess.DEVNULL).returncode == 0
+    for seed in (0, 1):
+        ours, theirs = (
+            json.loads((place / f"seed{seed}" / "result.json").read_text())["curve"]
+            for place in (out, tmp_path / "whole")
+        )
+        assert [e["val/loss"] for e in ours] == [e["val/loss"] for e in theirs]
+
+
+def test_memory_is_shared_by_the_runs_beside_each_other(monkeypatch, runs_of, tokens_dir, tmp_path):
+    (run,) = runs_of(one=4)
+    asked = []
+    monkeypatch.setattr("moe.train.command.host_bytes", lambda: 8e9)
+    monkeypatch.setattr(
+        "moe.train.command.misfit", lambda config, most, **_: asked.append(most) or "too much"
+    )
+    words = [str(run.file), "--tokens", str(tokens_dir), "--out", str(tmp_path / "alone")]
+    assert main([*words, "--device", "cpu"]) == 2
+    assert main([*words, "--device", "cpu", "--beside", "4"]) == 2
+    assert asked == [8e9, 2e9]
 
 
 @pytest.mark.parametrize("content", [b"no archive", b""])

@@ -23,6 +23,12 @@ from moe.data.token_store import TokenStore
 from moe.train.training_run import DivergenceError, World, train
 
 
+def with_idle_experts(config: TrialConfig) -> TrialConfig:
+    """As many experts as a micro-batch has tokens, one for each: most are left without any."""
+    moe = dataclasses.replace(config.moe, num_experts=32, top_k=1)
+    return dataclasses.replace(config, moe=moe)
+
+
 def scenario(name: str, config: TrialConfig, store: TokenStore, folder: Path, rank: int) -> Any:
     """The outcome as JSON: status and curve, or the exception's name and text."""
 
@@ -36,8 +42,10 @@ def scenario(name: str, config: TrialConfig, store: TokenStore, folder: Path, ra
 
     if name == "diverge":
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, max_loss=4.0))
-    if name == "no dropout":
+    if name in ("no dropout", "idle experts"):
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0))
+    if name == "idle experts":
+        config = with_idle_experts(config)
     out = folder / {"resume": "exit"}.get(name, name)
     if name == "full disk" and rank == 0:
         out = Path("/dev/null/run")
