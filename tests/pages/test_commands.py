@@ -168,7 +168,8 @@ def test_status_shows_how_far_a_running_trial_is_and_run_where_to_watch_it(
         session.ledger.started(number)
         entry = {STEP: 4, "tokens": 512, TIMESTAMP_MS: 1000, VAL_LOSS: 2.5}
         session.ledger.progressed(number, entry)
-        asked = ("status", "tiny", "--home", session.options.home.root)
+        monkeypatch.setattr("orchestrator.cli.parameters.load_study", lambda name: grid_study)
+        asked = ("status", "tiny-grid", "--home", session.options.home.root)
         trial = json.loads(moe_study(*asked, "--json")[1])["trials"][0]
         assert (trial["state"], trial["tokens_trained"]) == ("running", 512)
         (line,) = [x for x in moe_study(*asked)[1].splitlines() if "running" in x and "|" in x]

@@ -62,7 +62,7 @@ def test_two_homes_and_a_file_become_a_table_and_a_figure(
 ):
     monkeypatch.chdir(tmp_path)
     for name, values, rate in (
-        ("lab-a", {"dense": 5.0, "mixture": 4.5}, 0.001),
+        ("lab-a", {"dense": 5.0, "mixture": 4.5}, 0.003),
         ("lab-b", {"dense": 4.8, "mixture": 5.2}, 0.002),
     ):
         filled(tmp_path / name, mlflow_template, corpus, small, values, rate)
@@ -94,7 +94,7 @@ def test_two_homes_and_a_file_become_a_table_and_a_figure(
     to_b, to_file = dense["differences"]
     assert (to_b["estimate"], to_b["decided"]) == (pytest.approx(-0.2), True)
     assert "different text" in to_file["reason"]
-    assert dense["differs"]["optim.learning_rate"][:2] == [0.001, 0.002]
+    assert dense["differs"]["optim.learning_rate"][:2] == [0.003, 0.002]
     code, out, _ = moe_study("compare", "lab-a", "lab-b")
     assert code == 0
     assert "supported" in out

@@ -128,6 +128,7 @@ def test_fewer_workers_hand_nobody_out_twice(hold, study, concurrency, rounds):
 
 
 def test_a_trial_says_how_far_it_came_with_how_many_workers(hold, study, home):
+    study = dataclasses.replace(study, early_stopping=None)
     with hold(study, options={"resources": Resources(workers=2)}) as session:
         ledger = session.ledger
         first, second = (ledger.next().record.number for _ in range(2))
