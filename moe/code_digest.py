@@ -39,6 +39,7 @@ def moe_digest() -> str:
     return digest_of(Path(__file__).parent)
 
 
+@cache
 def trains_as(digest: str) -> str:
     """The digest under which results of this code are pooled, found and kept.
 

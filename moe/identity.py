@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from moe.config import TrialConfig
@@ -122,7 +123,12 @@ _ORIGIN = ("data.corpus", "data.tokenizer", "data.sequence_labels", "data.text_c
 
 def defaults(config: TrialConfig) -> dict[str, dict[str, Any]]:
     """Of every field the value that changes nothing, as of the version that it came with."""
-    found = {}
+    return {section: dict(values) for section, values in _defaults().items()}
+
+
+@cache
+def _defaults() -> dict[str, dict[str, Any]]:
+    config, found = TrialConfig(), {}
     for section in dataclasses.fields(config):
         now = {f.name: _default(f) for f in dataclasses.fields(getattr(config, section.name))}
         later = {name: _LATER.get(f"{section.name}.{name}", value) for name, value in now.items()}
@@ -196,17 +202,23 @@ def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
 
 
 def _hash(config: TrialConfig, without_seed: bool) -> str:
-    default = defaults(config)
+    default = _defaults()
     left_out = {*_ORIGIN, "train.seed"} if without_seed else set(_ORIGIN)
     hashed: dict[str, dict[str, Any]] = {}
     for section, values in canonical(config).items():
         first = _VERSION_1.get(section, {})
         for name, value in values.items():
-            told = name in first or _text(value) != _text(default[section][name])
+            told = name in first or not _is_alike(value, default[section][name])
             if told and f"{section}.{name}" not in left_out:
                 renamed = _HASHED_AS.get(f"{section}.{name}", {})
                 hashed.setdefault(section, {})[name] = renamed.get(value, value)
     return hashlib.sha256(_text(hashed).encode()).hexdigest()[:HASH_LENGTH]
+
+
+def _is_alike(value: Any, default: Any) -> bool:
+    """Whether both are the same text, which is not asked of what is the same value."""
+    is_same = value is default or (type(value) is type(default) is not float and value == default)
+    return is_same or _text(value) == _text(default)
 
 
 def _text(value: Any) -> str:
@@ -216,14 +228,14 @@ def _text(value: Any) -> str:
 def told(config: TrialConfig) -> dict[str, Any]:
     """What tells a configuration from others: the values that are not their axis's default, by
     path, without the seed and without where tokens came from."""
-    default = defaults(config)
+    default = _defaults()
     left_out = {*_ORIGIN, "train.seed"}
     return {
         path: value
         for section, values in config.to_dict().items()
         for name, value in values.items()
         if (path := f"{section}.{name}") not in left_out
-        and _text(value) != _text(default[section][name])
+        and not _is_alike(value, default[section][name])
     }
 
 

@@ -71,10 +71,13 @@ def _sd(x: np.ndarray) -> float:
 def mean_interval(values: Iterable[float], *, confidence: float = 0.95) -> Estimate:
     """Mean with its t interval. Raises ValueError on no values and on NaN or infinity."""
     _check_level("confidence", confidence)
+    values = list(values)
+    if len(values) == 1:  # of 10,000 points of a search nearly every one
+        _require_finite(enumerate(values))
+        mean = float(values[0])
+        return Estimate(n=1, mean=mean, sd=None, low=None, high=None, confidence=confidence)
     x = _sample(values)
     n, mean = x.size, float(np.mean(x))
-    if n < 2:
-        return Estimate(n=n, mean=mean, sd=None, low=None, high=None, confidence=confidence)
     sd = _sd(x)
     half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * sd / math.sqrt(n)
     return Estimate(n=n, mean=mean, sd=sd, low=mean - half, high=mean + half, confidence=confidence)

@@ -287,12 +287,12 @@ def _contrasted(row: Row, contrasts: RowContrasts, digest: str) -> Row:
     """With what the judged values say of it: those of the code that trained the most."""
     if row.is_older or row.moe_digest != digest:
         return row
-    return replace(
-        row,
-        is_baseline=row.cell == contrasts.baseline,
-        is_best=row.cell in contrasts.best,
-        difference=contrasts.differences.get(row.cell),
-    )
+    said = {
+        "is_baseline": row.cell == contrasts.baseline,
+        "is_best": row.cell in contrasts.best,
+        "difference": contrasts.differences.get(row.cell),
+    }
+    return replace(row, **said) if any(said.values()) else row
 
 
 def _stopped(records: Sequence[TrialRecord]) -> Stopped | None:

@@ -44,10 +44,11 @@ def shared_views(metric: str, rising: bool) -> dict[str, str]:
         "runsExpanded": {},
     }
     by_cell = {
-        "groupByKeys": [{"mode": "TAG", "groupByData": "cell"}],
+        "groupByKeys": [{"mode": "tag", "groupByData": "cell"}],
         "aggregateFunction": "average",
     }
-    views = {TABLE_VIEW: state, CURVES_VIEW: {**state, "groupBy": by_cell}}
+    trials = {"searchFilter": "tags.cell LIKE '%'"}  # without the parent run, which has no curve
+    views = {TABLE_VIEW: state, CURVES_VIEW: {**state, **trials, "groupBy": by_cell}}
     return {f"{VIEW_TAG}{name}": json.dumps(view) for name, view in views.items()}
 
 

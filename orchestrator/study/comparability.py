@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from moe.config import ConfigError, TrialConfig
@@ -26,6 +27,7 @@ _DEFAULTS = {
     for name, value in values.items()
 }
 # Settings of the evaluation, which change its value though the model be the same.
+_DECIDES_LEAKS = ("moe.", "model.")
 _ALIKE = ("model.context_length", "train.loss_start", "train.eval_tokens")
 
 
@@ -67,10 +69,21 @@ class Evaluated:
 
 def leaks_future(told: Mapping[str, Any]) -> bool | None:
     """`TrialConfig.leaks_future` of a trial as the record has it, which does not say where tokens
-    came from; None for a configuration of another version."""
+    came from; None for a configuration of another version.
+
+    It hangs on model and mixture alone, which thousands of points of a search share.
+    """
+    decides = tuple((path, v) for path, v in told.items() if path.startswith(_DECIDES_LEAKS))
     try:
-        values = {path: v for path, v in told.items() if not path.startswith("data.")}
-        return config_told(values).leaks_future
+        return _leaks_future(decides)
+    except TypeError:  # a list, which no value of this version is
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _leaks_future(values: tuple[tuple[str, Any], ...]) -> bool | None:
+    try:
+        return config_told(dict(values)).leaks_future
     except ConfigError:
         return None
 

@@ -172,6 +172,10 @@ class Launch:
 
     def base_point(self) -> Point:
         """The scale itself: what a sampled study's points are changes of."""
+        return self._base_point
+
+    @cached_property
+    def _base_point(self) -> Point:
         return self.point("base", {}, self.seeds[0])
 
     def points_ahead(self) -> list[Point]:
@@ -184,13 +188,18 @@ class Launch:
 
     def point(self, cell: str, overrides: Mapping[str, Any], seed: int) -> Point:
         config = self._with_digest(overlay(self.base, {**overrides, "train.seed": seed}))
+        return self._point_of(cell, overrides, config, cell_hash(config))
+
+    def _point_of(
+        self, cell: str, overrides: Mapping[str, Any], config: TrialConfig, cell_hash: str
+    ) -> Point:
         corpus = self.corpora.get(config.data.corpus)
         return Point(
             cell=cell,
             overrides=dict(overrides),
             config=config,
             config_hash=config_hash(config) if config.data.digest else None,
-            cell_hash=cell_hash(config),
+            cell_hash=cell_hash,
             corpus_digest=corpus.digest if corpus else None,
         )
 
@@ -201,11 +210,13 @@ class Launch:
         """
         assert self.space is not None
         config = self._with_digest(self.space.config(self.base, values))
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
+        of_cell = cell_hash(config)
         short = {k: float(f"{v:.2g}") if type(v) is float else v for k, v in values.items()}
         if CORPUS_PATH in short:
             short[CORPUS_PATH] = corpus_label(short[CORPUS_PATH], _CELL_LIMIT // 2)
-        name = f"{readable_name(short)[:_CELL_LIMIT]}-{cell_hash(config)[:4]}"
-        return self.point(name, values, seed)
+        name = f"{readable_name(short)[:_CELL_LIMIT]}-{of_cell[:4]}"
+        return self._point_of(name, values, config, of_cell)
 
     def first_points(self) -> list[Point]:
         """What the study wants tried before anything is drawn, each once, at the first seed.

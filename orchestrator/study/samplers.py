@@ -106,7 +106,7 @@ class Tpe(OptunaSampler):
             )
 
     def suggestions(self, search: Search, *, seed: int, index: int) -> Iterator[Values]:
-        if len(search.seen) < self.startup:
+        if not search.has_seen(self.startup):
             return Random().suggestions(search, seed=seed, index=index)
         return super().suggestions(search, seed=seed, index=index)
 

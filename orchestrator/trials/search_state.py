@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -72,6 +73,17 @@ class Search:
                 fall = statistics.median(rest) if rest else 0.0
                 found.append(Seen(values=record.params, cost=cost(record.curve[at]) + fall))
         return found
+
+    def has_seen(self, count: int) -> bool:
+        """Whether so many trials ended, of which something is known."""
+        ended = (
+            record
+            for record in self.records
+            if (record.state == "complete" or record.diverged)
+            or (record.state == "pruned" and record.curve)
+            if self._is_here(record)
+        )
+        return len(list(islice(ended, count))) == count
 
     @cached_property
     def pending(self) -> list[Values]:

@@ -171,10 +171,10 @@ class TrialQueue:
     ) -> list[TrialRecord]:
         """A point as one waiting trial for each seed."""
         note = note_of(point, self._launch.base_point())
-        return [
-            self._queue(self._launch.sampled_point(point.overrides, seed), distributions, note)
-            for seed in self._launch.seeds
+        others = [
+            self._launch.sampled_point(point.overrides, seed) for seed in self._launch.seeds[1:]
         ]
+        return [self._queue(one, distributions, note) for one in (point, *others)]
 
     def _first(self, number: int) -> None:
         for queue in (self._waiting, self._free):

@@ -159,8 +159,8 @@ class TrialWriter:
         """How many train it from now on, and where these are not as many as before, how far it came
         with how many."""
         workers, before = self._run_tags.get(WORKERS), record.attributes.get(WORKERS)
-        if workers is None:
-            return {}
+        if workers is None or (workers == "1" and before is None):
+            return {}  # what is not said is one: each attribute is a transaction
         if before in (None, workers) or not record.curve:
             return {WORKERS: workers}
         parts = [record.attributes.get(WORKERS_BEFORE), f"{before} to step {max(record.curve)}"]
