@@ -38,6 +38,7 @@ REFRESH_S = 10
 _LOOPBACK = ("127.0.0.1", "localhost")
 _STYLE = """
 main { overflow-x: auto; }
+td.links { white-space: normal; min-width: 9rem; }
 td.links a { margin-right: .8em; white-space: nowrap; }
 td:first-child { white-space: normal; min-width: 14rem; text-align: left; }
 td small { display: block; overflow-wrap: anywhere; }

@@ -2,8 +2,8 @@
 
     python wide_trials.py FOLDER CORPUS STUDY.py
 
-In the middle of the first trial a further worker's process is killed, then a node is lost and
-another one comes in its place; in the middle of the second a node is lost for good. Prints the
+In the middle of a trial a further worker's process is killed, later a node is lost and another one
+comes in its place; when one trial is complete, a node of the other one is lost for good. Prints the
 trials as JSON.
 """
 
@@ -31,7 +31,7 @@ from orchestrator.driver.tune_loop import run
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
 
-KILLED_AT, REPLACED_AT, LOST_AT = 40, 100, 60
+KILLED_AT, REPLACED_AT, LOST_AT = 40, 100, 60  # steps, of 200
 
 
 def kill_a_worker() -> None:
@@ -54,18 +54,25 @@ def main(folder: Path, corpus: str, study: str, temporary: str) -> None:
     nodes = {name: add_node(cluster, folder / name, cpus=2) for name in ("kept", "lost")}
     done: list[str] = []
 
-    def once(what: str) -> bool:
-        first = what not in done
-        return first and not done.append(what)
+    complete: set[int] = set()
 
     def listener(record, metrics) -> None:
-        step = metrics["step"] if metrics is not None and record.state == "running" else 0
-        if record.seed == 0 and step >= KILLED_AT and once("worker killed"):
+        """Tune hands the room of a trial that lost a process to the other one, so either may be the
+        one to which a thing happens."""
+        if record.state == "complete":
+            complete.add(record.number)
+        if metrics is None or record.state != "running":
+            return
+        step = metrics["step"]
+        if not done and step >= KILLED_AT:
+            done.append("worker killed")
             kill_a_worker()
-        if record.seed == 0 and step >= REPLACED_AT and once("node replaced"):
+        elif len(done) == 1 and step >= REPLACED_AT:
+            done.append("node replaced")
             cluster.remove_node(nodes.pop("lost"), allow_graceful=False)
             nodes["again"] = add_node(cluster, folder / "again", cpus=2)
-        if record.seed == 1 and step >= LOST_AT and once("node lost"):
+        elif len(done) == 2 and step >= LOST_AT and complete:
+            done.append("node lost")
             cluster.remove_node(nodes.pop("again"), allow_graceful=False)
 
     options = Options(
