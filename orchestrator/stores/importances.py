@@ -33,8 +33,7 @@ def importances(trials: OptunaTrials, *, without: Collection[int] = ()) -> dict[
     numbers `without` are left out.
 
     PED-ANOVA, as Optuna Dashboard has it. The interval is that of a jackknife over eighths of the
-    trials, on the scale of the log odds, for which there are eight complete trials an axis at the
-    least.
+    trials, for which there are eight complete trials an axis at the least.
     """
     study = _comparable(trials, without)
     shares = _shares(study)
@@ -74,16 +73,9 @@ def _without_each_part(trials: Sequence[FrozenTrial]) -> list[list[FrozenTrial]]
 
 
 def _with_interval(name: str, share: float, parts: Sequence[Mapping[str, float]]) -> Importance:
-    least = 1e-4  # a parameter that explains nothing has no log odds
-    odds = [_log_odds(min(max(p.get(name, 0.0), least), 1 - least)) for p in parts]
-    middle = _log_odds(min(max(share, least), 1 - least))
-    error = math.sqrt((_PARTS - 1) / _PARTS * sum((x - np.mean(odds)) ** 2 for x in odds))
-    low, high = (1 / (1 + math.exp(-(middle + sign * _T * error))) for sign in (-1, 1))
-    return Importance(share=share, low=low, high=high)
-
-
-def _log_odds(share: float) -> float:
-    return math.log(share / (1 - share))
+    without = np.array([part.get(name, 0.0) for part in parts])
+    half = _T * float(np.sqrt((_PARTS - 1) / _PARTS * ((without - without.mean()) ** 2).sum()))
+    return Importance(share=share, low=max(0.0, share - half), high=min(1.0, share + half))
 
 
 def _comparable(trials: OptunaTrials, without: Collection[int]) -> optuna.Study:

@@ -1,0 +1,78 @@
+"""Shares of importance: what explains a search stands first, with no interval from few trials."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+
+from orchestrator.driver.publish import _importance_note
+from orchestrator.report.plotly_charts import importance_chart
+from orchestrator.report.text_alternatives import importance_text
+from orchestrator.stores.importances import Importance, complete_needed, importances
+from tests.stores.test_enqueued import finish
+
+
+def searched(num_trials, seed=0):
+    """x decides, y a little, z not at all."""
+    rng = np.random.default_rng(seed)
+    study = optuna.create_study()
+    axes = {name: optuna.distributions.FloatDistribution(0, 1) for name in "xyz"}
+    for _ in range(num_trials):
+        params = {name: float(rng.uniform()) for name in axes}
+        value = params["x"] ** 2 + 0.1 * params["y"] + 0.01 * rng.normal()
+        made = optuna.trial.create_trial(params=params, distributions=axes, value=value)
+        study.add_trial(made)
+    return SimpleNamespace(study=study)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_decides_stands_first_with_an_interval_apart_from_the_rest(seed):
+    found = importances(searched(120, seed))
+    assert next(iter(found)) == "x"
+    assert sum(of.share for of in found.values()) == pytest.approx(1)
+    for of in found.values():
+        assert 0 <= of.low <= of.share <= of.high <= 1
+    assert found["x"].low > max(found["y"].high, found["z"].high)
+    chart = importance_chart(found)["data"][0]
+    assert chart["error_x"]["visible"]
+    assert chart["x"][0] + chart["error_x"]["array"][0] == pytest.approx(found["x"].high)
+    assert f"x {found['x'].share:.2f} [{found['x'].low:.2f}, {found['x'].high:.2f}]" in (
+        importance_text(found)
+    )
+
+
+def test_an_interval_is_narrower_over_more_trials():
+    width = [
+        np.mean(
+            [
+                f["y"].high - f["y"].low
+                for seed in range(5)
+                for f in [importances(searched(n, seed))]
+            ]
+        )
+        for n in (40, 640)
+    ]
+    assert width[1] < width[0]
+
+
+def test_too_few_trials_carry_no_interval():
+    assert complete_needed(3) == 24
+    found = importances(searched(23))
+    assert {(of.low, of.high) for of in found.values()} == {(None, None)}
+    assert not importance_chart(found)["data"][0]["error_x"]["visible"]
+    assert importance_text({"x": Importance(share=0.5)}) == "Importance: x 0.50."
+    assert importances(searched(1)) == {}
+
+
+def test_the_note_in_the_dashboard_says_from_when_on_they_are_to_be_believed(hold, sampled_study):
+    with hold(sampled_study) as session:
+        finish(session)
+        launch = session.read()
+    note = _importance_note(launch)
+    axes = {path for record in launch.trials for path in record.params}
+    assert f"from {complete_needed(len(axes))} complete trials on; there are" in note
+    assert "](/artifacts/" in note
+    assert note.rstrip().endswith("#figure-importance).")
