@@ -7,6 +7,7 @@ without errors.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -303,6 +304,7 @@ def test_report(browser, finished, tmp_path, form):
         if form == "desktop":
             table_sorts(browser)
             curves_follow_their_choices(browser)
+            in_print_headings_stay_with_their_figures(browser, tmp_path / "report.pdf")
         assert browser.finish(f"report-{form}") == []
     finally:
         browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -348,3 +350,37 @@ def curves_follow_their_choices(browser):
             assert now not in seen, f"{option} changes nothing"
             seen.add(now)
         select.select_by_visible_text(first)
+
+
+_MARKED = """
+const mark = (place, text) => {
+  const small = document.createElement('small');
+  small.style.fontSize = '2px';
+  small.textContent = text;
+  place.prepend(small);
+};
+const sections = [...document.querySelectorAll('section')].filter((s) => s.querySelector('figure'));
+sections.forEach((section, i) => {
+  mark(section.querySelector('h2'), `HEADING${i}.`);
+  mark(section.querySelector('figure'), `FIGURE${i}.`);
+});
+return sections.length;
+"""
+
+
+def in_print_headings_stay_with_their_figures(browser, path):
+    """On one page of the PDF, for which Debian's `poppler-utils` is asked."""
+    if not shutil.which("pdftotext"):
+        return
+    count = browser.driver.execute_script(_MARKED)
+    printed = browser.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+    path.write_bytes(base64.b64decode(printed["data"]))
+    done = subprocess.run(["pdftotext", str(path), "-"], capture_output=True, text=True, check=True)
+    pages = done.stdout.split("\f")
+    assert count > 3
+    for i in range(count):
+        heading, figure = (
+            [n for n, page in enumerate(pages) if f"{word}{i}." in page]
+            for word in ("HEADING", "FIGURE")
+        )
+        assert heading == figure != [], f"section {i}"
