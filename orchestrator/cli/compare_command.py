@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.report.judge import Judgement
     from orchestrator.report.records import LaunchRecords
 
-MOST = 8
+MOST, FORMATS = 8, ("markdown", "latex")
 
 
 @app.command()
@@ -52,6 +52,13 @@ def compare(
     differences: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Means and differences, as a figure.")
     ] = None,
+    cells: Annotated[
+        str | None, typer.Option(help="Of a LaTeX table: patterns of cells, with commas between.")
+    ] = None,
+    spread: Annotated[
+        str, typer.Option(help="Of a LaTeX table, behind a mean: interval or sd.")
+    ] = "interval",
+    digits: Annotated[int, typer.Option(help="Of a LaTeX table, behind the point.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
     """Launches side by side: what differs, their cells with differences, verdicts that changed.
@@ -60,7 +67,9 @@ def compare(
     """
     from orchestrator.archive.named_launches import named_launch
     from orchestrator.report.comparison import compare as compared
-    from orchestrator.report.comparison_text import FORMATS, as_text
+    from orchestrator.report.comparison_latex import as_latex
+    from orchestrator.report.comparison_text import as_markdown
+    from orchestrator.report.latex_table import Precision
     from orchestrator.report.print_figures import compared_cells, overlaid_curves
 
     if not 2 <= len(launches) <= MOST:
@@ -68,8 +77,14 @@ def compare(
             f"`compare` takes two to {MOST} launches; received {len(launches)}. Name them one "
             "after the other."
         )
-    if form is not None and form not in FORMATS:
+    if form not in (None, *FORMATS):
         raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")
+    if form != "latex" and (cells is not None or spread != "interval" or digits != 4):
+        raise BadInput(
+            "--cells, --spread and --digits are for --format latex; received them without. Add it, "
+            "or leave them out."
+        )
+    precision = Precision(spread=spread, digits=digits)
     for path in filter(None, (curves, differences)):
         if path.suffix[1:] not in FIGURE_FORMATS:
             raise BadInput(
@@ -85,8 +100,11 @@ def compare(
             _write(compared_cells(result, found), differences)
     if as_json:
         print_json(result.to_dict())
-    elif form is not None or not output.is_terminal:
-        print(as_text(result, form or "markdown"), end="")
+    elif form == "latex":
+        patterns = [each.strip() for each in (cells or "").split(",") if each.strip()]
+        print(as_latex(result, precision=precision, cells=patterns), end="")
+    elif form == "markdown" or not output.is_terminal:
+        print(as_markdown(result), end="")
     else:
         _show(result)
 

@@ -22,7 +22,7 @@ from orchestrator.report.records import LaunchRecords
 from orchestrator.report.statistics import holm, mean_interval, paired_differences, two_sided_p
 from orchestrator.stores.configurations import told_values
 from orchestrator.stores.trial_record import COMMIT, TORCH, TrialRecord
-from orchestrator.study.comparability import Evaluated, unlike
+from orchestrator.study.comparability import Evaluated, leaks_future, unlike
 
 ALPHA = 0.05
 _TOLD = (
@@ -63,6 +63,7 @@ class ComparedCell:
     means: tuple[Mapping[str, Any] | None, ...]
     differences: tuple[LaunchDifference | None, ...]
     differs: Mapping[str, tuple[Any, ...]]
+    leaks_future: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +195,7 @@ def _cells(launches: Sequence[LaunchRecords], metric: str | None) -> tuple[Compa
                     for path in paths
                     if len({str(config.get(path, "default")) for config in known}) > 1
                 },
+                leaks_future=any(map(leaks_future, known)),
             )
         )
     return tuple(cells)

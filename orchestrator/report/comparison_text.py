@@ -8,13 +8,21 @@ from string import ascii_uppercase
 from typing import Any
 
 from moe.metrics import describe
-from orchestrator.base.errors import BadInput
-from orchestrator.report.comparison import Comparison, LaunchDifference
-from orchestrator.report.latex_table import escaped, latex_environment
+from orchestrator.report.comparison import (
+    ComparedCell,
+    ComparedClaim,
+    Comparison,
+    LaunchDifference,
+)
+from orchestrator.report.table_columns import NOT_CAUSAL
 from orchestrator.report.verdict_text import markdown_table
 
-FORMATS = ("markdown", "latex")
 _SHOWN = 6  # paths of a cell that are named
+
+
+def name_of(cell: ComparedCell) -> str:
+    """With the mark of one whose loss is of no causal model."""
+    return f"{cell.cell} {NOT_CAUSAL}" if cell.leaks_future else cell.cell
 
 
 def labels_of(comparison: Comparison) -> list[str]:
@@ -46,10 +54,24 @@ def comparison_lines(comparison: Comparison) -> Iterator[tuple[str, list[str], l
     yield "What differs", ["what", *labels], rows
     yield f"Cells: {_unit(comparison.metric)}", _cell_headings(labels), _cell_rows(comparison)
     claims = [
-        [c.id, *(v or "-" for v in c.verdicts), "changed" if c.changed else "", c.statement]
+        [c.id, *(v or "-" for v in c.verdicts), _changed(c, labels), c.statement]
         for c in comparison.claims
     ]
     yield "Verdicts", ["claim", *labels, "", "statement"], claims
+
+
+def _changed(claim: ComparedClaim, labels: Sequence[str]) -> str:
+    """In which launches the verdict is another one than in the first that has one, and in which of
+    these it is the contrary or merely open."""
+    known = [(label, v) for label, v in zip(labels, claim.verdicts, strict=True) if v is not None]
+    if not claim.changed:
+        return ""
+    first = known[0][1]
+    told = {"changed": [x for x, v in known if v != first and "undecided" not in (v, first)]}
+    told["open" if first != "undecided" else "decided"] = [
+        x for x, v in known if v != first and "undecided" in (v, first)
+    ]
+    return ", ".join(f"{word} in {' and '.join(named)}" for word, named in told.items() if named)
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
@@ -57,6 +79,8 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         d for cell in comparison.cells for d in cell.differences if d and d.decided is not None
     ]
     lines = [f"{note}." for note in comparison.notes]
+    if any(cell.leaks_future for cell in comparison.cells):
+        lines.append(f"{NOT_CAUSAL} Not causal: later tokens route earlier ones.")
     if tested:
         lines.append(
             f"Differences are from A, with their 95% t interval, which no look before is counted "
@@ -76,36 +100,6 @@ def as_markdown(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def as_latex(comparison: Comparison) -> str:
-    """The cells as a paper prints them; what else a reader must know stands in the caption."""
-    labels = labels_of(comparison)
-    named = [
-        f"{label}: {escaped(told['launch'])} ({told['complete']} trials)"
-        for label, told in zip(labels, comparison.launches, strict=True)
-    ]
-    rows = [" & ".join(map(_latex_cell, row)) for row in _cell_rows(comparison)]
-    caption = (
-        f"{escaped(_unit(comparison.metric))}, mean $\\pm$ half the width of its 95\\% interval. "
-    )
-    caption += ". ".join(named) + ". " + " ".join(map(escaped, comparison_notes(comparison)))
-    headings = " & ".join(map(escaped, _cell_headings(labels)))
-    lines = latex_environment(
-        "l" + "r" * (2 * len(labels) - 1), headings, rows, caption, "tab:compare"
-    )
-    return "\n".join([r"% \usepackage{booktabs}", *lines, ""])
-
-
-def _latex_cell(text: str) -> str:
-    return escaped(text).replace("\N{PLUS-MINUS SIGN}", r"$\pm$") if text != "-" else "--"
-
-
-def as_text(comparison: Comparison, form: str) -> str:
-    """Raises BadInput on an unknown format."""
-    if form not in FORMATS:
-        raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")
-    return as_latex(comparison) if form == "latex" else as_markdown(comparison)
-
-
 def _unit(metric: str) -> str:
     unit = describe(metric).unit
     return metric if unit == "1" else f"{metric} ({unit})"
@@ -117,7 +111,7 @@ def _cell_headings(labels: Sequence[str]) -> list[str]:
 
 def _cell_rows(comparison: Comparison) -> list[list[str]]:
     return [
-        [cell.cell, *map(_mean, cell.means), *map(difference_text, cell.differences)]
+        [name_of(cell), *map(_mean, cell.means), *map(difference_text, cell.differences)]
         for cell in comparison.cells
     ]
 

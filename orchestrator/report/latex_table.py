@@ -17,6 +17,7 @@ from orchestrator.report.table_columns import DECIDED, NOT_CAUSAL, NOTHING, Colu
 from orchestrator.report.tables import Row, Table
 from orchestrator.report.verdict_text import remarks, verdict_word
 from orchestrator.report.verdicts import Verdict
+from orchestrator.study.corpora import corpus_label
 
 SPREADS = ("interval", "sd")
 # Replaced in one pass, since some replacements hold what others replace.
@@ -28,7 +29,7 @@ _SPECIAL = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
-    NOT_CAUSAL: r"\textdagger{}",
+    NOT_CAUSAL: r"$^{\dagger}$",  # of text mode there are bitmaps alone
     **{each: f"\\{each}" for each in "&%$#_{}"},
 }
 _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))
@@ -111,10 +112,10 @@ def caption(table: Table, precision: Precision) -> str:
     if any(row.is_best for row in table.rows):
         parts.append("Bold: decided to be better than every other row.")
     if any(row.leaks_future for row in table.rows):
-        parts.append(r"\textdagger{} not causal: later tokens route earlier ones.")
+        parts.append(r"$^{\dagger}$ not causal: later tokens route earlier ones.")
     if corpus:
         digest = str(table.about.get("corpus_digest") or "")[:8]
-        parts.append(f"Corpus {escaped(corpus)}{f' ({digest})' if digest else ''}.")
+        parts.append(f"Corpus {escaped(corpus_label(corpus))}{f' ({digest})' if digest else ''}.")
     if commits := sorted({commit for row in table.rows for commit in row.commits}):
         parts.append(f"Code of commit {', '.join(commit[:10] for commit in commits)}.")
     if judged:
@@ -165,18 +166,18 @@ def _heading(column: Column, table: Table) -> str:
 def _cell(row: Row, column: Column, table: Table, precision: Precision) -> str:
     if column.name == table.metric and row.mean is not None:
         half = None if row.ci_low is None else row.mean - row.ci_low
-        return _number(row.mean, half, row.sd, precision, bold=row.is_best)
+        return number(row.mean, half, row.sd, precision, bold=row.is_best)
     found = row.difference
     if column.name == "difference" and found is not None:
         half = None if found.ci_low is None else (found.ci_high - found.ci_low) / 2
         mark = DECIDED if found.decided else ""
         plain = Precision(digits=precision.digits)
-        return _number(found.estimate, half, None, plain, sign="+", mark=mark)
+        return number(found.estimate, half, None, plain, sign="+", mark=mark)
     text = column.text(row)
     return "--" if text == NOTHING else escaped(text)
 
 
-def _number(
+def number(
     mean: float,
     half: float | None,
     sd: float | None,
@@ -186,13 +187,14 @@ def _number(
     mark: str = "",
     bold: bool = False,
 ) -> str:
+    """A mean with its spread, in LaTeX."""
     digits = precision.digits
-    number = f"{mean:{sign}.{digits}f}"
-    number = f"\\mathbf{{{number}}}" if bold else number
+    shown = f"{mean:{sign}.{digits}f}"
+    shown = f"\\mathbf{{{shown}}}" if bold else shown
     raised = f"^{{{mark}}}" if mark else ""
     if precision.spread == "sd":
-        return f"${number}{raised}$" + ("" if sd is None else f" (${sd:.{digits}f}$)")
-    return f"${number}{raised}" + ("$" if half is None else f" \\pm {half:.{digits}f}$")
+        return f"${shown}{raised}$" + ("" if sd is None else f" (${sd:.{digits}f}$)")
+    return f"${shown}{raised}" + ("$" if half is None else f" \\pm {half:.{digits}f}$")
 
 
 def _verdicts(table: Table, precision: Precision) -> list[str]:

@@ -6,7 +6,7 @@ S seeds, E evaluations, M MoE blocks, N experts, L labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -75,19 +75,23 @@ def forest_figure(
     value_label: str,
     difference_label: str,
     as_perplexity: bool,
+    kinds: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Each cell's mean with its interval; beside it the difference from the baseline, if any."""
+    """Each cell's mean with its interval; beside it the difference from the baseline, if any.
+    `kinds`: of which kind a row is, each of its own colour and in the legend."""
     panels, narrow = (2 if differences else 1), current_style().is_narrow
     height = 1.35 + 0.2 * len(rows)
     figure, body = new_figure(heading, height=height * (panels if narrow else 1))
     shape = (panels, 1) if narrow else (1, panels)
     axes = body.subplots(*shape, squeeze=False, sharey=True).ravel()
     place = {row.cell: i for i, row in enumerate(rows)}
+    named = dict.fromkeys((kinds or {}).values())
+    colours = dict(zip(named, (c for c in COLOURS if c != COLOURS[1]), strict=False))
     for ax, shown, label in zip(
         axes, (rows, differences), (value_label, difference_label), strict=False
     ):
         for row in shown:
-            _draw_interval(ax, place[row.cell], row)
+            _draw_interval(ax, place[row.cell], row, colours.get((kinds or {}).get(row.cell)))
         ax.set_xlabel(label)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
         ax.grid(axis="y", color=PALE, linewidth=0.4)
@@ -106,7 +110,11 @@ def forest_figure(
         plain_ticks(above.xaxis, *np.exp(axes[0].get_xlim()))
     seeds = Line2D([], [], color=COLOURS[1], marker="o", linestyle="", label="one seed")
     mean = Line2D([], [], color=COLOURS[0], marker="D", label="mean with its 95% t interval")
-    add_legend(body, [seeds, mean] if any(row.low is not None for row in rows) else [seeds])
+    kind_marks = [
+        Line2D([], [], color=colour, marker="D", label=name) for name, colour in colours.items()
+    ]
+    means = kind_marks or [mean]
+    add_legend(body, [seeds, *means] if any(row.low is not None for row in rows) else [seeds])
     return figure
 
 
@@ -234,14 +242,15 @@ def _draw_curve(ax: Axes, curve: Curve, colour: str, dash: object) -> None:
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _draw_interval(ax: Axes, y: int, row: Interval) -> None:
+def _draw_interval(ax: Axes, y: int, row: Interval, colour: str | None) -> None:
+    colour = colour or COLOURS[0]
     beside = y + 0.27 if len(row.values) > 1 else y  # what is under the mean is not seen
     ax.plot(
         row.values, [beside] * len(row.values), "o", color=COLOURS[1], markersize=2, label="_seeds"
     )
     if row.low is not None:
-        ax.plot([row.low, row.high], [y, y], color=COLOURS[0], label="_interval")
-        ax.plot([row.mean], [y], "D", color=COLOURS[0], markersize=3.5, label="_mean")
+        ax.plot([row.low, row.high], [y, y], color=colour, label="_interval")
+        ax.plot([row.mean], [y], "D", color=colour, markersize=3.5, label="_mean")
 
 
 def _draw_load(ax: Axes, x_E: np.ndarray, load_SEN: np.ndarray) -> None:

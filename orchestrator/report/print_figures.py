@@ -222,12 +222,13 @@ def compared_cells(comparison: Comparison, launches: Sequence[LaunchRecords]) ->
     from orchestrator.report import matplotlib_plots
     from orchestrator.report.figure_frame import Heading
 
-    rows, differences = [], []
+    rows, differences, kinds = [], [], {}
     for cell in comparison.cells:
         if not any(d and d.ci_low is not None for d in cell.differences):
             continue
         for i, mean in enumerate(cell.means):
             name = f"{ascii_uppercase[i]}: {cell.cell}"
+            kinds[name] = f"{ascii_uppercase[i]}: {shorten(comparison.launches[i]['place'], 30)}"
             if mean is not None:
                 rows.append(_interval_row(name, mean["values"], mean["mean"], mean))
             found = cell.differences[i - 1] if i else None
@@ -236,15 +237,20 @@ def compared_cells(comparison: Comparison, launches: Sequence[LaunchRecords]) ->
     if not differences:
         raise BadInput("no cell of these launches has a difference with an interval to draw.")
     label = label_of(comparison.metric)
-    how = "differences from A, paired by seed where seeds are dots below them, else Welch's"
+    how = (
+        "diamonds: means with their 95% t interval; differences are from A, paired by seed where "
+        "two seeds are shared (dots below: each seed's), else Welch's"
+    )
     note = _wrapped(how, _lettered(launches))
+    title = f"{len(launches)} launches, and what differs from {comparison.launches[0]['place']}"
     return matplotlib_plots.forest_figure(
         rows,
         differences,
-        Heading(title="Launches compared", note=note),
+        Heading(title=shorten(title, 90), note=note),
         value_label=label,
         difference_label=f"difference in {label}\nfrom A",
         as_perplexity=describe(comparison.metric).is_loss,
+        kinds=kinds,
     )
 
 
@@ -257,7 +263,8 @@ def _interval_row(
 
 def _lettered(launches: Sequence[LaunchRecords]) -> str:
     names = zip(ascii_uppercase, (launch.info.name for launch in launches), strict=False)
-    return "; ".join(f"{letter}: {name}" for letter, name in names)
+    # A launch's name is one word for who breaks lines: it may break after its parts.
+    return "; ".join(f"{letter}: {name.replace(',', ', ')}" for letter, name in names)
 
 
 def draw_assignment(

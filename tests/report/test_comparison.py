@@ -10,9 +10,12 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
-from orchestrator.report.comparison import compare
-from orchestrator.report.comparison_text import as_latex, as_markdown, difference_text
+from orchestrator.report.comparison import ComparedClaim, compare
+from orchestrator.report.comparison_latex import as_latex
+from orchestrator.report.comparison_text import _changed, as_markdown, difference_text
+from orchestrator.report.latex_table import Precision
 from orchestrator.report.print_figures import compared_cells
 from orchestrator.report.records import LaunchRecords
 from orchestrator.stores.optuna_launches import LaunchInfo
@@ -119,7 +122,47 @@ def test_a_cell_that_one_launch_lacks_and_one_seed(tmp_path):
     assert "one seed" in difference_text(x.differences[0])
     assert (x.differences[1], y.differences[0], y.means[1]) == (None, None, None)
     assert "no study file here for s/cpu/a, s/cpu/b, s/cpu/c" in as_markdown(found)
-    assert r"\begin{tabular}{lrrrrr}" in as_latex(found)
+    assert r"\begin{tabular}{lrrrrr}" in as_latex(found), "each has a cell of A's"
+
+
+def test_in_latex_a_launch_is_what_it_was_called_and_what_does_not_compare_is_said_once(tmp_path):
+    losses = {"x": 3 + NOISE[0, 0], "y": 3 + NOISE[0, 1]}
+    later = {"x": 2.9 + NOISE[1, 0], "y": 3 + NOISE[1, 1]}
+    launches = [
+        launch(tmp_path, losses, name="a-name-too-long-for-a-page"),
+        launch(tmp_path, later, name="b", **{"optim.learning_rate": 0.1}),
+        launch(tmp_path, later, name="c", digest="text-2"),
+    ]
+    found = compare(launches, [None] * 3, ["ours", "theirs", "file.moe-study"])
+    text = as_latex(found, precision=Precision(digits=2))
+    shown = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert "cell & A & B & C & $B - A$" in shown
+    assert shown.count("different text") == 1
+    assert "C has no difference: evaluated on different text" in shown
+    assert "A: ours, scale cpu, stdlib (text-1), $n = 6$." in shown
+    assert "Configurations differ in" in shown
+    assert "optim.learning\\_rate" in shown
+    assert "a-name-too-long" not in shown
+    (x,) = [line for line in shown.splitlines() if line.lstrip().startswith("x &")]
+    d = found.cells[0].differences[0]
+    half = (d.ci_high - d.ci_low) / 2
+    assert f"${d.estimate:+.2f}^{{*}} \\pm {half:.2f}$" in x
+    only = as_latex(found, cells=["y*"])
+    assert "x &" not in only
+    with pytest.raises(BadInput, match="received z, and these are x, y"):
+        as_latex(found, cells=["z"])
+
+
+def test_verdicts_say_where_they_are_others_and_where_open():
+    def told(*verdicts):
+        claim = ComparedClaim(id="c", statement="s", verdicts=verdicts)
+        return _changed(claim, "ABC")
+
+    assert told("supported", "refuted", "undecided") == "changed in B, open in C"
+    assert told("supported", "supported", "undecided") == "open in C"
+    assert told("undecided", "supported", None) == "decided in B"
+    assert told(None, "refuted", "supported") == "changed in C"
+    assert told("supported", "supported", None) == ""
 
 
 def test_the_differences_are_drawn_with_their_intervals(tmp_path):
