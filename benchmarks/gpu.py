@@ -68,7 +68,7 @@ class RandomTokens:
 class Run:
     def __init__(self, config: TrialConfig, options: argparse.Namespace, *, compiled: bool) -> None:
         self.config, self.device = config, options.device
-        store = RandomTokens(config.model.vocab_size or 512)
+        store = RandomTokens(config.data.vocab_size)
         world = World(device=options.device, compile=compiled)
         self.trainer = Trainer(config, store, world)
         self.steps, self.step = options.steps, 0

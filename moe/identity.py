@@ -123,16 +123,21 @@ _ORIGIN = ("data.corpus", "data.tokenizer", "data.sequence_labels", "data.text_c
 
 def defaults(config: TrialConfig) -> dict[str, dict[str, Any]]:
     """Of every field the value that changes nothing, as of the version that it came with."""
-    return {section: dict(values) for section, values in _defaults().items()}
+    return {section: dict(values) for section, values in _defaults(config).items()}
+
+
+def _defaults(config: TrialConfig) -> dict[str, dict[str, Any]]:
+    names = (field.name for field in dataclasses.fields(config))
+    return _defaults_of(tuple((name, type(getattr(config, name))) for name in names))
 
 
 @cache
-def _defaults() -> dict[str, dict[str, Any]]:
-    config, found = TrialConfig(), {}
-    for section in dataclasses.fields(config):
-        now = {f.name: _default(f) for f in dataclasses.fields(getattr(config, section.name))}
-        later = {name: _LATER.get(f"{section.name}.{name}", value) for name, value in now.items()}
-        found[section.name] = later | _VERSION_1.get(section.name, {})
+def _defaults_of(sections: tuple[tuple[str, type], ...]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for section, kind in sections:
+        now = {f.name: _default(f) for f in dataclasses.fields(kind)}
+        later = {name: _LATER.get(f"{section}.{name}", value) for name, value in now.items()}
+        found[section] = later | _VERSION_1.get(section, {})
     return found
 
 
@@ -202,7 +207,7 @@ def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
 
 
 def _hash(config: TrialConfig, without_seed: bool) -> str:
-    default = _defaults()
+    default = _defaults(config)
     left_out = {*_ORIGIN, "train.seed"} if without_seed else set(_ORIGIN)
     hashed: dict[str, dict[str, Any]] = {}
     for section, values in canonical(config).items():
@@ -228,7 +233,7 @@ def _text(value: Any) -> str:
 def told(config: TrialConfig) -> dict[str, Any]:
     """What tells a configuration from others: the values that are not their axis's default, by
     path, without the seed and without where tokens came from."""
-    default = _defaults()
+    default = _defaults(config)
     left_out = {*_ORIGIN, "train.seed"}
     return {
         path: value

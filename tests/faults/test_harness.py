@@ -17,7 +17,7 @@ _SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "granted", [["--cells", "5"], ["--cells", "2", "--workers", "2", "--shard"]], ids=str
+    "granted", [["--cells", "5"], ["--cells", "4", "--workers", "2", "--shard"]], ids=str
 )
 def test_nothing_is_lost_doubled_or_stuck(granted):
     short = ["--rounds", "1", "--faults", "3", "--steps", "100", *granted]

@@ -114,7 +114,8 @@ def test_what_it_imports_is_sent_with_it(tmp_path):
             ).stdout.strip()
             return "job-1"
 
-    submit(Client(), str(file), [], name=study.name, beside=imported_beside(file))
+    beside = imported_beside(file)
+    submit(Client(), str(file), [], name=study.name, launch=study.name, beside=beside)
     assert sent["names"] == "['late']"
     assert sent["files"] == {
         f"{STUDY_FOLDER}/{name}"

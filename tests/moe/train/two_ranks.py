@@ -25,7 +25,7 @@ from moe.train.training_run import DivergenceError, World, train
 
 def with_idle_experts(config: TrialConfig) -> TrialConfig:
     """As many experts as a micro-batch has tokens, one for each: most are left without any."""
-    moe = dataclasses.replace(config.moe, num_experts=32, top_k=1)
+    moe = dataclasses.replace(config.moe, num_experts=32, top_k=1, gate="switch")
     return dataclasses.replace(config, moe=moe)
 
 
