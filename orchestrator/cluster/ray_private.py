@@ -48,9 +48,11 @@ def cluster_config() -> Any:
 def autoscaler_reports() -> bool:
     """Whether an autoscaler tells the cluster of its state."""
     from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.experimental.internal_kv import _internal_kv_get
 
-    return _internal_kv_get(DEBUG_AUTOSCALING_STATUS) is not None
+    # Ray's own `internal_kv` keeps a client of its own, which another cluster's end in this process
+    # takes away (ray.cluster_utils).
+    client = ray._private.worker.global_worker.gcs_client
+    return client.internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None) is not None
 
 
 def monitor_config(gcs_address: str) -> tuple[bool, dict[str, Any] | None]:
