@@ -177,8 +177,10 @@ def job_rows(options: argparse.Namespace) -> Iterator[Row]:
     base, steps = (SMOKE, 2) if options.tiny else (CPU, JOB_STEPS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "words.txt").write_text(" ".join(f"word{i % 977}" for i in range(200_000)))
-        data = dataclasses.replace(base.data, corpus=f"files:{folder}/words.txt")
+        for part in range(200):
+            words = (f"word{(part * 1000 + i) * 7919 % 9973}" for i in range(1000))
+            (folder / f"part{part}.txt").write_text(" ".join(words))
+        data = dataclasses.replace(base.data, corpus=f"files:{folder}/part*.txt")
         tokens = prepare(data, folder / "tokens")
         one = None
         for jobs in JOBS[: 2 if options.tiny else None]:
