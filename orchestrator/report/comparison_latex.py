@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from statistics import stdev
 from typing import Any
 
 from moe.metrics import describe
@@ -81,15 +82,9 @@ def _mean(mean: Mapping[str, Any] | None, tells_n: bool, precision: Precision) -
     if mean is None:
         return "--"
     half = None if mean["ci_low"] is None else mean["mean"] - mean["ci_low"]
-    sd = None if len(mean["values"]) < 2 else _sd(mean["values"])
+    sd = None if len(mean["values"]) < 2 else stdev(mean["values"])
     text = number(mean["mean"], half, sd, precision)
     return f"{text} ($n = {mean['n']}$)" if tells_n else text
-
-
-def _sd(values: Sequence[float]) -> float:
-    from statistics import stdev
-
-    return stdev(values)
 
 
 def _difference(found: LaunchDifference | None, precision: Precision) -> str:

@@ -38,7 +38,7 @@ def importances(trials: OptunaTrials, *, without: Collection[int] = ()) -> dict[
     study = _comparable(trials, without)
     shares = _shares(study)
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < COMPLETE_PER_AXIS * max(1, len(shares)):
+    if len(complete) < complete_needed(max(1, len(shares))):
         return {name: Importance(share=share) for name, share in shares.items()}
     parts = [_shares(_study_of(part, study)) for part in _without_each_part(complete)]
     return {name: _with_interval(name, share, parts) for name, share in shares.items()}
