@@ -5,12 +5,6 @@ That they come to the same bits is held by test_harness.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -24,21 +18,9 @@ from orchestrator.report.records import read_launch
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(tmp_path, corpus, study_file):
+def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(study_file, on_several_nodes):
     study = study_file("lost", num_steps=400, eval_every=50)
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-    script = Path(__file__).with_name("two_nodes.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder), corpus, str(study)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        # The suite's own cluster has a token, which nodes with a home of their own do not see.
-        env={k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    folder, told = on_several_nodes("two_nodes.py", study)
 
     assert told["lost"], "a node was lost while two trials ran"
     assert [t["state"] for t in told["trials"]] == ["complete"] * 4, told

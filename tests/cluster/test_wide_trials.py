@@ -3,12 +3,6 @@ numbers of one worker that nothing happened to; with fewer workers where the nod
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -25,21 +19,11 @@ STEPS, EVERY = 200, 20
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_lost_worker_and_lost_nodes_change_no_number(tmp_path, corpus, study_file):
+def test_a_lost_worker_and_lost_nodes_change_no_number(
+    tmp_path, corpus, study_file, on_several_nodes
+):
     study = study_file("wide", num_steps=STEPS, eval_every=EVERY, routers=("learned",))
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-    script = Path(__file__).with_name("wide_trials.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder), corpus, str(study)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        # The suite's own cluster has a token, which nodes with a home of their own do not see.
-        env={k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    folder, told = on_several_nodes("wide_trials.py", study)
     assert told["done"] == ["worker killed", "node replaced", "node lost"], told["said"]
     assert [trial["state"] for trial in told["trials"]] == ["complete"] * 2, told
     assert sum(trial["attempt"] for trial in told["trials"]) == 2 + 3, "one more for each loss"

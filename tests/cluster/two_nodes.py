@@ -13,17 +13,21 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
 
 from orchestrator.base.home import Home
 from orchestrator.cluster import connection as settings
+from orchestrator.cluster.connection import Resources
 from orchestrator.driver.options import Options
 from orchestrator.driver.session import opened
 from orchestrator.driver.tune_loop import run
+from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
+from orchestrator.trials.trial_writer import Listener
 
 LOST_AT_STEP = 50
 
@@ -40,6 +44,29 @@ def add_node(cluster: Cluster, folder: Path, *, cpus: int = 1) -> object:
         with contextlib.suppress(Exception):
             return cluster.add_node(num_cpus=cpus, env_vars=own)
     return cluster.add_node(num_cpus=cpus, env_vars=own)
+
+
+def drive(
+    cluster: Cluster, folder: Path, corpus: str, study: str, listener: Listener, **asked: Any
+) -> tuple[list[TrialRecord], list[str]]:
+    """Runs the study on the cluster and ends both; the trials, and what was said. `asked`:
+    `overrides`, and `resources` of a trial."""
+    options = Options(
+        home=Home.at(folder / "home"),
+        address=cluster.address,
+        checkpoint_uri=(folder / "shared").as_uri(),
+        resources=asked.get("resources", Resources()),
+    )
+    overrides = asked.get("overrides", {})
+    launch = resolve(load_study(study), corpus_spec=corpus, overrides=overrides)
+    said: list[str] = []
+    try:
+        with opened(launch, options, say=said.append, listener=listener) as session:
+            run(session)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    return session.records, said
 
 
 def main(folder: Path, corpus: str, study: str, temporary: str) -> None:
@@ -61,20 +88,8 @@ def main(folder: Path, corpus: str, study: str, temporary: str) -> None:
         if both and "lost" in nodes:
             cluster.remove_node(nodes.pop("lost"), allow_graceful=False)
 
-    options = Options(
-        home=Home.at(folder / "home"),
-        address=cluster.address,
-        checkpoint_uri=(folder / "shared").as_uri(),
-    )
-    launch = resolve(load_study(study), corpus_spec=corpus)
-    said: list[str] = []
-    try:
-        with opened(launch, options, say=said.append, listener=listener) as session:
-            run(session)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    trials = [{**r.as_json(), "attempt": r.attempt} for r in session.records]
+    records, said = drive(cluster, folder, corpus, study, listener)
+    trials = [{**r.as_json(), "attempt": r.attempt} for r in records]
     print(json.dumps({"trials": trials, "lost": "lost" not in nodes, "said": said}))
 
 

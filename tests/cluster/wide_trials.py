@@ -17,19 +17,12 @@ import tempfile
 from pathlib import Path
 
 import psutil
-import ray
 from ray.cluster_utils import Cluster
-from two_nodes import add_node
+from two_nodes import add_node, drive
 
-from orchestrator.base.home import Home
 from orchestrator.cluster import connection as settings
 from orchestrator.cluster.connection import Resources
 from orchestrator.driver import elastic
-from orchestrator.driver.options import Options
-from orchestrator.driver.session import opened
-from orchestrator.driver.tune_loop import run
-from orchestrator.study.library import load_study
-from orchestrator.study.resolve import resolve
 
 KILLED_AT, REPLACED_AT, LOST_AT = 40, 100, 60  # steps, of 200
 
@@ -75,24 +68,17 @@ def main(folder: Path, corpus: str, study: str, temporary: str) -> None:
             done.append("node lost")
             cluster.remove_node(nodes.pop("again"), allow_graceful=False)
 
-    options = Options(
-        home=Home.at(folder / "home"),
-        address=cluster.address,
-        checkpoint_uri=(folder / "shared").as_uri(),
+    records, said = drive(
+        cluster,
+        folder,
+        corpus,
+        study,
+        listener,
+        overrides={"train.micro_batch_tokens": 32},
         resources=Resources(workers=4, min_workers=2),
     )
-    overrides = {"train.micro_batch_tokens": 32}
-    launch = resolve(load_study(study), corpus_spec=corpus, overrides=overrides)
-    said: list[str] = []
-    try:
-        with opened(launch, options, say=said.append, listener=listener) as session:
-            run(session)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
     trials = [
-        {**r.as_json(), "attempt": r.attempt, "attributes": dict(r.attributes)}
-        for r in session.records
+        {**r.as_json(), "attempt": r.attempt, "attributes": dict(r.attributes)} for r in records
     ]
     print(json.dumps({"trials": trials, "done": done, "said": said}))
 
