@@ -25,6 +25,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from orchestrator.base.urls import answers
+from orchestrator.driver.trial_actors import CLASS
 
 _START_TIMEOUT_S = 180
 _TRIES = 5
@@ -92,7 +93,7 @@ def _tried(start: Callable[[], Any]) -> Any:
     return start()
 
 
-_TRIAL = ("ray::ImplicitFunc", "ray::Rank")  # the first worker, and those beside it
+_TRIAL = (f"ray::{CLASS}(", "ray::Rank")  # the first worker, and those beside it
 
 
 def _is_trial(process: psutil.Process) -> bool:

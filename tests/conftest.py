@@ -110,11 +110,13 @@ def trial_processes():
 
     import psutil
 
+    from orchestrator.driver.trial_actors import CLASS
+
     def find():
         found = []
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::ImplicitFunc"):
+                if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{CLASS}("):
                     found.append(process)
         return found
 

@@ -7,6 +7,7 @@ Ray's own source still has the words. pyproject.toml bounds Ray by minor version
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ MEMORY_SIGNS = ("OutOfMemoryError", "NODE_OUT_OF_MEMORY", "running low on memory
 _FAILURE = "Failure # "  # how Tune heads each failure in a trial's error file
 
 _MONITOR, _MONITOR_CONFIG = "monitor.py", "--autoscaling-config="
+
+
+def shown_by(function: Callable[[Any], Any], name: Callable[[dict[str, Any]], str]) -> type:
+    """A function's Tune class whose actors Ray shows by `name` of the config that they began with
+    (`repr_name` in `ray list actors --detail`, and on the dashboard): Ray asks for it once."""
+    from ray.tune.trainable import wrap_function
+
+    class Shown(wrap_function(function)):
+        def __repr__(self) -> str:
+            return name(self.config)
+
+    return Shown
 
 
 def says_unauthorised(text: str) -> bool:

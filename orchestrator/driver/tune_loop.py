@@ -87,6 +87,7 @@ def _tune(session: Session, first: Assignment, choices: Sequence[Resources]) -> 
     from orchestrator.cluster.holders import waiting_line
     from orchestrator.cluster.token_transfer import this_node, token_source
     from orchestrator.driver.elastic import LostRoom
+    from orchestrator.driver.trial_actors import shares_actors, trainable
     from orchestrator.driver.tune_adapters import (
         LedgerCallback,
         LedgerSearcher,
@@ -95,11 +96,12 @@ def _tune(session: Session, first: Assignment, choices: Sequence[Resources]) -> 
         number_of,
     )
     from orchestrator.driver.waiting import WaitingNotice
-    from orchestrator.driver.worker import Job, train_trial
+    from orchestrator.driver.worker import Job
 
     options, resources = session.options, choices[0]
     home, place, rule = options.home, options.place, session.launch.study.early_stopping
     driver_node = this_node() if options.address else None
+    shared = shares_actors(session.launch, resources)
     source = f"moe-study-tokens-{uuid.uuid4().hex}" if options.address else None
 
     def make_job(assignment: Assignment) -> Job:
@@ -129,6 +131,7 @@ def _tune(session: Session, first: Assignment, choices: Sequence[Resources]) -> 
             marker=session.marker,
             dense=None if start is None else start.run,
             system_metrics=options.system_metrics,
+            alone=not shared,
         )
 
     def run_folder(record: TrialRecord) -> Path | None:
@@ -150,19 +153,14 @@ def _tune(session: Session, first: Assignment, choices: Sequence[Resources]) -> 
 
     room = LostRoom(choices)
     watching = [WaitingNotice(waits)] if options.address else []
-    bundles = [resources.bundle for _ in range(resources.workers)]
-    trainable = tune.with_parameters(train_trial, place=place)
-    trainable.__name__ = session.launch.study.name  # by which Ray shows the actors of trials
     tuner = tune.Tuner(
-        tune.with_resources(
-            trainable, tune.PlacementGroupFactory(bundles, strategy=resources.placement.upper())
-        ),
+        trainable(session.launch, resources, place),
         tune_config=TuneConfig(
             search_alg=searcher,
             scheduler=make_scheduler(session.launch, session.ledger),
             num_samples=-1,
             max_concurrent_trials=options.concurrency,
-            reuse_actors=True,
+            reuse_actors=shared,
             trial_dirname_creator=lambda trial: f"{number_of(trial)}-{trial.trial_id}",
         ),
         run_config=RunConfig(

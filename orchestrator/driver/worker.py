@@ -65,6 +65,12 @@ class Job:
     marker: str | None = None
     dense: str | None = None  # a finished run to start from, within the checkpoint place
     system_metrics: bool = False
+    alone: bool = False  # its actor serves no other trial
+
+    @property
+    def shown(self) -> str:
+        """As Ray shows its actors, which it names once, when they start."""
+        return self.title if self.alone else self.study
 
     @property
     def title(self) -> str:
@@ -245,7 +251,7 @@ def _gang(job: Job) -> Iterator[list[Any]]:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement_group=group, placement_group_bundle_index=len(_ranks) + 1
                 ),
-            ).remote(f"{job.study}, worker {len(_ranks) + 1}")
+            ).remote(f"{job.shown}, worker {len(_ranks) + 1}")
         )
     host = ray.util.get_node_ip_address()
     common = {
