@@ -153,7 +153,10 @@ def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
     only there train the same weights, and must not be paid for twice.
     """
     default = defaults(config)
-    values = {section: default[section] | own for section, own in config.to_dict().items()}
+    values = {
+        section: default[section] | {f.name: getattr(own, f.name) for f in dataclasses.fields(own)}
+        for section, own in ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
+    }
     moe, model = config.moe, config.model
 
     def neutral(*names: str, section: str = "moe") -> None:
@@ -206,18 +209,27 @@ def canonical(config: TrialConfig) -> dict[str, dict[str, Any]]:
     return values
 
 
-def _hash(config: TrialConfig, without_seed: bool) -> str:
+def _hashed(config: TrialConfig) -> dict[str, dict[str, Any]]:
+    """What identity is made of, the seed included."""
     default = _defaults(config)
-    left_out = {*_ORIGIN, "train.seed"} if without_seed else set(_ORIGIN)
     hashed: dict[str, dict[str, Any]] = {}
     for section, values in canonical(config).items():
         first = _VERSION_1.get(section, {})
         for name, value in values.items():
             told = name in first or not _is_alike(value, default[section][name])
-            if told and f"{section}.{name}" not in left_out:
+            if told and f"{section}.{name}" not in _ORIGIN:
                 renamed = _HASHED_AS.get(f"{section}.{name}", {})
                 hashed.setdefault(section, {})[name] = renamed.get(value, value)
+    return hashed
+
+
+def _hash(hashed: Mapping[str, Any]) -> str:
     return hashlib.sha256(_text(hashed).encode()).hexdigest()[:HASH_LENGTH]
+
+
+def _without_seed(hashed: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    train = {name: value for name, value in hashed["train"].items() if name != "seed"}
+    return {**hashed, "train": train}
 
 
 def _is_alike(value: Any, default: Any) -> bool:
@@ -258,9 +270,16 @@ def config_hash(config: TrialConfig) -> str:
     """Identity of a run. Needs `data.digest`; raises ValueError without it."""
     if not config.data.digest:
         raise ValueError("config_hash needs data.digest: resolve the corpus first")
-    return _hash(config, without_seed=False)
+    return _hash(_hashed(config))
 
 
 def cell_hash(config: TrialConfig) -> str:
     """Identity of a cell: all seeds of one configuration share it."""
-    return _hash(config, without_seed=True)
+    return _hash(_without_seed(_hashed(config)))
+
+
+def config_and_cell_hash(config: TrialConfig) -> tuple[str | None, str]:
+    """Both, the first None without `data.digest`: most of the work is the same."""
+    hashed = _hashed(config)
+    own = _hash(hashed) if config.data.digest else None
+    return own, _hash(_without_seed(hashed))

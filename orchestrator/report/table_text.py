@@ -31,7 +31,8 @@ from orchestrator.report.verdict_text import markdown_table, remarks, verdict_ro
 FORMATS = ("markdown", "csv", "latex", "json")
 _NAMED = 8  # cells that a footnote names
 _LISTS = ("seeds", "run_ids", "commits", "torch", "processors")
-_NESTED = ("published", "params", "difference", "stopped")
+_OWN = ("difference", "stopped")  # dataclasses
+_NESTED = ("published", "params", *_OWN)
 
 
 def render(
@@ -82,10 +83,16 @@ def as_json(table: Table) -> dict[str, Any]:
         "study": table.study,
         "launch": table.launch,
         "metric": table.metric,
-        "rows": [asdict(row) for row in table.rows],
+        "rows": [_plain(row) for row in table.rows],
         "rank_correlation": {name: asdict(tau) for name, tau in table.rank_correlation.items()},
         **(table.judgement.to_dict() if table.judgement else {}),
     }
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    """As `asdict` has it, which copies all that it finds."""
+    plain = {name: getattr(row, name) for name in Row.__dataclass_fields__}
+    return plain | {name: asdict(x) for name in _OWN if (x := plain[name]) is not None}
 
 
 def headings(table: Table) -> list[str]:
@@ -209,7 +216,7 @@ def _markdown(table: Table, columns: Sequence[Column], with_runs: bool) -> str:
 
 def _csv(table: Table) -> str:
     out = io.StringIO()
-    rows = [asdict(row) for row in table.rows]
+    rows = [_plain(row) for row in table.rows]
     for row in rows:
         row |= {key: " ".join(map(str, row[key])) for key in _LISTS}
         row["states"] = " ".join(f"{state}={n}" for state, n in row["states"].items())

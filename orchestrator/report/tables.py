@@ -305,4 +305,5 @@ def _stopped(records: Sequence[TrialRecord]) -> Stopped | None:
 
 
 def _told(key: str, records: Iterable[TrialRecord]) -> list[str]:
-    return sorted({told for r in records if (told := r.attributes.get(key))})
+    told = {r.attributes.get(key) for r in records}
+    return sorted(told - {None, ""})

@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from orchestrator.stores.optuna_private import ASKED_FOR, known_tables, trial_id_of
-from orchestrator.stores.optuna_sql import waiting_ids
+from orchestrator.stores.optuna_sql import ids_in
 from orchestrator.stores.trial_record import CELL, ERROR
 
 
@@ -32,7 +32,7 @@ def enqueued(storage: BaseStorage, study_id: int, own: Container[int]) -> list[E
     """Those of a study, oldest first; `own` are the ids of trials that the launch made itself."""
     engine = known_tables(storage)
     if engine is not None:
-        ids = [i for i in waiting_ids(engine, study_id) if i not in own]
+        ids = [i for i in ids_in(engine, study_id, TrialState.WAITING) if i not in own]
         trials = [storage.get_trial(i) for i in ids]
     else:
         trials = storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.WAITING,))

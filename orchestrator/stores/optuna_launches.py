@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 from moe.identity import told
 from orchestrator.base.errors import BadInput
 from orchestrator.base.provenance import provenance
-from orchestrator.stores.optuna_private import study_id_of
+from orchestrator.stores.optuna_private import known_tables, study_id_of
+from orchestrator.stores.optuna_sql import ids_in
 from orchestrator.stores.trial_record import CELL_HASH, CONFIG, TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.plan import typical_points
@@ -107,8 +108,16 @@ def _registered(
     """What the study claims, beside what it claimed before."""
     info = next((info for info in known if info.name == launch.name), None)
     history = (info.attributes.get(REGISTRATIONS) or []) if info else []
-    results = storage.get_n_trials(info.study_id, state=TrialState.COMPLETE) if info else 0
+    results = _count_complete(storage, info.study_id) if info else 0
     return register(history, launch.study, launch.seeds, now=now, results=results)
+
+
+def _count_complete(storage: BaseStorage, study_id: int) -> int:
+    """Optuna's own `get_n_trials` reads the trials whole: 14 s of 10,000."""
+    engine = known_tables(storage)
+    if engine is None:
+        return storage.get_n_trials(study_id, state=TrialState.COMPLETE)
+    return len(ids_in(engine, study_id, TrialState.COMPLETE))
 
 
 def open_imported(

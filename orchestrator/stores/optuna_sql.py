@@ -1,15 +1,18 @@
-"""All trials of a relational Optuna storage in five plain queries, a new one in three statements.
+"""All trials of a relational Optuna storage in five plain queries, a new one in three statements,
+a trial's attributes in two.
 
 Through Optuna's own objects 10,000 trials take nine seconds of one core to read, and a new one
-thirty queries. Only for tables that `optuna_private.known_tables` knows;
-tests/stores/test_optuna_sql.py holds both ways equal.
+thirty queries; each attribute is a transaction of four. Only for tables that
+`optuna_private.known_tables` knows; tests/stores/test_optuna_sql.py holds both ways equal.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -19,8 +22,10 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.stores.optuna_private import (
     StudyModel,
@@ -34,9 +39,22 @@ from orchestrator.stores.optuna_private import (
 )
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Of 10,000 trials 300,000 rows are made at once, none of them garbage: looking through them
+    again and again took half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def read_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
     """Every trial in the order of its number, without system attributes (the dashboard's notes)."""
-    with engine.connect() as connection:
+    with _without_collection(), engine.connect() as connection:
         trials = connection.execute(
             select(
                 TrialModel.trial_id,
@@ -56,10 +74,10 @@ def read_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
             distribution = distributions[trial_id][name] = _distribution(text)
             params[trial_id][name] = distribution.to_external_repr(value)
         attributes: dict[int, dict[str, Any]] = defaultdict(dict)
-        for trial_id, key, text in _of_study(
-            connection, study_id, TrialUserAttributeModel, "key", "value_json"
-        ):
-            attributes[trial_id][key] = json.loads(text)
+        rows = _of_study(connection, study_id, TrialUserAttributeModel, "key", "value_json")
+        texts = ",".join(text for *_, text in rows)  # read at once: a tenth of one call a value
+        for (trial_id, key, _), value in zip(rows, json.loads(f"[{texts}]"), strict=True):
+            attributes[trial_id][key] = value
         values = {
             trial_id: TrialValueModel.stored_repr_to_value(value, kind)
             for trial_id, value, kind in _of_study(
@@ -91,12 +109,12 @@ def read_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
     ]
 
 
-def waiting_ids(engine: Engine, study_id: int) -> list[int]:
-    """Ids of the trials of a study that wait, whoever made them."""
+def ids_in(engine: Engine, study_id: int, state: TrialState) -> list[int]:
+    """Ids of the trials of a study that are in a state, whoever made them."""
     with engine.connect() as connection:
         found = connection.execute(
             select(TrialModel.trial_id)
-            .where(TrialModel.study_id == study_id, TrialModel.state == TrialState.WAITING)
+            .where(TrialModel.study_id == study_id, TrialModel.state == state)
             .order_by(TrialModel.trial_id)
         )
         return list(found.scalars())
@@ -156,7 +174,44 @@ def insert_waiting(
     give_identity(trial, number=number, trial_id=trial_id)
 
 
-def _of_study(connection: Connection, study_id: int, model: Any, *columns: str) -> Any:
+# Insertions that may replace a row, as Optuna writes them for these kinds of database.
+_UPSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def set_user_attributes(engine: Engine, trial_id: int, attributes: Mapping[str, Any]) -> bool:
+    """All of them or none, in one transaction; whether the kind of database is one of _UPSERTS.
+
+    Raises Optuna's UpdateFinishedTrialError, and KeyError where there is no such trial.
+    """
+    upsert = _UPSERTS.get(engine.dialect.name)
+    if upsert is None:
+        return False
+    table = TrialUserAttributeModel.__table__
+    new = upsert(table)
+    replacing = new.on_conflict_do_update(
+        index_elements=[table.c.trial_id, table.c.key],
+        set_={"value_json": new.excluded.value_json},
+    )
+    rows = [
+        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+        for key, value in attributes.items()
+    ]
+    with engine.begin() as connection:
+        state = connection.execute(
+            select(TrialModel.state).where(TrialModel.trial_id == trial_id)
+        ).scalar()
+        if state is None:
+            raise KeyError(f"no trial has the id {trial_id}")
+        if state.is_finished():
+            raise UpdateFinishedTrialError(f"trial {trial_id} is {state.name}")
+        if rows:
+            connection.execute(replacing, rows)
+    return True
+
+
+def _of_study(
+    connection: Connection, study_id: int, model: Any, *columns: str
+) -> Sequence[Row[Any]]:
     """Rows of a table that hangs on trials, in the order in which they were written."""
     (key,) = model.__table__.primary_key.columns
     return connection.execute(
@@ -164,7 +219,7 @@ def _of_study(connection: Connection, study_id: int, model: Any, *columns: str) 
         .join(TrialModel, TrialModel.trial_id == model.trial_id)
         .where(TrialModel.study_id == study_id)
         .order_by(key)
-    )
+    ).all()
 
 
 def _local(moment: datetime | None) -> datetime | None:

@@ -26,7 +26,7 @@ from orchestrator.stores.optuna_private import (
     note_attributes,
     trial_id_of,
 )
-from orchestrator.stores.optuna_sql import insert_waiting, read_trials
+from orchestrator.stores.optuna_sql import insert_waiting, read_trials, set_user_attributes
 from orchestrator.stores.trial_record import CELL, TrialRecord, attributes_of
 from orchestrator.study.launch import Launch, Point
 from search_spaces.overlay import get
@@ -256,6 +256,9 @@ class OptunaTrials:
         self._storage.set_study_user_attr(self.info.study_id, FAILED_DRAWS, total)
 
     def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        engine = known_tables(self._storage)
+        if engine is not None and set_user_attributes(engine, trial_id, attributes):
+            return
         for key, value in attributes.items():
             self._storage.set_trial_user_attr(trial_id, key, value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from moe.accounting import Accounting, account
 from moe.config import ConfigError, TrialConfig
 from moe.data.corpus import Corpus
 from moe.data.prepare import data_digest
-from moe.identity import cell_hash, config_hash
+from moe.identity import config_and_cell_hash
 from orchestrator.base.errors import BadInput
 from orchestrator.study.corpora import (
     CORPUS_PATH,
@@ -188,17 +188,18 @@ class Launch:
 
     def point(self, cell: str, overrides: Mapping[str, Any], seed: int) -> Point:
         config = self._with_digest(overlay(self.base, {**overrides, "train.seed": seed}))
-        return self._point_of(cell, overrides, config, cell_hash(config))
+        return self._point_of(lambda cell_hash: cell, overrides, config)
 
     def _point_of(
-        self, cell: str, overrides: Mapping[str, Any], config: TrialConfig, cell_hash: str
+        self, name: Callable[[str], str], overrides: Mapping[str, Any], config: TrialConfig
     ) -> Point:
         corpus = self.corpora.get(config.data.corpus)
+        config_hash, cell_hash = config_and_cell_hash(config)
         return Point(
-            cell=cell,
+            cell=name(cell_hash),
             overrides=dict(overrides),
             config=config,
-            config_hash=config_hash(config) if config.data.digest else None,
+            config_hash=config_hash,
             cell_hash=cell_hash,
             corpus_digest=corpus.digest if corpus else None,
         )
@@ -211,12 +212,11 @@ class Launch:
         assert self.space is not None
         config = self._with_digest(self.space.config(self.base, values))
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
-        of_cell = cell_hash(config)
         short = {k: float(f"{v:.2g}") if type(v) is float else v for k, v in values.items()}
         if CORPUS_PATH in short:
             short[CORPUS_PATH] = corpus_label(short[CORPUS_PATH], _CELL_LIMIT // 2)
-        name = f"{readable_name(short)[:_CELL_LIMIT]}-{of_cell[:4]}"
-        return self._point_of(name, values, config, of_cell)
+        name = readable_name(short)[:_CELL_LIMIT]
+        return self._point_of(lambda cell_hash: f"{name}-{cell_hash[:4]}", values, config)
 
     def first_points(self) -> list[Point]:
         """What the study wants tried before anything is drawn, each once, at the first seed.

@@ -124,15 +124,15 @@ def test_a_waiting_trial_changes_nothing_but_its_state(monkeypatch, hold, grid_s
     """Optuna's own rule (storages/_base.py), through every way that a trial goes."""
     changed = []
 
-    def watched(storage, trial_id, key, value):
-        changed.append((storage.get_trial(trial_id).state, key))
-        return own(storage, trial_id, key, value)
+    def watched(search, trial_id, attributes):
+        state = search._storage.get_trial(trial_id).state
+        changed.extend((state, key) for key in attributes)
+        return own(search, trial_id, attributes)
 
     assert "WAITING state are not allowed to be modified" in BaseStorage.__doc__
     with hold(grid_study, seeds=(0,)) as session:
-        kind, ledger = type(session.search._storage), session.ledger
-        own = kind.set_trial_user_attr
-        monkeypatch.setattr(kind, "set_trial_user_attr", watched)
+        ledger, own = session.ledger, OptunaTrials.set_attributes
+        monkeypatch.setattr(OptunaTrials, "set_attributes", watched)
         first, second, third = (ledger.next().record.number for _ in range(3))
         ledger.annotate(first, {"checkpoint_place": "elsewhere"})
         ledger.started(first)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import get_storage
 from optuna.trial import TrialState, create_trial
 
 from orchestrator.stores.optuna_private import relational
-from orchestrator.stores.optuna_sql import insert_waiting, read_trials
+from orchestrator.stores.optuna_sql import insert_waiting, read_trials, set_user_attributes
 
 DISTRIBUTIONS = {
     "router": CategoricalDistribution(("learned", "frozen")),
@@ -70,3 +72,34 @@ def test_an_inserted_trial_lives_like_any_other(storage):
     storage.set_trial_intermediate_value(trial._trial_id, 1, 0.5)
     storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [0.5])
     assert study.best_trial.number == 1
+
+
+def test_attributes_are_written_together_as_optuna_writes_them_one_by_one(storage):
+    study = optuna.create_study(storage=storage, study_name="own")
+    ours, theirs = (waiting(storage, study)._trial_id for _ in range(2))
+    engine, odd = relational(storage), {"text": 'a "b" \n', "deep": {"x": [1.5, None, math.inf]}}
+    for attributes in ({"cell": "b", **odd}, {"text": "again", "new": 0}, {}):
+        assert set_user_attributes(engine, ours, attributes)
+        for key, value in attributes.items():
+            storage.set_trial_user_attr(theirs, key, value)
+    fresh = get_storage(storage._backend.url)
+    found = [list(fresh.get_trial(i).user_attrs.items()) for i in (ours, theirs)]
+    assert found[0] == found[1]
+    assert dict(found[0])["text"] == "again"
+
+
+def test_attributes_of_a_trial_that_has_ended_or_never_was_are_refused(storage):
+    study = optuna.create_study(storage=storage, study_name="own")
+    trial_id = waiting(storage, study)._trial_id
+    for state in (TrialState.RUNNING, TrialState.PRUNED):
+        storage.set_trial_state_values(trial_id, state)
+    with pytest.raises(UpdateFinishedTrialError):
+        set_user_attributes(relational(storage), trial_id, {"cell": "b"})
+    with pytest.raises(KeyError):
+        set_user_attributes(relational(storage), trial_id + 1, {"cell": "b"})
+    assert get_storage(storage._backend.url).get_trial(trial_id).user_attrs["cell"] == "a"
+
+
+def test_a_database_without_such_an_insertion_is_left_to_optuna():
+    other = SimpleNamespace(dialect=SimpleNamespace(name="mysql"))
+    assert not set_user_attributes(other, 1, {"cell": "b"})
