@@ -42,7 +42,7 @@ def test_a_long_trial_s_actors_carry_its_name(home, hold, grid_study, ray_cluste
     import ray
 
     monkeypatch.setattr(trial_actors, "LONG_FLOPS", {"cpu": 1.0})
-    study = dataclasses.replace(grid_study, seeds=(0,))
+    study = dataclasses.replace(grid_study, cells=grid_study.cells[:2], seeds=(0,))
     with hold(study, options={"resources": Resources(workers=2)}) as session:
         run(session)
     assert {record.state for record in session.records} == {"complete"}
