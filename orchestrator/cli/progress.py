@@ -24,6 +24,7 @@ from orchestrator.stores.trial_record import (
     TrialRecord,
     count_states,
 )
+from orchestrator.stores.violations import marked
 from orchestrator.trials.ledger import Ledger
 
 LINE_EVERY_S = 60.0
@@ -146,6 +147,7 @@ class RunProgress:
         if speed > 0:
             states.append(f"   {speed / 1e3:.1f}k tokens/s")
         for own in of_corpus.values():
+            own = marked(own, self._ledger.constraints)
             if (best := best_row(own, self._measure)) is None:
                 continue
             cell, mean, seeds = best

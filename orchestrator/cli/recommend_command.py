@@ -139,7 +139,7 @@ def _require_searched(launch: Launch, options: Options) -> None:
             "lacks. Run it first: moe-study run with the same options."
         )
     assert options.recommending is not None
-    options.recommending.budget(searched(found.trials))
+    options.recommending.budget(searched(found.trials, launch.study.constraints))
 
 
 def _recommendation(session: Session) -> Recommendation:
@@ -152,7 +152,7 @@ def _recommendation(session: Session) -> Recommendation:
     assert race is not None
     launch, info = session.launch, session.search.info
     trials = told_apart(session.records, info.attributes, session.options.home)
-    effects = Effects(why_not="the race is not over")
+    effects = Effects(why_not="no point is recommended")
     if race.winner is not None:
         params = next(r.params for r in trials if r.cell_hash == race.winner.point)
         effects = effects_of(launch, trials, params)

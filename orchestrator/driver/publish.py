@@ -26,6 +26,7 @@ from orchestrator.report import parent_summary
 from orchestrator.report.figure_data import Rows
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.table_files import write_table
+from orchestrator.report.table_text import violation_notes
 from orchestrator.report.tables import Table
 from orchestrator.stores.driver_lock import driver_locks
 from orchestrator.stores.experiment_names import find_experiment
@@ -162,7 +163,11 @@ def _to_dashboard(launch: LaunchRecords, paths: Sequence[Path], table: Table) ->
     attach(launch.store, launch.home.optuna_artifacts, shown)
     verdicts = parent_summary.verdicts_text(table)
     write_note(
-        launch.store.study, launch.info, verdicts=verdicts, importance=_importance_note(launch)
+        launch.store.study,
+        launch.info,
+        verdicts=verdicts,
+        importance=_importance_note(launch),
+        violating=" ".join(violation_notes(table)),
     )
     if points := pareto_points(launch.trials, launch.home, metric=launch.judged_metric):
         chart = with_colours(pareto_chart(points, metric=label_of(launch.judged_metric)))

@@ -22,6 +22,7 @@ from orchestrator.report.race import (
 )
 from orchestrator.stores.configurations import told_apart
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.stores.violations import marked
 from orchestrator.study.launch import Launch, Point
 from orchestrator.surrogate.columns import Columns
 from orchestrator.surrogate.effects import Effects, effects_about
@@ -73,12 +74,15 @@ def require_raceable(launch: Launch) -> None:
 
 def best_points(launch: Launch, search: Iterable[TrialRecord]) -> list[str]:
     """The points that were trained to their end, the best first by what a Gaussian process over all
-    trials believes of them: one lucky seed is no reason. Of points that differ in what is tuned
-    within a design alone, the best."""
+    trials believes of them: one lucky seed is no reason. None violates a constraint. Of points that
+    differ in what is tuned within a design alone, the best."""
     assert launch.space is not None
+    search = list(search)
+    barred = {r.cell_hash for r in marked(search, launch.study.constraints) if r.violates}
     shown, seen = _modelled(launch, search)
     columns = Columns(launch.space)
     complete = {r.cell_hash: r for r in shown if r.state == "complete"}
+    complete = {h: r for h, r in complete.items() if h not in barred}
     complete = {h: r for h, r in complete.items() if launch.space.has(r.params)}
     if not complete:
         return []
@@ -106,7 +110,9 @@ def _modelled(
     launch: Launch, trials: Iterable[TrialRecord]
 ) -> tuple[list[TrialRecord], list[Seen]]:
     """Trials that a process is fitted to, and what it sees of them."""
-    history = BoundedHistory(_MODELLED, metric=launch.study.metric)
+    history = BoundedHistory(
+        _MODELLED, metric=launch.study.metric, constraints=launch.study.constraints
+    )
     for record in trials:
         history.note(record)
     shown = history.records()
@@ -143,7 +149,10 @@ class Racer:
     def race(self, trials: Iterable[TrialRecord]) -> Race:
         """How it stands. Raises BadInput as `Asked.budget`."""
         records = told_apart(trials, self._attributes, self._home)
-        search = searched(records)
+        study = self._launch.study
+        search = searched(records, study.constraints)
         budget = self._asked.budget(search)
         ranked = best_points(self._launch, search)
-        return race_of(ranked, records, budget, cost=self._launch.study.measure.cost)
+        return race_of(
+            ranked, records, budget, cost=study.measure.cost, constraints=study.constraints
+        )

@@ -45,6 +45,11 @@ class CellTrials:
         """See `TrialRecord.corpus_digest`."""
         return self.trials[0].corpus_digest
 
+    @property
+    def violates(self) -> bool:
+        """Whether it violates a constraint of its study."""
+        return any(record.violates for record in self.trials)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
@@ -113,7 +118,7 @@ def complete_cells(launch: LaunchRecords) -> list[CellTrials]:
     ]
     if launch.info.attributes.get("sampled"):
         cost = launch.measure.cost
-        cells.sort(key=lambda cell: cost(np.mean([r.value for r in cell.trials])))
+        cells.sort(key=lambda cell: (cell.violates, cost(np.mean([r.value for r in cell.trials]))))
         corpora = list(dict.fromkeys(cell.corpus_digest for cell in cells))
         cells.sort(key=lambda cell: corpora.index(cell.corpus_digest))
         most = max(1, MOST_SAMPLED // max(1, len(corpora)))

@@ -35,7 +35,7 @@ STUDY = Study(
     scales=SEARCH.scales,
     default_scale={scale!r},
     metric={metric!r},
-    cells=[
+{bounded}    cells=[
 {cells}    ],
     seeds=(0, 1, 2),
     design=Sequential(max_seeds={seeds}),
@@ -72,6 +72,7 @@ def write_follow_up(path: Path, search: str, launch: Launch, found: Recommendati
         baseline=baseline,
         scale=launch.scale,
         metric=launch.study.metric,
+        bounded="    constraints=SEARCH.constraints,\n" if launch.study.constraints else "",
         seeds=_SEEDS,
         cells="".join(f"        Cell(name={n!r}, overrides={o!r}),\n" for n, o, _ in cells),
         claims="".join(_claim(n, launch.study.metric, told) for n, _, told in cells[1:]),

@@ -128,6 +128,7 @@ def judge_launch(
             study.baseline,
             design=study.design,
             sampling=sampling,
+            barred=frozenset(r.cell for r in counted if r.violates),
         ),
         design_kind=f"{'t test' if isinstance(study.design, Fixed) else 'e-process'}, alpha "
         f"{study.design.alpha:g}",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from moe.metrics import describe
 from orchestrator.base.errors import BadInput
-from orchestrator.report.table_columns import DECIDED, NOT_CAUSAL, NOTHING, Column
+from orchestrator.report.table_columns import DECIDED, NOT_CAUSAL, NOTHING, VIOLATES, Column
 from orchestrator.report.tables import Row, Table
 from orchestrator.report.verdict_text import remarks, verdict_word
 from orchestrator.report.verdicts import Verdict
@@ -30,6 +30,7 @@ _SPECIAL = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     NOT_CAUSAL: r"$^{\dagger}$",  # of text mode there are bitmaps alone
+    VIOLATES: r"$^{\ddagger}$",
     **{each: f"\\{each}" for each in "&%$#_{}"},
 }
 _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))
@@ -113,6 +114,9 @@ def caption(table: Table, precision: Precision) -> str:
         parts.append("Bold: decided to be better than every other row.")
     if any(row.leaks_future for row in table.rows):
         parts.append(r"$^{\dagger}$ not causal: later tokens route earlier ones.")
+    if any(row.violates for row in table.rows):
+        bounds = escaped(table.about.get("constraints") or "")
+        parts.append(rf"$^{{\ddagger}}$ violates a constraint on the mean over seeds ({bounds}).")
     if corpus:
         digest = str(table.about.get("corpus_digest") or "")[:8]
         parts.append(f"Corpus {escaped(corpus_label(corpus))}{f' ({digest})' if digest else ''}.")

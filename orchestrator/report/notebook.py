@@ -69,7 +69,7 @@ class LaunchFrames:
     def table_frame(self) -> pd.DataFrame:
         """A row a cell, as `moe-study table` has it, with a column a published corpus, and
         `corpus` where the launch has several. `is_older`: of a configuration that the study had
-        before; nothing is judged by it."""
+        before; nothing is judged by it. `violates`: which constraints, where the study has some."""
         table = self.records.table(self.study)
         rows = []
         for row in table.rows:
@@ -83,6 +83,7 @@ class LaunchFrames:
                     "run_ids": row.run_ids,
                     "moe_digest": row.moe_digest,
                     "is_older": row.is_older,
+                    **({"violates": row.violates} if table.about.get("constraints") else {}),
                 }
             )
         return pd.DataFrame(rows)

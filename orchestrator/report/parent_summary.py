@@ -8,6 +8,7 @@ from moe.metrics import describe
 from orchestrator.report.cost import cost_rows
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.table_columns import columns_of
+from orchestrator.report.table_text import violation_notes
 from orchestrator.report.tables import Table
 from orchestrator.report.verdict_text import markdown_table, remarks, verdict_word
 from orchestrator.report.verdicts import Verdict
@@ -32,6 +33,8 @@ def description(launch: LaunchRecords, table: Table) -> str:
     if judged is not None:
         lines += [f"- {_line(verdict)}" for verdict in judged.verdicts]
         lines += ["", *remarks(judged), ""]
+    for note in violation_notes(table):
+        lines += [note, ""]
     names = {*_COLUMNS, table.metric}
     columns = [column for column in columns_of(table) if column.name in names]
     rows = [[column.text(row) for column in columns] for row in table.rows]
@@ -60,7 +63,8 @@ def metrics(launch: LaunchRecords, table: Table) -> dict[str, float]:
         key = f"claims/{verdict.verdict}"
         found[key] = found.get(key, 0.0) + 1
     measure = describe(table.metric)
-    means = [row.mean for row in table.rows if row.mean is not None and not row.is_older]
+    ranked = [row for row in table.rows if not row.is_older and not row.violates]
+    means = [row.mean for row in ranked if row.mean is not None]
     if means and not table.has_corpora:
         found[f"best/{table.metric}"] = min(means, key=measure.cost)
     cost = cost_rows(launch.trials)[-1]

@@ -2,7 +2,7 @@
 the same cost or less.
 
 Means over the most seeds are compared: one over fewer (a seed failed, or has yet to run) is on no
-front.
+front, and none that violates a constraint.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class ParetoPoint:
     active: int
     on_front: bool
     corpus: str | None = None
+    violates: bool = False
 
     def spends(self, cost: Cost) -> float:
         return getattr(self, cost)
@@ -61,6 +62,7 @@ def pareto_points(
             active=group[-1].attributes[PARAMS_ACTIVE],
             on_front=False,
             corpus=group[-1].corpus,
+            violates=any(r.violates for r in group),
         )
         for group in groups.values()
         if {FLOPS_PER_TOKEN, PARAMS_ACTIVE} <= group[-1].attributes.keys()
@@ -74,7 +76,8 @@ def pareto_points(
     best: dict[str | None, float] = {}
     marked = []
     for point in points:
-        whole, least = point.n == most[point.corpus], best.get(point.corpus, math.inf)
+        whole = point.n == most[point.corpus] and not point.violates
+        least = best.get(point.corpus, math.inf)
         marked.append(replace(point, on_front=whole and cost(point.value) < least))
         if whole:
             best[point.corpus] = min(least, cost(point.value))

@@ -7,6 +7,9 @@ sequential test decides against, of which there are as many as other finalists: 
 is told to be worse in at most `ALPHA` of races, however often they are looked at. The one left is
 trained on further seeds, 2000, 2001, ..., that no choice went by: its interval is of these alone.
 
+Where the study has constraints, whoever violates one by the mean over all its seeds so far, those
+of the search among them, leaves the race; a winner that does so once it is confirmed is rejected.
+
 All of it is a pure function of the launch's trials, so that a driver that was killed anywhere is
 followed by one that goes on with the same seeds of the same points.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,6 +27,8 @@ from orchestrator.base.errors import BadInput
 from orchestrator.report.anytime import above_p, confidence_sequence
 from orchestrator.report.statistics import Estimate, mean_interval, paired_differences
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.stores.violations import marked, means_of, violated
+from orchestrator.study.constraints import Constraint
 from orchestrator.study.design import PRIOR_SCALE
 
 RACE_SEEDS, CONFIRM_SEEDS, SEEDS_END = 1000, 2000, 3000
@@ -52,9 +57,13 @@ def is_fresh(record: TrialRecord) -> bool:
     return RACE_SEEDS <= record.seed < SEEDS_END
 
 
-def searched(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The trials of the search, as its study asks for it now."""
-    return [record for record in records if not is_fresh(record) and not record.is_older]
+def searched(
+    records: Iterable[TrialRecord], constraints: Sequence[Constraint] = ()
+) -> list[TrialRecord]:
+    """The trials of the search, as its study asks for it now, marked by the seeds of the search
+    where their points violate a constraint."""
+    own = (record for record in records if not is_fresh(record) and not record.is_older)
+    return marked(own, constraints)
 
 
 def budget_of(
@@ -63,13 +72,18 @@ def budget_of(
     """`records` are those of the search; one that was stopped early counts for the part that ran.
 
     `share` of all trainings, the search's among them, goes to the race and its confirmation; or
-    `trainings`. Raises BadInput where these are too few, or fewer than two points are complete.
+    `trainings`. Raises BadInput where these are too few, or fewer than two points are complete and
+    satisfy the constraints.
     """
-    complete = {r.cell_hash for r in records if r.state == "complete"}
+    ended = {r.cell_hash for r in records if r.state == "complete"}
+    complete = ended - {r.cell_hash for r in records if r.violates}
     if len(complete) < 2:
+        others = len(ended) - len(complete)
         raise BadInput(
             "a recommendation chooses among points that were trained to their end, two at least; "
-            f"received a search with {len(complete)}. Run the study first, or longer."
+            f"received a search with {len(complete)}"
+            + (f", and {others} more that violate a constraint" if others else "")
+            + ". Run the study first, or longer."
         )
     if trainings is None:
         spent = sum(
@@ -113,7 +127,8 @@ class Finalist:
 @dataclass(frozen=True, kw_only=True)
 class Race:
     """How it stands. `wanted` are the (point, seed) to be trained next, of those not begun;
-    `winner` is None until the race has ended, `confirmed` until the confirmation has."""
+    `winner` is None until the race has ended, `confirmed` until the confirmation has. `rejected`
+    won, and violates a constraint by the mean over all its seeds: then there is no winner."""
 
     budget: Budget
     finalists: tuple[Finalist, ...]
@@ -121,6 +136,7 @@ class Race:
     confirm_values: Mapping[int, float] = field(default_factory=dict)
     wanted: tuple[tuple[str, int], ...] = ()
     is_over: bool = False
+    rejected: Finalist | None = None
 
     @property
     def told_apart(self) -> list[Finalist]:
@@ -144,26 +160,39 @@ def race_of(
     budget: Budget,
     *,
     cost: Callable[[float], float],
+    constraints: Sequence[Constraint] = (),
 ) -> Race:
     """Where the race of the first `budget.finalists` of the `ranked` points stands."""
     begun: dict[tuple[str, int], TrialRecord] = {}
+    before: dict[str, list[TrialRecord]] = {}  # the search's seeds of a point
     for record in records:
-        if is_fresh(record) and not record.is_older:
+        if record.is_older:
+            continue
+        if is_fresh(record):
             begun[record.cell_hash, record.seed] = record
-    race = _Running(list(ranked[: budget.finalists]), begun, budget, cost)
+        elif record.state == "complete":
+            before.setdefault(record.cell_hash, []).append(record)
+    race = _Running(list(ranked[: budget.finalists]), begun, budget, cost, constraints, before)
     if (wanted := race.run()) is not None:
         return Race(budget=budget, finalists=tuple(race.stand()), wanted=wanted)
+    if not race.is_anybody_left:
+        return Race(budget=budget, finalists=tuple(race.stand()), is_over=True)
     finalists = race.stand(winner := race.best)
     chosen = next(one for one in finalists if one.point == winner)
     seeds = [(winner, CONFIRM_SEEDS + i) for i in range(budget.confirm)]
     ended = {key: begun[key] for key in seeds if key in begun}
+    is_over = len(ended) == len(seeds) and all(_has_ended(r) for r in ended.values())
+    if is_over and (why := race.violation(winner, ended.values())):
+        rejected = replace(chosen, why=why)
+        others = (rejected if one is chosen else one for one in finalists)
+        return Race(budget=budget, finalists=tuple(others), is_over=True, rejected=rejected)
     return Race(
         budget=budget,
         finalists=tuple(finalists),
         winner=chosen,
         confirm_values={seed: r.value for (_, seed), r in ended.items() if r.state == "complete"},
         wanted=tuple(key for key in seeds if key not in begun),
-        is_over=len(ended) == len(seeds) and all(_has_ended(r) for r in ended.values()),
+        is_over=is_over,
     )
 
 
@@ -180,14 +209,22 @@ class _Running:
         begun: Mapping[tuple[str, int], TrialRecord],
         budget: Budget,
         cost: Callable[[float], float],
+        constraints: Sequence[Constraint],
+        before: Mapping[str, Sequence[TrialRecord]],
     ) -> None:
         self._points, self._begun, self._budget, self._cost = points, begun, budget, cost
+        self._constraints = constraints
+        self._seeds = {point: list(before.get(point, ())) for point in points}  # so far
         self._alive = list(points)
         self._why: dict[str, str] = {}
         self._decided: set[str] = set()
         self._failed: set[str] = set()
         self._values: dict[str, dict[int, float]] = {point: {} for point in points}
         self._phases = _phases(len(points), budget.race)
+
+    @property
+    def is_anybody_left(self) -> bool:
+        return bool(self._alive)
 
     @property
     def best(self) -> str:
@@ -197,7 +234,7 @@ class _Running:
         """What is to be trained next, nothing while some of it runs; None once the race is over."""
         spent = 0
         for i in range(self._budget.race):
-            if len(self._alive) == 1 or spent + len(self._alive) > self._budget.race:
+            if len(self._alive) <= 1 or spent + len(self._alive) > self._budget.race:
                 return None
             seed = RACE_SEEDS + i
             trials = {point: self._begun.get((point, seed)) for point in self._alive}
@@ -206,6 +243,11 @@ class _Running:
             spent += len(self._alive)
             for point, trial in trials.items():
                 self._take(point, trial, seed)
+            for point in list(self._alive):
+                if why := self.violation(point):
+                    self._leave(point, why)
+            if not self._alive:
+                return None
             self._decide(seed)
             self._reject(i + 1)
         return None
@@ -213,9 +255,16 @@ class _Running:
     def _take(self, point: str, trial: TrialRecord, seed: int) -> None:
         if trial.state == "complete":
             self._values[point][seed] = trial.value
+            self._seeds[point].append(trial)
         elif len(self._alive) > 1:
             self._failed.add(point)
             self._leave(point, f"{'diverged' if trial.diverged else 'failed'} at seed {seed}")
+
+    def violation(self, point: str, more: Iterable[TrialRecord] = ()) -> str:
+        """Which constraints it violates by the mean over its seeds so far, and `more` of them."""
+        seeds = [*self._seeds[point], *(record for record in more if record.state == "complete")]
+        said = violated(means_of(seeds, self._constraints), self._constraints)
+        return said and f"violates {said}, over {len(seeds)} seeds"
 
     def _decide(self, seed: int) -> None:
         best = self.best

@@ -87,6 +87,7 @@ class Recommendation:
                 "confirm": budget.confirm,
             },
             "winner": self._winner_json() if race.winner else None,
+            "nothing_because": self._why_nothing() if race.is_over and not race.winner else None,
             "finalists": [self._finalist_json(one) for one in race.finalists],
             "not_told_apart": [self.cells[one.point] for one in race.not_told_apart]
             if race.winner
@@ -96,6 +97,11 @@ class Recommendation:
             "interactions": [asdict(one) for one in self.effects.pairs],
             "effects_left_out": self.effects.why_not or None,
         }
+
+    def _why_nothing(self) -> str:
+        if (won := self.race.rejected) is not None:
+            return f"{self.cells[won.point]} won the race, and {won.why}"
+        return "; ".join(f"{self.cells[one.point]} {one.why}" for one in self.race.finalists)
 
     def _winner_json(self) -> dict[str, Any]:
         winner, sure = self.race.winner, self.confirmed
@@ -133,6 +139,8 @@ class Recommendation:
     def lines(self) -> list[str]:
         """For people: the answer first."""
         race, winner, sure = self.race, self.race.winner, self.confirmed
+        if winner is None and race.is_over:
+            return [f"nothing is recommended: {self._why_nothing()}"]
         if winner is None:
             left = sum(not one.why for one in race.finalists)
             return [f"the race goes on: {left} of {len(race.finalists)} points are left"]

@@ -23,6 +23,8 @@ from orchestrator.stores.optuna_launches import REGISTRATIONS, LaunchInfo, launc
 from orchestrator.stores.optuna_storage import open_storage, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.stores.violations import marked
+from orchestrator.study.constraints import constraints_of, listed
 from orchestrator.study.study import Study
 
 Rows = Sequence[Mapping[str, Any]]
@@ -43,8 +45,10 @@ class LaunchRecords:
         trials: Iterable[TrialRecord],
         store: OptunaTrials | None = None,
     ) -> LaunchRecords:
-        """With trials of older configurations told apart, and final values of the judged split."""
+        """With trials of older configurations told apart, those marked that violate a constraint,
+        and final values of the judged split."""
         told = told_apart(trials, info.attributes, home)
+        told = marked(told, constraints_of(info.attributes))
         judged = on_judged_split(told, info.attributes["metric"])
         return cls(home=home, info=info, trials=judged, store=store)
 
@@ -98,7 +102,8 @@ class LaunchRecords:
             published=study.published,
             judgement=self.judgement(study, rows),
             about={
-                key: self.info.attributes.get(key) for key in ("scale", "corpus", "corpus_digest")
+                **{k: self.info.attributes.get(k) for k in ("scale", "corpus", "corpus_digest")},
+                "constraints": listed(constraints_of(self.info.attributes)),
             },
         )
 

@@ -8,7 +8,7 @@ not stated before the data, and stand beside the study's claims, not in their pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from moe.metrics import describe
@@ -50,10 +50,17 @@ class RowContrasts:
 
 
 def row_contrasts(
-    values: Values, metric: str, baseline: str | None, *, design: Design, sampling: Sampling
+    values: Values,
+    metric: str,
+    baseline: str | None,
+    *,
+    design: Design,
+    sampling: Sampling,
+    barred: Collection[str] = (),
 ) -> RowContrasts:
     """`values` are those that the study's claims are judged on. A baseline that is no cell (a
-    sampled study's) gives no differences."""
+    sampled study's) gives no differences. `barred` cells violate a constraint: none of them is the
+    best, nor need the best be better."""
     if describe(metric).better not in ("lower", "higher"):
         return RowContrasts()
 
@@ -67,7 +74,9 @@ def row_contrasts(
     return RowContrasts(
         baseline=baseline if baseline in values else None,
         differences=_differences(values, baseline, against),
-        best=frozenset(_best(values, metric, sampling, against)),
+        best=frozenset(
+            _best({c: of for c, of in values.items() if c not in barred}, metric, sampling, against)
+        ),
     )
 
 

@@ -217,7 +217,7 @@ def _search(data: LaunchData, drawn: Mapping[str, str]) -> Iterator[Section]:
             name = f"parallel-{i}"
             figures[name] = chart
             captions[name] = f"{len(records)} trials{f' on {corpus}' if corpus else ''}"
-            best = min(records, key=lambda record: measure.cost(record.final))
+            best = min(records, key=lambda r: (bool(r.violates), measure.cost(r.final)))
             texts[name] = (
                 f"{len(records)} points of the search; the best, {best.cell}, has "
                 f"{best.final:.4f} {label}."

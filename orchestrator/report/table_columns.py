@@ -20,6 +20,7 @@ from orchestrator.report.figure_labels import short_names
 from orchestrator.report.tables import Row, Table
 
 NOT_CAUSAL = "\N{DAGGER}"
+VIOLATES = "\N{DOUBLE DAGGER}"
 DECIDED = "*"
 BASELINE = "baseline"
 NOTHING = "-"
@@ -65,7 +66,7 @@ def _columns(table: Table) -> list[Column]:
     cell = Column(
         name="cell",
         heading="cell",
-        text=lambda row: f"{row.cell} {NOT_CAUSAL}" if row.leaks_future else row.cell,
+        text=lambda row: _with_marks(row, row.cell),
         keep=5 if table.best_first and axes else 100,
         key=lambda row: row.cell,
         is_text=True,
@@ -197,11 +198,16 @@ def _difference(row: Row) -> str:
     return f"{found.estimate:+.4f} [{found.ci_low:+.4f}, {found.ci_high:+.4f}]{mark}"
 
 
+def _with_marks(row: Row, name: str) -> str:
+    marks = [NOT_CAUSAL] * bool(row.leaks_future) + [VIOLATES] * bool(row.violates)
+    return " ".join([name, *marks])
+
+
 def _point_column() -> Column:
     def short(row: Row) -> str:
         found = _SHORT_NAME.fullmatch(row.cell)
         name = found[1] if found else row.cell
-        return f"{name} {NOT_CAUSAL}" if row.leaks_future else name
+        return _with_marks(row, name)
 
     return Column(
         name="point", heading="point", text=short, keep=98, key=lambda row: row.cell, is_text=True

@@ -20,6 +20,7 @@ from orchestrator.report.statistics import RankCorrelation
 from orchestrator.report.table_columns import (
     DECIDED,
     NOT_CAUSAL,
+    VIOLATES,
     Column,
     columns_of,
     sorted_rows,
@@ -130,6 +131,7 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
             "decide which experts earlier ones pass, which no model that writes it can know; such "
             "a loss compares with others of its kind only."
         )
+    lines += violation_notes(table)
     if any(row.is_older for row in table.rows):
         lines.append(
             "Rows with values in brackets are of configurations that the study had before: nothing "
@@ -149,6 +151,20 @@ def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
             f"{found.tau:.2f}{_over_seeds(found)} over {found.n} cells (p = {found.p_value:.2g})."
         )
     return lines + (remarks(table.judgement) if table.judgement and with_remarks else [])
+
+
+def violation_notes(table: Table) -> list[str]:
+    """The constraints of the launch, and which rows violate them."""
+    if not (constraints := table.about.get("constraints")):
+        return []
+    broken = [f"{row.cell} ({row.violates})" for row in table.rows if row.violates]
+    if not broken:
+        return [f"Constraints, on the mean over seeds: {constraints}. No row violates them."]
+    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    return [
+        f"{VIOLATES} Violates a constraint ({constraints}) on the mean over its seeds, and is "
+        f"never the best: {'; '.join(broken[:_NAMED])}{more}."
+    ]
 
 
 def _over_seeds(found: RankCorrelation) -> str:

@@ -61,7 +61,7 @@ class Row:
     `corpus` is what it was trained and evaluated on, in a launch that has several. `params` are its
     values of what moves in the study, by path. `values` are those of its seeds, `sd` is their
     deviation. `difference` is from the baseline; `is_best`: whether it is decided to be better than
-    every row that compares with it.
+    every row that compares with it. `violates`: which constraints of the study, and by what mean.
     """
 
     cell: str
@@ -94,6 +94,7 @@ class Row:
     is_best: bool = False
     difference: Difference | None = None
     stopped: Stopped | None = None
+    violates: str = ""
 
     @property
     def chosen_by(self) -> float | None:
@@ -112,7 +113,8 @@ class Table:
     """`rank_correlation`: by published corpus, Kendall's tau of our means with its perplexities.
 
     Rows of one corpus stand together: a loss on one text says nothing about another. `about` says
-    what a caption needs of the launch: `scale`, `corpus`, `corpus_digest`.
+    what a caption or a footnote needs of the launch: `scale`, `corpus`, `corpus_digest`,
+    `constraints`.
     """
 
     study: str
@@ -152,7 +154,8 @@ def table_of(
 ) -> Table:
     """Rows in the order in which cells were first asked for, or (a sampled study's) best first, of
     each corpus by itself: those over the most seeds, then those over fewer, which are not ranked
-    against them. What was pruned at every seed stands below, what went furthest first.
+    against them. What was pruned at every seed stands below, what went furthest first; of a sampled
+    study above it what violates a constraint.
 
     Trials are pooled by configuration and by the digest of the code that trained them: results of
     different code become different rows, each with its digest. A trial that never started stands
@@ -181,7 +184,9 @@ def table_of(
         key=lambda row: (
             row.is_older,
             corpora.index(row.corpus_digest),
-            (1, -row.stopped.step, measure.cost(row.stopped.value)) if row.stopped else (0,),
+            (1, -row.stopped.step, measure.cost(row.stopped.value))
+            if row.stopped
+            else (0, best_first and bool(row.violates)),
         )
     )
     return Table(
@@ -198,10 +203,11 @@ def table_of(
 
 
 def best_row(records: Sequence[TrialRecord], measure: Metric) -> tuple[str, float, int] | None:
-    """Cell, mean and number of seeds of the best point so far, among those over the most seeds."""
+    """Cell, mean and number of seeds of the best point so far, among those over the most seeds that
+    violate no constraint."""
     groups: dict[tuple[str, str], dict[int, TrialRecord]] = {}
     for record in sorted(records, key=lambda r: r.number):
-        if record.state == "complete" and not record.is_older:
+        if record.state == "complete" and not record.is_older and not record.violates:
             group = groups.setdefault((record.cell_hash, record.code), {})
             group[record.seed] = record
     if not groups:
@@ -280,6 +286,7 @@ def _row(records: list[TrialRecord], digest: str, published: Published, measure:
         values={s: r.final for s, r in sorted(complete.items()) if r.final is not None},
         sd=estimate.sd if estimate else None,
         stopped=_stopped(records),
+        violates=next((r.violates for r in complete.values() if r.violates), ""),
     )
 
 

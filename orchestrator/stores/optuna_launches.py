@@ -22,6 +22,7 @@ from orchestrator.base.provenance import provenance
 from orchestrator.stores.optuna_private import known_tables, study_id_of
 from orchestrator.stores.optuna_sql import ids_in
 from orchestrator.stores.trial_record import CELL_HASH, CONFIG, TrialRecord
+from orchestrator.study.constraints import CONSTRAINTS, constraints_of, listed
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.plan import typical_points
 from orchestrator.study.registration import register
@@ -73,6 +74,7 @@ def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> Launc
     known = launches_in(storage)
     existing = next((info.attributes for info in known if info.name == launch.name), {})
     _require_metric(launch, existing)
+    _require_constraints(launch, existing)
     # The launch started last is the one that readers mean, also where a clock was set back.
     others = (i.attributes[STARTED_AT] for i in known if i.name != launch.name)
     started = [now, *(datetime.fromisoformat(at) + timedelta(microseconds=1) for at in others)]
@@ -95,6 +97,7 @@ def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> Launc
         DRIVERS: _with_this(existing.get(DRIVERS, [])),
         BASE: None if launch.study.is_grid else told(launch.base_point().config),
         "early_stopping": _early_stopping(launch),
+        CONSTRAINTS: [one.as_attributes() for one in launch.study.constraints] or None,
         "sampler": None if launch.study.is_grid else str(launch.sampler),
     }
     attributes[REGISTRATIONS] = _registered(storage, known, launch, now=now)
@@ -182,10 +185,16 @@ def state_current(
 
 
 def write_note(
-    study: optuna.Study, info: LaunchInfo, *, verdicts: str = "", importance: str = ""
+    study: optuna.Study,
+    info: LaunchInfo,
+    *,
+    verdicts: str = "",
+    importance: str = "",
+    violating: str = "",
 ) -> None:
-    """What the launch's page in Optuna Dashboard says of it; `verdicts` and `importance` (how far
-    its chart of importances is to be believed) are markdown."""
+    """What the launch's page in Optuna Dashboard says of it; `verdicts`, `importance` (how far its
+    chart of importances is to be believed) and `violating` (which points violate its constraints)
+    are markdown."""
     from optuna_dashboard import save_note  # slow to import, and readers do without it
 
     of = info.attributes
@@ -195,10 +204,21 @@ def write_note(
         f"Held fixed: {of['held_fixed']}\n\n"
         f"Scale {of['scale']}, corpus {of['corpus']} ({of['corpus_digest']})."
         f"{_WITHIN if len(set(info.corpora.values())) > 1 else ''}\n\n"
+        f"{_bounded(info, violating)}"
         f"{verdicts}"
         f"{importance}"
         "The metric against training FLOPs stands among the plots, and the figures and the report "
         "among the artifacts, once the launch has come to its end.",
+    )
+
+
+def _bounded(info: LaunchInfo, violating: str) -> str:
+    constraints = constraints_of(info.attributes)
+    if not constraints:
+        return ""
+    return (
+        f"Constraints: {listed(constraints)}. A point is judged by the mean over its seeds; the "
+        f"charts here mark each trial by its own values. {violating}\n\n"
     )
 
 
@@ -214,6 +234,19 @@ def _require_metric(launch: Launch, existing: Mapping[str, Any]) -> None:
         raise BadInput(
             f"a launch keeps the metric that it was begun with; {launch.name} is judged by "
             f"{existing['metric']}, received {launch.study.metric}. Put the metric back, or give "
+            "the study another name: what is trained is not trained again."
+        )
+
+
+def _require_constraints(launch: Launch, existing: Mapping[str, Any]) -> None:
+    """What Optuna has of a trial's constraints cannot change once it has ended."""
+    if not existing:
+        return
+    before, now = constraints_of(existing), launch.study.constraints
+    if set(before) != set(now):
+        raise BadInput(
+            f"a launch keeps the constraints that it was begun with; {launch.name} has "
+            f"{listed(before) or 'none'}, received {listed(now) or 'none'}. Put them back, or give "
             "the study another name: what is trained is not trained again."
         )
 

@@ -55,6 +55,9 @@ SCHEMAS = ("v3.2.0.a",)  # alembic's version of the tables that Optuna 3.2 to 5.
 STUDIES_TABLE, VERSION_TABLE = "studies", "alembic_version"
 OBJECTIVES_TABLE = "study_directions"  # MLflow has none of that name
 ASKED_FOR = "fixed_params"  # system attribute of a trial: the values given to `enqueue_trial`
+# System attribute of a trial: by how much it violates each constraint. Optuna 5 reads it as well as
+# what its `Trial.set_constraint` writes; the dashboard reads this alone.
+CONSTRAINT_VALUES = "constraints"
 JOURNAL_LINE = b'{"op_code":'  # how each line of a journal begins
 DASHBOARD_MODULE = "optuna_dashboard._cli"
 

@@ -21,13 +21,16 @@ from orchestrator.stores.choices import Choices, optuna_distributions
 from orchestrator.stores.enqueued import Enqueued, enqueued, refuse, take_in
 from orchestrator.stores.optuna_launches import LaunchInfo, launches_in, open_launch, state_current
 from orchestrator.stores.optuna_private import (
+    CONSTRAINT_VALUES,
     give_identity,
     known_tables,
     note_attributes,
     trial_id_of,
 )
 from orchestrator.stores.optuna_sql import insert_waiting, read_trials, set_user_attributes
-from orchestrator.stores.trial_record import CELL, TrialRecord, attributes_of
+from orchestrator.stores.trial_record import CELL, METRICS, TrialRecord, attributes_of
+from orchestrator.stores.violations import excesses
+from orchestrator.study.constraints import constraints_of
 from orchestrator.study.launch import Launch, Point
 from search_spaces.overlay import get
 
@@ -209,7 +212,7 @@ class OptunaTrials:
             params=trial.params,
             distributions=trial.distributions,
             user_attrs=dict(attributes),
-            system_attrs={},
+            system_attrs=self._constraint_values(attributes),
             intermediate_values=trial.intermediate_values,
         )
         self.study.add_trial(kept)
@@ -256,11 +259,20 @@ class OptunaTrials:
         self._storage.set_study_user_attr(self.info.study_id, FAILED_DRAWS, total)
 
     def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Of a trial that has not ended. With its final metrics, how far it is from its launch's
+        constraints, where Optuna and its dashboard look for that."""
         engine = known_tables(self._storage)
-        if engine is not None and set_user_attributes(engine, trial_id, attributes):
-            return
-        for key, value in attributes.items():
-            self._storage.set_trial_user_attr(trial_id, key, value)
+        if engine is None or not set_user_attributes(engine, trial_id, attributes):
+            for key, value in attributes.items():
+                self._storage.set_trial_user_attr(trial_id, key, value)
+        for key, value in self._constraint_values(attributes).items():
+            self._storage.set_trial_system_attr(trial_id, key, value)
+
+    def _constraint_values(self, attributes: Mapping[str, Any]) -> dict[str, list[float]]:
+        metrics, constraints = attributes.get(METRICS), constraints_of(self.info.attributes)
+        if not metrics or not constraints:
+            return {}
+        return {CONSTRAINT_VALUES: excesses(metrics, constraints)}
 
     def set_attributes_of_waiting(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
         """Through RUNNING: a WAITING trial changes nothing but its state."""

@@ -99,6 +99,7 @@ class TrialRecord:
     asked_as: str = ""  # the cell's name then, of one that is older
     judged_value: float | None = None
     is_on_test: bool = False
+    violates: str = ""  # which constraints, of a complete one, by the mean over its point's seeds
 
     @property
     def metrics(self) -> Mapping[str, float]:

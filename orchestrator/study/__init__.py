@@ -1,5 +1,5 @@
 """What a study file imports of this floor: the study, its design, how it stops early,
-what it claims."""
+what it claims, what bounds its results."""
 
 from orchestrator.study.claims import (
     All,
@@ -12,6 +12,7 @@ from orchestrator.study.claims import (
     Ordered,
     Specialises,
 )
+from orchestrator.study.constraints import Constraint
 from orchestrator.study.design import Fixed, Sequential
 from orchestrator.study.early_stopping import EarlyStopping
 from orchestrator.study.study import Study
@@ -20,6 +21,7 @@ __all__ = [
     "All",
     "Better",
     "Claim",
+    "Constraint",
     "EarlyStopping",
     "Effect",
     "Equivalent",

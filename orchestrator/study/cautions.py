@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from moe.config import GROUPED_WIDTH
+from moe.metrics import describe
 from orchestrator.study.early_stopping import StoppingRule
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.plan import typical_points
@@ -25,6 +26,13 @@ def cautions(launch: Launch) -> list[str]:
         if said:
             text = next(iter(said.values()))
             lines.append(f"{text} ({_where(launch, list(said), len(points))})")
+    for constraint in launch.study.constraints:
+        measure = describe(constraint.metric)
+        if not any(measure.is_measured(point.config) for point in points):
+            looked = (
+                "no cell" if launch.study.is_grid else f"none of {len(points)} points looked at"
+            )
+            lines.append(f"the constraint {constraint} bounds nothing: {looked} has that metric")
     return lines
 
 

@@ -14,6 +14,7 @@ from moe.config import ConfigError, TrainConfig, TrialConfig
 from moe.metrics import VAL_LOSS, Metric, describe, metric_named
 from orchestrator.study.claims import Claim
 from orchestrator.study.comparability import Evaluated, comparisons, unlike
+from orchestrator.study.constraints import Constraint, as_constraints
 from orchestrator.study.design import Design, Fixed, Sequential
 from orchestrator.study.early_stopping import StoppingRule
 from orchestrator.study.samplers import as_sampler
@@ -38,6 +39,8 @@ class Study:
     `scale_seeds` are the seeds of scales that need others than `seeds`. `metric` is one of
     moe.metrics that has a direction: what tables show, searches improve and stopping goes by, as it
     is after the last step. `published` holds the numbers of a paper: cell -> corpus -> perplexity.
+    `constraints` bound other metrics: a point that violates one is never the best, and samplers
+    learn to leave such points.
     `design` says on how many seeds the claims are judged, and how often: Fixed, or Sequential.
     `sampler` draws the points of a sampled study: a name of `study.samplers`, of which "auto"
     chooses one by the size of the launch, or a sampler of Optuna's.
@@ -58,6 +61,7 @@ class Study:
     scale_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     default_scale: str = "smoke"
     metric: str = VAL_LOSS
+    constraints: Sequence[Constraint] = ()
     sampler: Any = "auto"
     early_stopping: StoppingRule | None = None
     claims: tuple[Claim, ...] = ()
@@ -122,6 +126,10 @@ class Study:
                 f"metric={self.metric.replace('test/', 'val/', 1)!r}: where data.test_fraction "
                 "holds out a test, tables and claims are on it."
             )
+        try:
+            object.__setattr__(self, "constraints", as_constraints(self.constraints))
+        except ValueError as error:
+            raise ValueError(f"study {self.name}: {error}") from None
         for scale in self.scales:
             if type(scale) is not str or not NAME.fullmatch(scale):
                 raise ValueError(

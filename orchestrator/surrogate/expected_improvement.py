@@ -1,6 +1,9 @@
 """The points that a Gaussian process would try next, best first: by log expected improvement over
 the best that it believes in, at candidates drawn at random and about the best points known.
 
+Where a search has constraints, the improvement is over the best that is believed to satisfy them,
+and weighed by the probability that a point does; as long as none does, by that alone.
+
 Noise is part of the process: the best value is that of the smoothed function, so that one lucky
 seed does not become what all others are measured against.
 """
@@ -17,6 +20,7 @@ import numpy as np
 from scipy import special
 
 from orchestrator.surrogate.columns import Columns, distance
+from orchestrator.surrogate.feasibility import Bound, bound_of, log_feasibility
 from orchestrator.surrogate.gaussian_process import GaussianProcess, fitted
 from search_spaces.drawing import near, with_values
 from search_spaces.space import Space
@@ -32,10 +36,12 @@ _BELIEF_SD, _BELIEF_FLOOR = 0.2, 0.1  # in shares of a domain; of the bump's hei
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A point and its cost; the lower the better, infinite where training diverged."""
+    """A point and its cost; the lower the better, infinite where training diverged. `excess`: by
+    how much it violates each constraint of the search; None where it did not come to its end."""
 
     values: Values
     cost: float
+    excess: tuple[float, ...] | None = None
 
 
 def next_points(
@@ -74,11 +80,17 @@ def next_points(
         yield from _far_from(columns, list(spread_out), known)
         return
     process = fitted_to(columns, seen).with_pending(columns.rows(pending))
-    target = process.predict(columns.rows([one.values for one in seen]))[0].min()
+    bounds = bounds_of(columns, seen)
+    known_rows = columns.rows([one.values for one in seen])
+    satisfies = log_feasibility(bounds, known_rows) >= np.log(0.5)
+    believed = process.predict(known_rows)[0][satisfies]
 
     def merit(points: Sequence[Values]) -> Array:
-        improvement = log_expected_improvement(*process.predict(columns.rows(points)), target)
-        return improvement + PRIOR_WEIGHT / len(seen) * _log_belief(space, prior, points)
+        rows = columns.rows(points)
+        found = log_feasibility(bounds, rows)
+        if len(believed):
+            found = found + log_expected_improvement(*process.predict(rows), believed.min())
+        return found + PRIOR_WEIGHT / len(seen) * _log_belief(space, prior, points)
 
     if feasible is not None:
         yield from filter(is_open, _ranked(feasible, merit))
@@ -118,6 +130,16 @@ def _log_belief(space: Space, prior: Values, points: Sequence[Values]) -> Array:
 def fitted_to(columns: Columns, seen: Sequence[Seen]) -> GaussianProcess:
     values = standardized(np.array([one.cost for one in seen]))
     return fitted(columns.rows([one.values for one in seen]), values, columns.groups)
+
+
+def bounds_of(columns: Columns, seen: Sequence[Seen]) -> list[Bound]:
+    """A process of each constraint, over the points that came to their end."""
+    ended = [one for one in seen if one.excess]
+    if not ended:
+        return []
+    rows, excess = columns.rows([one.values for one in ended]), np.array([e.excess for e in ended])
+    found = (bound_of(rows, of_one, columns.groups) for of_one in excess.T)
+    return [bound for bound in found if bound is not None]
 
 
 def standardized(costs: Array) -> Array:

@@ -24,6 +24,7 @@ from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.reuse import Finished
 from orchestrator.stores.trial_record import DIVERGED_AT, ERROR, TrialRecord
 from orchestrator.stores.trial_record import TOKENS as TOKENS_ATTRIBUTE
+from orchestrator.study.constraints import Constraint
 from orchestrator.study.launch import Launch, Point
 from orchestrator.trials.grid import note_of
 from orchestrator.trials.sampling import distributions_at
@@ -106,6 +107,11 @@ class Ledger:
     def measure(self) -> Metric:
         """What the trials are judged by."""
         return self._launch.study.measure
+
+    @property
+    def constraints(self) -> Sequence[Constraint]:
+        """What bounds what the trials come to."""
+        return self._launch.study.constraints
 
     def _add(
         self, point: Point, distributions: Mapping[str, BaseDistribution], note: str

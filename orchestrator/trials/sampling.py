@@ -100,6 +100,7 @@ def search_of(
         metric=launch.study.metric,
         fixed=fixed,
         prior=launch.prior,
+        constraints=launch.study.constraints,
         feasible=feasible,
         is_open=is_open,
     )

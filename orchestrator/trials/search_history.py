@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 
 from moe.metrics import VAL_LOSS, describe
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.stores.violations import excesses
+from orchestrator.study.constraints import Constraint
 from orchestrator.study.corpora import CORPUS_PATH
 from orchestrator.study.samplers import Sampler
 
@@ -17,17 +20,25 @@ class BoundedHistory:
     Kept up to date as trials change, so that no suggestion looks through all of them, and a matter
     of which trials there are, not of the order in which they ended: a restarted driver draws what
     the dead one would have drawn. TPE takes at most 25 trials as the good ones: the best quarter
-    keeps that side whole. A trial that diverged is as bad as can be; one that failed otherwise says
-    nothing about its point. benchmarks/study_scale.py measures what the bound costs.
+    keeps that side whole. One that violates a constraint is among the best after all that do not,
+    the least violation first. A trial that diverged is as bad as can be; one that failed otherwise
+    says nothing about its point. benchmarks/study_scale.py measures what the bound costs.
     """
 
-    def __init__(self, limit: int = Sampler.history_limit, *, metric: str = VAL_LOSS) -> None:
+    def __init__(
+        self,
+        limit: int = Sampler.history_limit,
+        *,
+        metric: str = VAL_LOSS,
+        constraints: Sequence[Constraint] = (),
+    ) -> None:
         self._limit = limit
+        self._constraints = constraints
         self._cost = describe(metric).cost
         self._unfinished: dict[int, TrialRecord] = {}
         self._judged: dict[int, TrialRecord] = {}
         self._newest: list[int] = []  # numbers, ascending
-        self._best: list[tuple[float, int]] = []  # cost and number, best first
+        self._best: list[tuple[float, float, int]] = []  # violation, cost, number; best first
 
     def note(self, record: TrialRecord) -> None:
         """Takes a trial as it is now."""
@@ -47,11 +58,12 @@ class BoundedHistory:
         bisect.insort(self._newest, number)
         del self._newest[: -self._limit]
         if record.state == "complete":
-            bisect.insort(self._best, (self._cost(record.value), number))
+            over = sum(max(0.0, e) for e in excesses(record.metrics, self._constraints))
+            bisect.insort(self._best, (over, self._cost(record.value), number))
             del self._best[self._limit // 4 :]
 
     def records(self) -> list[TrialRecord]:
-        best = {number for _, number in self._best}
+        best = {number for _, _, number in self._best}
         room = self._limit - len(best)
         newest = [number for number in self._newest if number not in best][-room:]
         running = sorted(self._unfinished)[-self._limit :]
@@ -64,15 +76,18 @@ class SearchHistory:
     """A bounded history of each corpus that points may have: losses on different text do not
     compare, so that each is searched by itself."""
 
-    def __init__(self, limit: int, *, metric: str) -> None:
+    def __init__(self, limit: int, *, metric: str, constraints: Sequence[Constraint] = ()) -> None:
         self._limit = limit
-        self._metric = metric
+        self._metric, self._constraints = metric, constraints
         self._of: dict[str | None, BoundedHistory] = {}
 
     def note(self, record: TrialRecord) -> None:
         corpus = record.params.get(CORPUS_PATH)
-        history = self._of.setdefault(corpus, BoundedHistory(self._limit, metric=self._metric))
-        history.note(record)
+        if corpus not in self._of:
+            self._of[corpus] = BoundedHistory(
+                self._limit, metric=self._metric, constraints=self._constraints
+            )
+        self._of[corpus].note(record)
 
     def records(self) -> list[TrialRecord]:
         return [record for history in self._of.values() for record in history.records()]

@@ -23,8 +23,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from moe.metrics import VAL_LOSS, describe
 from orchestrator.stores.choices import optuna_distributions
-from orchestrator.stores.optuna_private import generations_of, reseeded_copy, study_id_of
+from orchestrator.stores.optuna_private import (
+    CONSTRAINT_VALUES,
+    generations_of,
+    reseeded_copy,
+    study_id_of,
+)
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.stores.violations import excesses, means_by_point, point_of
+from orchestrator.study.constraints import Constraint
 from orchestrator.surrogate.expected_improvement import Seen
 from search_spaces.domains import Choice, is_ordered, is_ordered_list
 from search_spaces.space import Space
@@ -45,13 +52,14 @@ class Search:
     """`fixed` are values that the next point is to have where their axes exist, `prior` those that
     the study believes in; `feasible` all
     feasible points, of a space that was enumerated; `is_open` says whether a point is feasible and
-    new."""
+    new. `constraints` are bounds on what points come to."""
 
     space: Space
     records: Sequence[TrialRecord]
     metric: str = VAL_LOSS
     fixed: Values = field(default_factory=dict)
     prior: Values = field(default_factory=dict)
+    constraints: Sequence[Constraint] = ()
     feasible: Sequence[Values] | None = None
     is_open: Callable[[Values], bool]
 
@@ -61,7 +69,14 @@ class Search:
         to had it fallen, from its last evaluation on, as the median of the others."""
         cost = describe(self.metric).cost
         complete = [r for r in self.records if r.state == "complete" and self._is_here(r)]
-        found = [Seen(values=r.params, cost=cost(r.value)) for r in complete]
+        found = [
+            Seen(
+                values=r.params,
+                cost=cost(r.value),
+                excess=tuple(excesses(r.metrics, self.constraints)) or None,
+            )
+            for r in complete
+        ]
         for record in self.records:
             if not self._is_here(record):
                 continue
@@ -102,7 +117,13 @@ class Search:
         seed of its own."""
         if reseeded is not None:
             sampler = reseeded_copy(sampler, reseeded)
-        return study_of(self.records, sampler, metric=self.metric, space=self.space)
+        return study_of(
+            self.records,
+            sampler,
+            metric=self.metric,
+            space=self.space,
+            constraints=self.constraints,
+        )
 
     def draws(self, study: optuna.Study) -> Iterator[dict[str, Any]]:
         """Points of a study's sampler. One that was not taken is told as pruned without a value,
@@ -123,10 +144,12 @@ def study_of(
     *,
     metric: str = VAL_LOSS,
     space: Space | None = None,
+    constraints: Sequence[Constraint] = (),
 ) -> optuna.Study:
     """A study in memory that holds a history.
 
-    Trials are shown under the choices that `space` has now: an axis may have got more since.
+    Trials are shown under the choices that `space` has now: an axis may have got more since. Each
+    has its point's excess over the `constraints`, by the mean over the seeds that are shown.
     """
     now = _distributions_of(space) if space else {}
     history = list(history)
@@ -134,7 +157,10 @@ def study_of(
     direction = "maximize" if describe(metric).better == "higher" else "minimize"
     study = optuna.create_study(storage=storage, sampler=sampler, direction=direction)
     generations = generations_of(sampler, [record.state == "complete" for record in history])
+    means = means_by_point(history, constraints)
     for record, told in zip(history, generations, strict=True):
+        if constraints and record.state == "complete":
+            told = {**told, CONSTRAINT_VALUES: excesses(means[point_of(record)], constraints)}
         shadow = _as_shadow(record, now, told)
         storage.create_new_trial(study_id_of(study), template_trial=shadow)
     return study

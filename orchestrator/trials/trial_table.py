@@ -25,7 +25,9 @@ class Trials:
         self._running: set[int] = set()
         self._begun: dict[int, int] = {}  # tokens of those handed out, whole
         sampler, metric = launch.sampler, launch.study.metric
-        self._history = SearchHistory(sampler.history_limit, metric=metric)
+        self._history = SearchHistory(
+            sampler.history_limit, metric=metric, constraints=launch.study.constraints
+        )
         self._cell_hashes: set[str] = set()
         self._current: set[str] = set()
         self._tokens_committed = 0

@@ -211,3 +211,18 @@ def test_a_genetic_sampler_reads_the_generations_that_it_is_told():
     assert told[1] == {}
     random = optuna.samplers.RandomSampler()
     assert private.generations_of(random, [True, True]) == [{}, {}]
+
+
+def test_constraint_values_stand_where_optuna_and_its_dashboard_look_for_them(storage):
+    """Optuna's own `set_constraint` writes a key for each, which the dashboard does not read."""
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    trial_id = private.trial_id_of(study.get_trials()[0])
+    storage.set_trial_system_attr(trial_id, private.CONSTRAINT_VALUES, [0.5, -1.0])
+    study.tell(trial, 1.0)
+    (found,) = study.trials
+    assert list(found.constraints.values()) == [0.5, -1.0]
+    with pytest.raises(ValueError, match="No feasible trials"):
+        _ = study.best_trial
+    serializer = importlib.import_module("optuna_dashboard._serializer")
+    assert serializer.CONSTRAINTS_KEY == private.CONSTRAINT_VALUES

@@ -4,6 +4,7 @@ of ours chance has to stand in for them."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import sys
 from itertools import islice
@@ -14,8 +15,10 @@ import pytest
 
 from orchestrator.stores.choices import optuna_distributions
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.constraints import Constraint
 from orchestrator.study.samplers import Nsga2, as_sampler
 from orchestrator.trials.sampling import DRAWS_OF_SAMPLER
+from orchestrator.trials.search_history import BoundedHistory
 from orchestrator.trials.search_state import Search
 from search_spaces.domains import Choice, Float
 from search_spaces.space import Infeasible, Space
@@ -144,3 +147,60 @@ def test_chance_stands_in_for_no_sampler(name, space, trials):
         loss = rng.gauss(0, 0.01) + values.get("moe.top_k", 3) + values["optim.learning_rate"]
         seen.append(record(index, values, space, value=loss))
     assert fallbacks == 0
+
+
+ALIVE = Constraint("router/dead_experts", at_most=0)
+
+
+def ended(number, params, loss, dead, seed=0):
+    metrics = {"metrics": {"router/dead_experts": dead}}
+    made = record(number, params, value=loss, **metrics)
+    return dataclasses.replace(made, seed=seed, cell_hash=str(sorted(params.items())))
+
+
+def test_samplers_of_optuna_are_told_the_mean_over_seeds():
+    seen = [
+        ended(0, point(8), 1.0, 3),
+        ended(1, point(8), 1.0, 0, seed=1),
+        ended(2, point(2), 2.0, 0),
+    ]
+    running = record(3, point(16), state="running")
+    search = searched([*seen, running], constraints=[ALIVE])
+    study = search.as_optuna_study(optuna.samplers.RandomSampler(seed=0))
+    assert [list(t.constraints.values()) for t in study.trials] == [[1.5], [1.5], [0.0], []]
+    assert study.best_trial.number == 2
+    assert [one.excess for one in search.seen] == [(3,), (0,), (0,)], "the process has its noise"
+    assert [one.excess for one in searched(seen).seen] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "sampler", ["gp", "tpe", "nsga2", optuna.samplers.GPSampler(n_startup_trials=10)]
+)
+def test_samplers_learn_to_leave_what_violates(sampler):
+    """High rates have the lower loss and kill experts."""
+    rng, sampler = random.Random(1), as_sampler(sampler)
+
+    def outcome(values):
+        rate = math.log10(values["optim.learning_rate"])
+        return -rate, max(0.0, 10 * (rate + 2.5))
+
+    found = {}
+    for constraints in ([ALIVE], []):
+        values = [SPACE.draw(rng) for _ in range(30)]
+        seen = [ended(i, v, *outcome(v)) for i, v in enumerate(values)]
+        for index in range(30, 42):
+            search = searched(seen, constraints=constraints)
+            drawn = next(iter(sampler.suggestions(search, seed=index, index=index)))
+            seen.append(ended(index, drawn, *outcome(drawn)))
+        found[bool(constraints)] = sum(outcome(r.params)[1] == 0 for r in seen[30:])
+    assert found[True] > found[False], found
+
+
+def test_the_history_keeps_the_best_that_satisfy():
+    history = BoundedHistory(8, constraints=[ALIVE])
+    for number in range(40):
+        satisfies = number < 4
+        history.note(ended(number, point(), 5.0 if satisfies else 1.0, 0 if satisfies else 2))
+    kept = [r.number for r in history.records()]
+    assert kept[:2] == [0, 1]
+    assert len(kept) == 8
