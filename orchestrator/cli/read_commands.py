@@ -54,7 +54,7 @@ def status(
 
     _, launch = read_newest(study, which)
     states = count_states(launch.trials)
-    rungs, lengths = rungs_of_launch(launch.info.attributes, launch.trials)
+    rungs, lengths = rungs_of_launch(launch.info.attributes, launch.trials, launch=launch.info.name)
     if as_json:
         print_json(
             {

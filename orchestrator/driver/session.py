@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -300,8 +299,10 @@ def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
     for record in session.ledger.queue.unknown:
         yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
     info = session.info
-    alike = chain(session.records, OptunaTrials.alike(storage, info))
-    found, lengths = rungs_of_launch(info.attributes, alike)
+    alike = OptunaTrials.alike(storage, info)
+    found, lengths = rungs_of_launch(
+        info.attributes, session.records, launch=info.name, others=alike
+    )
     if found:
         yield rung_line(found, lengths)
 

@@ -1,7 +1,9 @@
 """Whether a rung's value foretells the final one, from full curves: what early stopping rests on.
 
 Kendall's tau between the metric at a rung and at the end, over trials that ran to the end. Those
-that were stopped have no end, so after stopping for real this speaks of the survivors only.
+that were stopped have no end, so after stopping for real this speaks of the survivors only, among
+whom ranks agree less or more than among all. Where the rule guards a share of points, these alone
+speak: they are a sample of all points, whose tau has an interval.
 """
 
 from __future__ import annotations
@@ -9,7 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from statistics import fmean
 from typing import Any
+
+from scipy import stats
 
 from orchestrator.report.statistics import kendall_tau
 from orchestrator.stores.trial_record import TrialRecord
@@ -24,7 +30,8 @@ class Rung:
 
     `judged_at`: the evaluation at which a trial is judged for it, where all trials have as many
     steps and some was seen to its end; the last step is none, since nothing is left to save there.
-    `tau` is None with fewer than MIN_CURVES curves, or where all values are equal.
+    `tau` is None with fewer than MIN_CURVES curves, or where all values are equal. `low` and `high`
+    are its 95% interval, over `n` points that were guarded; None where none are.
     """
 
     share: float
@@ -32,16 +39,25 @@ class Rung:
     tau: float | None
     n: int
     judged_at: int | None = None
+    low: float | None = None
+    high: float | None = None
 
 
-def rungs(rule: StoppingRule, lengths: Sequence[int], records: Iterable[TrialRecord]) -> list[Rung]:
+def rungs(
+    rule: StoppingRule,
+    lengths: Sequence[int],
+    records: Iterable[TrialRecord],
+    *,
+    by_point: bool = False,
+) -> list[Rung]:
     """Each rung with its correlation, over trials of `lengths` steps; each trial has its own rungs,
     and the n-th of one stands for the n-th of another, as the rule compares them.
 
     A trial is judged at its first evaluation at or past a rung. Of several corpora the one with
-    most full curves speaks: trials are judged within a corpus.
+    most full curves speaks: trials are judged within a corpus. `by_point`: a curve is the mean over
+    the seeds of a point, with the interval that holds for a sample of all points.
     """
-    of_corpus: dict[str | None, dict[int, list[tuple[int, float]]]] = {}
+    of_corpus: dict[str | None, dict[Any, list[Mapping[int, float]]]] = {}
     for i, r in enumerate(records):
         if (
             r.state == "complete"
@@ -49,8 +65,10 @@ def rungs(rule: StoppingRule, lengths: Sequence[int], records: Iterable[TrialRec
             and r.num_steps in (None, max(r.curve))
             and all(map(math.isfinite, r.curve.values()))
         ):
-            of_corpus.setdefault(r.corpus_digest, {})[i] = sorted(r.curve.items())
-    curves = max(of_corpus.values(), key=len, default={})
+            of_units = of_corpus.setdefault(r.corpus_digest, {})
+            of_units.setdefault(r.cell_hash if by_point else i, []).append(r.curve)
+    units = max(of_corpus.values(), key=len, default={})
+    curves = {unit: _mean_curve(seeds) for unit, seeds in units.items()}
     final = {number: curve[-1] for number, curve in curves.items()}
     steps_of = {length: rule.rungs(length) for length in lengths}
     longest = max(lengths)
@@ -66,22 +84,68 @@ def rungs(rule: StoppingRule, lengths: Sequence[int], records: Iterable[TrialRec
         only = step if len(lengths) == 1 else None
         seen = sorted({reached for curve in curves.values() for reached, _ in curve})
         judged_at = next((reached for reached in seen if reached >= step), None) if only else None
-        found.append(Rung(share=step / longest, step=only, tau=tau, n=len(at), judged_at=judged_at))
+        low, high = _interval(tau, len(at)) if by_point and tau is not None else (None, None)
+        found.append(
+            Rung(
+                share=step / longest,
+                step=only,
+                tau=tau,
+                n=len(at),
+                judged_at=judged_at,
+                low=low,
+                high=high,
+            )
+        )
     return found
 
 
+def _mean_curve(seeds: Sequence[Mapping[int, float]]) -> list[tuple[int, float]]:
+    """At the steps that all seeds of a point have."""
+    steps = sorted(set.intersection(*map(set, seeds)))
+    return [(step, fmean(curve[step] for curve in seeds)) for step in steps]
+
+
+def _interval(tau: float, n: int) -> tuple[float, float]:
+    """95%, of atanh(tau), whose variance is about 0.437 / (n - 4) (Fieller, Hartley and Pearson
+    1957); by Student's t, since few points fall short of it otherwise (tests/report/test_rungs.py).
+    An order without fault counts as one with a single fault."""
+    most = 1 - 4 / (n * (n - 1))
+    middle = math.atanh(max(-most, min(most, tau)))
+    half = float(stats.t.ppf(0.975, n - 4)) * math.sqrt(0.437 / (n - 4))
+    return math.tanh(middle - half), math.tanh(middle + half)
+
+
 def rungs_of_launch(
-    attributes: Mapping[str, Any], records: Iterable[TrialRecord]
+    attributes: Mapping[str, Any],
+    records: Iterable[TrialRecord],
+    *,
+    launch: str = "",
+    others: Iterable[TrialRecord] = (),
 ) -> tuple[list[Rung], list[int]]:
     """The rungs that a launch was started with, and the steps that its trials may have; none
-    without early stopping."""
+    without early stopping. `others` are trials of launches whose values are of the same kind: where
+    the rule guards points of `launch`, these speak alone."""
     kept = attributes.get("early_stopping")
     if not kept:
         return [], []
     lengths = kept["num_steps"]
     if isinstance(lengths, int):  # launches of before 2026-11-25 have the base's alone
         lengths = [lengths]
-    return rungs(rule_of(kept), lengths, records), lengths
+    rule, records = rule_of(kept), list(records)
+    if sample := _guarded(rule, launch, records):
+        return rungs(rule, lengths, sample, by_point=True), lengths
+    return rungs(rule, lengths, chain(records, others)), lengths
+
+
+def _guarded(rule: StoppingRule, launch: str, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The trials of points that the rule guarded from their beginning: those asked for after the
+    last one that was stopped all the same, before the rule was told to guard."""
+    own = [r for r in records if not r.is_older and rule.guards(launch, r.cell_hash)]
+    diverged = {r.cell_hash for r in own if r.diverged}  # of whose seeds all are stopped
+    stopped = (r.number for r in own if r.state == "pruned" and r.cell_hash not in diverged)
+    since = max(stopped, default=-1)
+    early = {r.cell_hash for r in own if r.number <= since}
+    return [r for r in own if r.cell_hash not in early]
 
 
 def rung_line(found: Sequence[Rung], lengths: Sequence[int]) -> str:
@@ -98,11 +162,19 @@ def rung_line(found: Sequence[Rung], lengths: Sequence[int]) -> str:
             f"early stopping at {where}: {n} full curves are too few to tell whether ranks there "
             f"hold to the end ({MIN_CURVES} are needed)"
         )
-    taus = ", ".join(f"{r.tau:.2f}" if r.tau is not None else "-" for r in found)
-    return (
-        f"early stopping at {where}: Kendall's tau with the final value {taus}, over {n} full "
-        "curves"
-    )
+    taus = ", ".join(map(_tau, found))
+    of = f"{n} full curves"
+    if found[0].low is not None:
+        of = f"{n} points that were guarded against it (95% intervals)"
+    return f"early stopping at {where}: Kendall's tau with the final value {taus}, over {of}"
+
+
+def _tau(rung: Rung) -> str:
+    if rung.tau is None:
+        return "-"
+    if rung.low is None:
+        return f"{rung.tau:.2f}"
+    return f"{rung.tau:.2f} [{rung.low:.2f}, {rung.high:.2f}]"
 
 
 def _missed(found: Sequence[Rung], length: int) -> str:

@@ -14,6 +14,7 @@ from orchestrator.report.figure_labels import probe_name, word_form_note
 from orchestrator.report.launch_data import LaunchData
 from orchestrator.report.pareto import NAMES
 from orchestrator.report.records import LaunchRecords
+from orchestrator.report.rungs import rung_line, rungs_of_launch
 from orchestrator.report.text_alternatives import (
     curves_text,
     importance_text,
@@ -226,13 +227,21 @@ def _search(data: LaunchData, drawn: Mapping[str, str]) -> Iterator[Section]:
         title="Points of the search",
         how="A line a complete trial, through its choice on every axis to what it came to; the "
         "better the darker. Drag along an axis to see the trials of that range alone, or the name "
-        "of an axis to move it.",
+        f"of an axis to move it.{_stopped_early(data.launch)}",
         figures=figures,
         captions=captions,
         texts=texts,
         pictures=drawn,
         missing="Fewer than three complete trials, or than two axes that moved.",
     )
+
+
+def _stopped_early(launch: LaunchRecords) -> str:
+    found, lengths = rungs_of_launch(launch.info.attributes, launch.trials, launch=launch.info.name)
+    if not found:
+        return ""
+    line = rung_line(found, lengths)
+    return f" {line[0].upper()}{line[1:]}."
 
 
 def _importance(

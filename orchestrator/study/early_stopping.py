@@ -7,9 +7,12 @@ the launch's record and the report of rungs ask the rule, and know none by name.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +21,11 @@ import numpy as np
 class Judge(Protocol):
     """A rule at work on one launch. It remembers the trials that it was shown."""
 
-    def stops(self, trial: int, step: int, num_steps: int, value: float) -> bool:
+    def stops(
+        self, trial: int, step: int, num_steps: int, value: float, point: Mapping[str, Any]
+    ) -> bool:
         """Whether a trial of `num_steps` ends after this evaluation; the lower value is the better.
+        `point` has its values of what moves in the study, by path.
 
         An evaluation of a rung that this trial has passed already changes nothing: a trial that was
         interrupted replays its curve.
@@ -37,6 +43,15 @@ class StoppingRule(ABC):
     def judge(self) -> Judge:
         """One that has seen no trial yet."""
 
+    def guards(self, launch: str, point: str) -> bool:
+        """Whether a point of a launch goes to its end whatever its values: by their names alone."""
+        return False
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Paths whose numbers it looks at."""
+        return ()
+
     def as_attributes(self) -> dict[str, Any]:
         """Plain data, for the launch's record."""
         names = [name for name, rule in RULES.items() if rule is type(self)]
@@ -51,10 +66,20 @@ class EarlyStopping(StoppingRule):
     `first_rung` is the share of `train.num_steps` after which a trial may first be stopped; each
     further rung lies `reduction_factor` times as far. A trial goes on from a rung where its value
     is among the best 1/`reduction_factor` of those that came to that rung before it.
+
+    `guarded` is the share of points that are trained to their end whatever their values, chosen by
+    a hash of launch and point: a sample that nothing has thinned out, by which it can be told
+    whether ranks at the rungs hold to the end. Others are still compared with them.
+
+    `band` has paths of numbers, each with a factor: a trial is compared with those alone whose
+    numbers lie within it. {"optim.learning_rate": 2.0}: early on the highest rate leads whatever
+    the design, and would end all others.
     """
 
     first_rung: float = 0.25
     reduction_factor: int = 2
+    guarded: float = 0.0
+    band: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.first_rung < 1 or self.reduction_factor < 2:
@@ -62,6 +87,32 @@ class EarlyStopping(StoppingRule):
                 "EarlyStopping needs 0 < first_rung < 1 and reduction_factor >= 2; received "
                 f"{self.first_rung} and {self.reduction_factor}. The defaults are 0.25 and 2."
             )
+        if not 0 <= self.guarded < 1:
+            raise ValueError(
+                "guarded is the share of points that are never stopped, at least 0 and below 1; "
+                f"received {self.guarded}. 0.2 is usual; without early stopping none is stopped."
+            )
+        if not isinstance(self.band, Mapping) or not all(
+            type(path) is str and type(by) in (int, float) and 1 <= by < math.inf
+            for path, by in self.band.items()
+        ):
+            raise ValueError(
+                "band gives a factor, at least 1, to each of its paths; received "
+                f'{self.band!r}. Write band={{"optim.learning_rate": 2.0}}.'
+            )
+
+    def guards(self, launch: str, point: str) -> bool:
+        drawn = hashlib.sha256(f"guarded\0{launch}\0{point}".encode()).digest()
+        return int.from_bytes(drawn[:8], "big") < self.guarded * 2**64
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return tuple(self.band)
+
+    def as_attributes(self) -> dict[str, Any]:
+        """As before December 2026 where neither is asked for."""
+        unused = {name for name in ("guarded", "band") if not getattr(self, name)}
+        return {k: v for k, v in super().as_attributes().items() if k not in unused}
 
     def rungs(self, num_steps: int) -> list[int]:
         step = max(1, round(self.first_rung * num_steps))
@@ -84,25 +135,51 @@ class _Halving:
 
     def __init__(self, rule: EarlyStopping) -> None:
         self._rule = rule
-        self._seen: dict[int, dict[int, float]] = {}  # index of a rung -> trial -> value
+        # index of a rung -> trial -> value and point
+        self._seen: dict[int, dict[int, tuple[float, Mapping[str, Any]]]] = {}
 
-    def stops(self, trial: int, step: int, num_steps: int, value: float) -> bool:
+    def stops(
+        self,
+        trial: int,
+        step: int,
+        num_steps: int,
+        value: float,
+        point: Mapping[str, Any] = MappingProxyType({}),
+    ) -> bool:
         reached = [i for i, rung in enumerate(self._rule.rungs(num_steps)) if step >= rung]
         # The furthest rung that this trial was not judged at yet: an evaluation may pass several.
         for index in reversed(reached):
             seen = self._seen.setdefault(index, {})
             if trial not in seen:
-                cutoff = self._cutoff(seen)
-                seen[trial] = value
+                cutoff = self._cutoff(self._rivals(seen, point))
+                seen[trial] = value, point
                 return cutoff is not None and value > cutoff
         return False
 
-    def _cutoff(self, seen: Mapping[int, float]) -> float | None:
-        if not seen:
+    def _rivals(
+        self, seen: Mapping[int, tuple[float, Mapping[str, Any]]], point: Mapping[str, Any]
+    ) -> list[float]:
+        found = seen.values()
+        for path, factor in self._rule.band.items():
+            own = point.get(path)
+            found = [one for one in found if _within(own, one[1].get(path), factor)]
+        return [value for value, _ in found]
+
+    def _cutoff(self, rivals: Sequence[float]) -> float | None:
+        if not rivals:
             return None
         # As Ray computes it, over negated values: the same rounding decides a tie.
-        negated = [-value for value in seen.values()]
+        negated = [-value for value in rivals]
         return -float(np.nanpercentile(negated, (1 - 1 / self._rule.reduction_factor) * 100))
+
+
+def _within(a: float | None, b: float | None, factor: float) -> bool:
+    """An axis that only one of two points has sets them apart."""
+    if a == b:
+        return True
+    if not a or not b:
+        return False
+    return 0 < max(a / b, b / a) <= factor * (1 + 1e-9)
 
 
 RULES: dict[str, type[StoppingRule]] = {

@@ -17,6 +17,7 @@ from orchestrator.study.launch import Launch, Point, with_digest
 from orchestrator.study.samplers import as_sampler
 from orchestrator.study.study import Study
 from search_spaces.cells import Cell
+from search_spaces.domains import Choice
 from search_spaces.overlay import get, overlay
 from search_spaces.space import Rule, Space
 
@@ -103,6 +104,7 @@ def resolve(
             space=space,
             trials=trials or study.trials,
         )
+        _require_axes_of_rule(launch)
         if space is not None:
             space.check(base)
             launch.first_points()
@@ -217,6 +219,24 @@ def _require_metric(launch: Launch) -> None:
                 f"every cell has the metric of its study; {measure.name} is of runs with "
                 f"{_NEEDED[measure.needs]}, and cell {cell.name} is none. Leave it out, or "
                 "choose another metric, and claim this one where it is measured."
+            )
+
+
+def _require_axes_of_rule(launch: Launch) -> None:
+    """Raises BadInput where early stopping looks at what is no number, or does not move."""
+    rule = launch.study.early_stopping
+    moved: dict[str, list[Any]] = {}
+    for path, domain in launch.space.axes.items() if launch.space else ():
+        moved[path] = list(domain.values) if isinstance(domain, Choice) else [domain.low]
+    for cell in launch.cells:
+        for path, value in cell.overrides.items():
+            moved.setdefault(path, []).append(value)
+    numbers = [p for p, of in moved.items() if all(type(v) in (int, float) for v in of)]
+    for path in rule.axes if rule else ():
+        if path not in numbers:
+            raise BadInput(
+                "the band of early stopping is of axes of numbers that the study varies; received "
+                f"{path!r}. Choose from {', '.join(numbers) or 'none: leave it out'}."
             )
 
 

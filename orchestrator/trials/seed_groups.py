@@ -7,6 +7,7 @@ With one seed a trial is judged as it comes.
 
 A point of which a seed diverged is stopped: it can have no mean. One of which a seed failed for
 another reason, or has run to its end already (another seed was asked for later), is judged no more.
+A point that the rule guards is compared like any other, and goes on whatever comes of it.
 What was decided is read from the record: a restarted driver decides as the dead one did, or once
 more where no seed has gone on since.
 """
@@ -37,6 +38,7 @@ class SeedGroups:
 
     def __init__(self, launch: Launch, trials: Trials, *, retry_failed: bool = False) -> None:
         self._trials = trials
+        self._launch = launch.name
         self._seeds = frozenset(launch.seeds)
         self._cost = launch.study.measure.cost
         self._num_steps = launch.base.train.num_steps  # of records that do not say
@@ -136,7 +138,9 @@ class SeedGroups:
         num_steps = self._length(next(iter(members.values())))
         rungs = self._rule.rungs(num_steps)
         self._passed[point] = sum(reached <= step for reached in rungs)
-        return judge.stops(self._ids[point], step, num_steps, self._cost(mean))
+        params = next(iter(members.values())).params
+        stops = judge.stops(self._ids[point], step, num_steps, self._cost(mean), params)
+        return stops and not self._rule.guards(self._launch, point)
 
     def _of_launch(self, point: str) -> dict[int, TrialRecord]:
         return {r.seed: r for r in self.members(point) if r.seed in self._seeds}

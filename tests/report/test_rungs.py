@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from orchestrator.report.rungs import MIN_CURVES, rung_line, rungs
+from orchestrator.report.rungs import MIN_CURVES, rung_line, rungs, rungs_of_launch
 from orchestrator.study import EarlyStopping
 
 STOPPING = EarlyStopping(first_rung=0.2, reduction_factor=2)
@@ -60,3 +62,67 @@ def test_rungs_between_evaluations_say_where_trials_are_judged():
     at_rungs = [trial(i, {12: i, 24: i, 48: i, 60: i}, num_steps=60) for i in range(3)]
     assert "judged:" not in rung_line(rungs(STOPPING, [60], at_rungs), [60])
     assert [r.judged_at for r in rungs(STOPPING, [60], [])] == [None] * 3
+
+
+def point(number, cell, rung, end, state="complete", seed=0, **more):
+    made = trial(number, {50: rung, 100: end} if state == "complete" else {50: rung}, state)
+    made.cell_hash, made.seed, made.is_older, made.diverged = cell, seed, False, False
+    made.__dict__.update(more)
+    return made
+
+
+GUARDED = EarlyStopping(first_rung=0.5, guarded=0.3)
+KEPT = {"early_stopping": {**GUARDED.as_attributes(), "num_steps": [100]}}
+
+
+def names(guarded, count):
+    found = (f"{i:06d}" for i in range(10**6))
+    return list(islice((n for n in found if GUARDED.guards("l", n) is guarded), count))
+
+
+def test_guarded_points_alone_speak_once_a_point_by_their_mean():
+    """Survivors whose ranks hold are among the curves, and a launch beside it: neither is told."""
+    records = []
+    for i, cell in enumerate(names(True, 12)):
+        for seed in (0, 1):
+            records.append(point(len(records), cell, i + seed, -i - 3 * seed, seed=seed))
+    for i, cell in enumerate(names(False, 30)):
+        records.append(point(len(records), cell, i, i))
+    others = [point(900 + i, cell, i, i) for i, cell in enumerate(names(True, 20))]
+    (found,), lengths = rungs_of_launch(KEPT, records, launch="l", others=others)
+    assert (found.n, found.tau) == (12, pytest.approx(-1))
+    assert found.low >= -1
+    assert found.high < -0.7
+    line = rung_line([found], lengths)
+    assert "-1.00 [-0.9" in line
+    assert "over 12 points that were guarded against it (95% intervals)" in line
+    kept = {"early_stopping": {**KEPT["early_stopping"], "guarded": 0.0}}
+    (plain,), _ = rungs_of_launch(kept, records, launch="l", others=others)
+    assert (plain.n, plain.low) == (74, None)
+
+
+def test_points_from_before_the_rule_guarded_say_nothing():
+    """One that was stopped all the same tells when it was; not one of which a seed diverged."""
+    cells = names(True, 26)
+    records = [point(i, cell, i, i) for i, cell in enumerate(cells[:12])]
+    records.append(point(12, cells[12], 5.0, None, "pruned"))
+    records += [point(13 + i, cell, i, -i) for i, cell in enumerate(cells[13:25])]
+    diverged = cells[25]
+    records.append(point(30, diverged, 5.0, None, "pruned"))
+    records.append(point(31, diverged, 5.0, None, "failed", seed=1, diverged=True))
+    (found,), _ = rungs_of_launch(KEPT, records, launch="l")
+    assert (found.n, found.tau) == (12, pytest.approx(-1))
+
+
+@pytest.mark.parametrize("n", [10, 30])
+@pytest.mark.parametrize("r", [0.0, 0.5, 0.9])
+def test_the_interval_holds_the_truth(n, r):
+    """Of a bivariate normal distribution, whose tau is 2 / pi asin(r)."""
+    generator, truth, held = np.random.default_rng(n), 2 / np.pi * np.arcsin(r), 0
+    for _ in range(300):
+        rung = generator.standard_normal(n)
+        end = r * rung + np.sqrt(1 - r * r) * generator.standard_normal(n)
+        records = [point(i, str(i), a, b) for i, (a, b) in enumerate(zip(rung, end, strict=True))]
+        (found,) = rungs(GUARDED, [100], records, by_point=True)
+        held += found.low <= truth <= found.high
+    assert held / 300 >= 0.94

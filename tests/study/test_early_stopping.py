@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.base.errors import BadInput
 from orchestrator.study import EarlyStopping, early_stopping
 from orchestrator.study.early_stopping import StoppingRule, rule_of
+from orchestrator.study.resolve import resolve
 
 
 def rays_own(rule, num_steps):
@@ -94,7 +96,7 @@ class Bound(StoppingRule):
         return [num_steps // 2]
 
     def judge(self):
-        def stops(trial, step, num_steps, value):
+        def stops(trial, step, num_steps, value, point):
             return step >= num_steps // 2 and value > self.worst
 
         return SimpleNamespace(stops=stops)
@@ -125,3 +127,92 @@ def test_another_rule_is_one_class_and_one_line(bound, hold, sampled_study):
             assert scheduler.on_trial_result(None, trial, result) == decision
         found, lengths = rungs_of_launch(session.info.attributes, session.records)
     assert ([rung.step for rung in found], lengths) == ([4], [8])
+
+
+def test_a_band_compares_like_with_like():
+    """Against a rule over each trial's own rivals, looked up one by one."""
+    draw = random.Random(3)
+    rule = EarlyStopping(band={"optim.learning_rate": 2.0, "optim.warmup_steps": 1})
+    judge, seen, stopped = rule.judge(), [], 0
+    for trial in range(200):
+        point = {"optim.learning_rate": draw.choice((1e-3, 2e-3, 4e-3, 8e-3))}
+        if draw.random() < 0.5:
+            point["optim.warmup_steps"] = draw.choice((0, 10))
+        value = draw.random() - 100 * point["optim.learning_rate"]
+        own = point["optim.learning_rate"]
+        rivals = [
+            of
+            for of, other in seen
+            if 0.499 < other["optim.learning_rate"] / own < 2.001
+            and other.get("optim.warmup_steps") == point.get("optim.warmup_steps")
+        ]
+        expected = bool(rivals) and value > sorted(rivals)[(len(rivals) - 1) // 2]
+        if len(rivals) % 2:  # else the cutoff lies between two of them
+            assert judge.stops(trial, 25, 100, value, point) == expected
+        else:
+            judge.stops(trial, 25, 100, value, point)
+        seen.append((value, point))
+        stopped += expected
+    assert 40 < stopped < 160
+
+
+def test_without_a_band_the_highest_rate_ends_all_others():
+    for band, expected in (({}, True), ({"optim.learning_rate": 2.0}, False)):
+        judge = EarlyStopping(band=band).judge()
+        assert not judge.stops(0, 25, 100, 1.0, {"optim.learning_rate": 8e-3})
+        assert judge.stops(1, 25, 100, 2.0, {"optim.learning_rate": 1e-3}) is expected
+
+
+def test_a_share_is_guarded_by_names_alone():
+    rule = EarlyStopping(guarded=0.2)
+    points = [f"{i:08x}" for i in range(4000)]
+    guarded = [p for p in points if rule.guards("study/smoke/c@1", p)]
+    assert 0.18 < len(guarded) / len(points) < 0.22
+    assert guarded == [p for p in points if rule.guards("study/smoke/c@1", p)]
+    assert guarded != [p for p in points if rule.guards("study/smoke/c@2", p)], "another launch"
+    more = EarlyStopping(guarded=0.4)
+    assert all(more.guards("study/smoke/c@1", p) for p in guarded), "a larger share has them too"
+    assert not any(EarlyStopping().guards("study/smoke/c@1", p) for p in points)
+
+
+def test_what_uses_neither_is_written_as_before():
+    assert EarlyStopping().as_attributes() == {
+        "rule": "asha",
+        "first_rung": 0.25,
+        "reduction_factor": 2,
+    }
+    rule = EarlyStopping(guarded=0.2, band={"optim.learning_rate": 2.0})
+    assert rule_of(rule.as_attributes()) == rule
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"guarded": 1.0}, r"at least 0 and below 1; received 1\.0"),
+        ({"guarded": -0.1}, "at least 0 and below 1"),
+        ({"band": {"optim.learning_rate": 0.5}}, "a factor, at least 1"),
+        ({"band": ["optim.learning_rate"]}, "a factor, at least 1"),
+        ({"band": {"optim.learning_rate": float("inf")}}, "a factor, at least 1"),
+    ],
+)
+def test_what_makes_no_rule_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        EarlyStopping(**given)
+
+
+def test_a_band_is_of_numbers_that_move(sampled_study, grid_study, corpus):
+    import dataclasses
+
+    for path in ("optim.learning_rate", "moe.router", "optim.learning_rat"):
+        rule = EarlyStopping(band={path: 2.0})
+        study = dataclasses.replace(sampled_study, early_stopping=rule)
+        with pytest.raises(BadInput, match=r"Choose from moe\.num_experts, moe\.top_k"):
+            resolve(study, corpus_spec=corpus)
+        with pytest.raises(BadInput, match=r"Choose from moe\.num_experts\."):
+            resolve(dataclasses.replace(grid_study, early_stopping=rule), corpus_spec=corpus)
+    resolve(
+        dataclasses.replace(
+            sampled_study, early_stopping=EarlyStopping(band={"moe.num_experts": 2})
+        ),
+        corpus_spec=corpus,
+    )

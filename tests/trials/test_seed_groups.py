@@ -220,3 +220,46 @@ def test_what_waits_for_a_seed_that_no_budget_holds_keeps_no_driver(hold, study)
         Driver(session.ledger, 1).run()
     assert count_states(session.records)["waiting"] == 0
     assert all(len(set(found.values())) == 1 for found in states(session).values())
+
+
+def test_a_guarded_point_goes_to_its_end(hold, study, monkeypatch):
+    """The worst of all, which is stopped at its first rung otherwise."""
+    with hold(dataclasses.replace(study, name="plain")) as session:
+        Driver(session.ledger, 1).run()
+        assert states(session)["b"] == {0: "pruned", 1: "pruned"}
+        (worst,) = {r.cell_hash for r in session.records if r.cell == "b"}
+    monkeypatch.setattr(EarlyStopping, "guards", lambda self, launch, point: point == worst)
+    with hold(dataclasses.replace(study, name="guarded")) as session:
+        Driver(session.ledger, 1).run()
+        assert states(session)["b"] == {0: "complete", 1: "complete"}
+        assert "pruned" in states(session)["d"].values(), "judged as ever"
+
+
+@pytest.mark.parametrize("rounds", [2, 5])
+def test_a_killed_driver_guards_the_same_points(hold, study, rounds):
+    rule = EarlyStopping(first_rung=0.25, reduction_factor=4, guarded=0.5)
+    study = dataclasses.replace(study, early_stopping=rule, name=f"guarded{rounds}")
+    with hold(study) as session:
+        Driver(session.ledger, 1).run(rounds)
+    with hold(study) as session:
+        Driver(session.ledger, 1).run()
+        name, points = session.launch.name, session.launch.points()
+        guarded = {p.cell for p in points if rule.guards(name, p.cell_hash)}
+        found = states(session)
+    assert guarded
+    assert set(found) - guarded
+    assert all(set(found[cell].values()) == {"complete"} for cell in guarded)
+
+
+def test_a_band_is_judged_by_each_points_own_axis(hold, study):
+    """Nobody near b has come before it, and a is nearer to d than any other."""
+    rates = {"a": 1e-3, "b": 8e-3, "c": 9e-3, "d": 1.1e-3}
+    cells = [Cell(name=n, overrides={"optim.learning_rate": rate}) for n, rate in rates.items()]
+    found = {}
+    for name, band in (("none", {}), ("band", {"optim.learning_rate": 2.0})):
+        rule = EarlyStopping(first_rung=0.25, reduction_factor=2, band=band)
+        changed = dataclasses.replace(study, cells=cells, early_stopping=rule, name=name)
+        with hold(changed) as session:
+            Driver(session.ledger, 8).run()
+        found[name] = {n for n, of in states(session).items() if of[0] == "complete"}
+    assert found == {"none": {"c"}, "band": {"a", "b", "c"}}
