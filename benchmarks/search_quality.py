@@ -20,7 +20,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -32,6 +32,7 @@ from search_problems import Problem, problems
 from orchestrator.stores.choices import optuna_distributions
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.samplers import Sampler, Search, Values, as_sampler
+from orchestrator.surrogate.earlier_searches import Earlier
 from orchestrator.trials.sampling import DRAWS_OF_SAMPLER
 from orchestrator.trials.search_state import Search as Searched
 
@@ -77,14 +78,22 @@ def record_of(number: int, values: Values, value: float, problem: Problem) -> Tr
 
 @dataclasses.dataclass
 class Run:
-    """One search: regret of the recommended point after each trial, and what it took."""
+    """One search: its trials, regret of the recommended point after each, and what it took."""
 
+    records: list[TrialRecord]
     regrets: list[float]
     fallbacks: int
     suggestion_s: float
 
 
-def searched(problem: Problem, sampler: Sampler, *, trials: int, seed: int) -> Run:
+def searched(
+    problem: Problem,
+    sampler: Sampler,
+    *,
+    trials: int,
+    seed: int,
+    earlier: Sequence[Earlier] = (),
+) -> Run:
     rng = random.Random(f"{problem.name} {seed}")
     records: list[TrialRecord] = []
     known: set[Any] = set()
@@ -99,7 +108,7 @@ def searched(problem: Problem, sampler: Sampler, *, trials: int, seed: int) -> R
 
     for index in range(trials):
         begin = time.thread_time()
-        search = Searched(space=problem.space, records=records, is_open=is_open)
+        search = Searched(space=problem.space, records=records, is_open=is_open, earlier=earlier)
         draws = sampler.suggestions(search, seed=hash((seed, index)) % 2**32, index=index)
         values = next(filter(is_open, islice(draws, DRAWS_OF_SAMPLER)), None)
         while values is None or not is_open(values):
@@ -113,7 +122,7 @@ def searched(problem: Problem, sampler: Sampler, *, trials: int, seed: int) -> R
         if value < best:
             best, recommended = value, values
         regrets.append(problem.regret(recommended))
-    return Run(regrets, fallbacks, spent / trials)
+    return Run(records, regrets, fallbacks, spent / trials)
 
 
 def interval(differences: list[float]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +28,13 @@ from orchestrator.base.home import Home
 from orchestrator.base.whole_files import whole
 from orchestrator.report.records import LaunchRecords
 from orchestrator.stores.finished_run import FinishedRun
-from orchestrator.stores.optuna_launches import LAUNCH_ATTRIBUTES, OWNER, STARTED_AT, LaunchInfo
+from orchestrator.stores.optuna_launches import (
+    LAUNCH_ATTRIBUTES,
+    OBJECTIVES,
+    OWNER,
+    STARTED_AT,
+    LaunchInfo,
+)
 from orchestrator.stores.optuna_private import study_id_of
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import (
@@ -85,7 +91,7 @@ class ArchivedLaunch:
     """`files` are of a home, by their path in it: routing arrays, configs, rows of `analyze`."""
 
     name: str
-    direction: str
+    directions: list[str]  # of the metric, or of each objective
     attributes: Mapping[str, Any]
     trials: list[ArchivedTrial]
     files: Mapping[str, bytes]
@@ -123,7 +129,7 @@ def pack(launch: ArchivedLaunch) -> dict[str, bytes]:
         "format": container.FORMAT,
         "version": container.VERSION,
         "launch": launch.name,
-        "direction": launch.direction,
+        **_directions_to_json(launch.directions),
         "attributes": dict(launch.attributes),
     }
     lines = [container.as_json(_trial_to_json(trial)) for trial in launch.trials]
@@ -145,7 +151,7 @@ def read(path: Path) -> ArchivedLaunch:
         trials = [_trial_from_json(json.loads(line), points) for line in lines]
         launch = ArchivedLaunch(
             name=head["launch"],
-            direction=head["direction"],
+            directions=head["directions"] if "directions" in head else [head["direction"]],
             attributes=head["attributes"],
             trials=trials,
             files={
@@ -174,7 +180,9 @@ def records_of(launch: ArchivedLaunch) -> Iterator[LaunchRecords]:
 def _in_memory(launch: ArchivedLaunch) -> OptunaTrials:
     """Raises ValueError on trials that Optuna would not have."""
     storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(storage=storage, study_name=launch.name, direction=launch.direction)
+    study = optuna.create_study(
+        storage=storage, study_name=launch.name, directions=launch.directions
+    )
     for key, value in launch.attributes.items():
         study.set_user_attr(key, value)
     for archived in launch.trials:
@@ -209,8 +217,10 @@ def _place_of(name: str, home: Home) -> Path:
 
 def _require_whole(launch: ArchivedLaunch) -> None:
     """Raises ValueError where something is missing that every launch has."""
-    if launch.direction not in ("minimize", "maximize"):
-        raise ValueError(f"its direction is {launch.direction!r}")
+    if unknown := set(launch.directions) - {"minimize", "maximize"}:
+        raise ValueError(f"its direction is {', '.join(map(repr, unknown))}")
+    if len(launch.directions) != len(launch.attributes.get(OBJECTIVES) or ["metric"]):
+        raise ValueError("it has other objectives than directions")
     if missing := set(_ATTRIBUTES) - launch.attributes.keys():
         raise ValueError(f"the launch has no {', '.join(sorted(missing))}")
     keys = [archived.key for archived in launch.trials]
@@ -220,11 +230,25 @@ def _require_whole(launch: ArchivedLaunch) -> None:
         trial = archived.trial
         if missing := _NEEDED - trial.user_attrs.keys():
             raise ValueError(f"trial {trial.number} has no {', '.join(sorted(missing))}")
-        if trial.state == TrialState.COMPLETE and not math.isfinite(trial.value):
+        finite = [value for value in trial.values or () if math.isfinite(value)]
+        if trial.state == TrialState.COMPLETE and len(finite) != len(launch.directions):
             raise ValueError(f"trial {trial.number} is complete without a finite value")
         if trial.state.is_finished() and archived.run is None:
             raise ValueError(f"trial {trial.number} has ended and has no run")
     _in_memory(launch)
+
+
+def _directions_to_json(directions: Sequence[str]) -> dict[str, Any]:
+    return {"direction": directions[0]} if len(directions) == 1 else {"directions": directions}
+
+
+def _values_to_json(values: Sequence[float | None]) -> dict[str, Any]:
+    return {"value": values[0]} if len(values) == 1 else {"values": values}
+
+
+def _values_from_json(line: Mapping[str, Any]) -> list[float] | None:
+    values = line["values"] if "values" in line else [line["value"]]
+    return None if values == [None] else values
 
 
 def _trial_to_json(archived: ArchivedTrial) -> dict[str, Any]:
@@ -233,7 +257,7 @@ def _trial_to_json(archived: ArchivedTrial) -> dict[str, Any]:
         "key": archived.key,
         "number": trial.number,
         "state": trial.state.name,
-        "value": trial.value if trial.values else None,
+        **_values_to_json(trial.values or [None]),
         "params": trial.params,
         "distributions": {
             name: json.loads(distribution_to_json(distribution))
@@ -266,7 +290,8 @@ def _trial_from_json(
     trial = FrozenTrial(
         number=line["number"],
         state=state,
-        value=line["value"],
+        value=None,
+        values=_values_from_json(line),
         datetime_start=_from_text(line["started"]),
         datetime_complete=_from_text(line["ended"]),
         params=line["params"],

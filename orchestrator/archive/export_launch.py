@@ -102,7 +102,7 @@ def export_launch(launch: LaunchRecords, client: MlflowClient) -> ArchivedLaunch
         )
     return ArchivedLaunch(
         name=launch.info.name,
-        direction=launch.store.study.direction.name.lower(),
+        directions=[one.name.lower() for one in launch.store.study.directions],
         attributes=launch.info.attributes,
         trials=trials,
         files=files,

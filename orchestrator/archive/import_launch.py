@@ -31,6 +31,7 @@ from orchestrator.stores.mlflow_runs import MlflowRuns, absence_named
 from orchestrator.stores.moved_home import settle
 from orchestrator.stores.optuna_launches import (
     LABELS_KEPT,
+    OBJECTIVES,
     OWNER,
     LaunchInfo,
     launches_in,
@@ -106,7 +107,7 @@ def import_launch(
             if engine is not None and url.startswith("sqlite:///"):
                 file = Path(url.removeprefix("sqlite:///"))
                 stack.enter_context(with_log(file, let_go=engine.dispose))
-        info = open_imported(storage, launch.name, launch.direction, launch.attributes)
+        info = open_imported(storage, launch.name, launch.directions, launch.attributes)
         search = OptunaTrials(storage, info)
         tracking = MlflowRuns.open(
             client, launch, home, owner=search.info.attributes[OWNER], uri=uri
@@ -191,7 +192,7 @@ def _not_taken(archived: ArchivedTrial, same: FrozenTrial) -> str:
 
 
 def _shown(trial: FrozenTrial) -> str:
-    return str(trial.value) if trial.values else STATE_OF[trial.state]
+    return ", ".join(map(str, trial.values)) if trial.values else STATE_OF[trial.state]
 
 
 def _artifacts(home: Home, archived: ArchivedTrial) -> list[tuple[str, str]]:
@@ -205,11 +206,12 @@ def _require_fits(launch: ArchivedLaunch, storage_url: str) -> None:
     if found is None:
         return
     storage, info = found
-    for key in ("metric", "scale", "corpus_digest", "sampled"):
-        if info.attributes.get(key) != launch.attributes[key]:
+    for key in ("metric", OBJECTIVES, "scale", "corpus_digest", "sampled"):
+        here, there = info.attributes.get(key), launch.attributes.get(key)
+        if here != there:
             raise BadInput(
-                f"launches of one name are one launch; {launch.name} has {key} "
-                f"{info.attributes.get(key)!r} here and {launch.attributes[key]!r} in the file. "
+                f"launches of one name are one launch; {launch.name} has {key} {here!r} here and "
+                f"{there!r} in the file. "
                 "Import it into another --home."
             )
     if bool(info.attributes.get(LABELS_KEPT, True)) != bool(

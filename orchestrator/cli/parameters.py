@@ -147,6 +147,13 @@ SamplerOption = Annotated[
         autocompletion=complete_sampler,
     ),
 ]
+WarmStartOption = Annotated[
+    bool,
+    typer.Option(
+        "--warm-start",
+        help="Tell the sampler of earlier launches of the home that searched the same axes.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -165,6 +172,7 @@ class AskedLaunch:
         *,
         trials: int | None = None,
         sampler: str | None = None,
+        warm_start: bool = False,
         need_corpus: bool = True,
     ) -> Launch:
         """Raises BadInput as `study.resolve` does, and where an option cannot be read."""
@@ -178,6 +186,7 @@ class AskedLaunch:
             corpus_spec=self.corpus,
             trials=trials,
             sampler=sampler,
+            warm_start=warm_start,
             need_corpus=need_corpus,
         )
 

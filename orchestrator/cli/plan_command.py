@@ -20,6 +20,7 @@ from orchestrator.cli.parameters import (
     SamplerOption,
     StudyArgument,
     TrialsOption,
+    WarmStartOption,
     app,
     errors,
     output,
@@ -84,6 +85,7 @@ def plan_command(
     asked: AskedLaunch,
     trials: TrialsOption = None,
     sampler: SamplerOption = None,
+    warm_start: WarmStartOption = False,
     home: HomeOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers of each trial, for its memory.")] = 1,
     shard: Annotated[
@@ -109,6 +111,7 @@ def plan_command(
 
     Example: moe-study plan quickstart --scale cpu --seeds 0,1,2,3,4
     """
+    from orchestrator.driver.origin import origin_of
     from orchestrator.report.pace import pace_of
     from orchestrator.study.cautions import cautions
     from orchestrator.study.plan import Given, plan
@@ -118,7 +121,10 @@ def plan_command(
         raise BadInput(f"--device is cpu or cuda; received {device!r}. Choose one.")
     if spread is not None and not 0 < spread < math.inf:
         raise BadInput(f"--spread is a number above 0; received {spread:g}. Correct it.")
-    launch = asked.resolved(study, trials=trials, sampler=sampler, need_corpus=False)
+    launch = asked.resolved(
+        study, trials=trials, sampler=sampler, warm_start=warm_start, need_corpus=False
+    )
+    launch, origin = origin_of(launch, Home.at(home))
     planned = plan(launch, Home.at(home).tokens, Given(device=device, workers=workers, shard=shard))
     for line in planned["notes"]:
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -130,12 +136,13 @@ def plan_command(
         if launch.study.is_grid:
             for line in _token_folders(launch):
                 errors.print(line, markup=False)
-    noted = [*cautions(launch), *_upcycled(launch, Home.at(home))]
+    noted = [*cautions(launch), *_upcycled(launch, Home.at(home)), *origin.lines]
     powers = _powers(launch, Home.at(home), spread)
     if as_json:
         told = [power.as_json() for power in powers]
         design = str(launch.study.design)
-        print_json({**planned, "cautions": noted, "design": design, "power": told})
+        told_of = origin.as_json()
+        print_json({**planned, "cautions": noted, "design": design, "power": told, **told_of})
         return
     about = "about " if planned["estimated"] else ""
     output.print(launch.study.question, style="bold", highlight=False)

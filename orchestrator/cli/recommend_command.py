@@ -114,6 +114,12 @@ def recommend_command(
     else:
         for line in found.lines():
             output.print(line, highlight=False)
+    if (above := launch.study.rung_above(launch.scale)) and found.race.is_over:
+        errors.print(
+            f"next: moe-study run {study} --scale {above}, the next rung of its ladder, where the "
+            f"best {launch.study.ladder_points} points are trained",
+            highlight=False,
+        )
     if write_study is not None and found.race.winner is not None:
         name = write_follow_up(write_study, study, launch, found)
         errors.print(f"next: moe-study run {write_study} ({name})", highlight=False)

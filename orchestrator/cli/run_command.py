@@ -25,6 +25,7 @@ from orchestrator.cli.parameters import (
     SamplerOption,
     StudyArgument,
     TrialsOption,
+    WarmStartOption,
     WhichStores,
     app,
     errors,
@@ -45,6 +46,7 @@ def run_command(
     asked: AskedLaunch,
     trials: TrialsOption = None,
     sampler: SamplerOption = None,
+    warm_start: WarmStartOption = False,
     stores: WhichStores,
     checkpoint_uri: CheckpointOption = None,
     address: AddressOption = None,
@@ -131,7 +133,7 @@ def run_command(
     from orchestrator.stores.trial_record import count_states
     from orchestrator.trials.spending import Limits
 
-    launch = asked.resolved(study, trials=trials, sampler=sampler)
+    launch = asked.resolved(study, trials=trials, sampler=sampler, warm_start=warm_start)
     options = Options(
         home=Home.at(stores.home),
         **stores.outside,

@@ -81,15 +81,18 @@ def claims(
 ) -> None:
     """Verdicts on the study's claims in the newest launch, with intervals, and parts of compounds.
 
+    Of a search with several objectives, its front.
+
     Example: moe-study claims paper_table1 --scale cpu
     """
+    from orchestrator.report.table_text import fronts_as_json, fronts_text
     from orchestrator.report.verdict_text import HEADINGS, remarks, verdict_rows
 
     loaded, launch = read_newest(study, which)
-    judgement = launch.judgement(loaded)
+    judgement, fronts = launch.judgement(loaded), launch.fronts()
     if as_json:
         named = {"study": loaded.name, "launch": launch.info.name}
-        print_json({**named, **judgement.to_dict()})
+        print_json({**named, **judgement.to_dict(), **fronts_as_json(fronts)})
         return
     if output.is_terminal:
         output.print(launch.info.name, style="italic", highlight=False, soft_wrap=True)
@@ -102,5 +105,7 @@ def claims(
             print(remark, end="\n\n")
         if judgement.verdicts:
             print_rows(HEADINGS, verdict_rows(judgement.verdicts, parts=True), fold=set())
-    if not judgement.verdicts:
+    for line in fronts_text(fronts):
+        output.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not judgement.verdicts and not fronts:
         print("The study states no claims: docs/studies.md says how to.")

@@ -1,7 +1,7 @@
 """What a launch shows of itself at its end: figures, claims and the report, in both pages.
 
 MLflow has them as artifacts of the parent run, Optuna Dashboard as artifacts of the study, with the
-Pareto front among its plots: its own needs a study with two objectives, and this one has one.
+front of loss and FLOPs among its plots: its own Pareto page is of studies with several objectives.
 """
 
 from __future__ import annotations

@@ -60,6 +60,13 @@ def require_raceable(launch: Launch) -> None:
             "say what is better. Ask `moe-study claims`, or give it a Sequential design and "
             "`run --until-decided`."
         )
+    if launch.study.objectives:
+        raise BadInput(
+            "a recommendation is one point, and of several objectives no point of the front is the "
+            f"best; {launch.study.name} has {', '.join(launch.study.objectives)}. Read the front "
+            "in `moe-study table`; more seeds (run --seeds 0,1,2) give its points intervals, and a "
+            "study of their cells, with claims, decides between them."
+        )
     if launch.has_corpora:
         raise BadInput(
             "a recommendation is on one text, since losses on different ones do not compare; "

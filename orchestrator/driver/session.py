@@ -22,6 +22,7 @@ from orchestrator.base.urls import redact
 from orchestrator.cluster import capacity, connection, nodes
 from orchestrator.cluster.connection import Resources
 from orchestrator.driver.dense_runs import DenseRun, find_dense_runs
+from orchestrator.driver.ladder import climb_lines, climbing, keep
 from orchestrator.driver.memory_admission import (
     has_memory,
     memory_here,
@@ -45,7 +46,13 @@ from orchestrator.stores.mlflow_client import require_usable as require_tracking
 from orchestrator.stores.mlflow_private import database_of
 from orchestrator.stores.mlflow_runs import MlflowRuns, absence_named
 from orchestrator.stores.moved_home import settle
-from orchestrator.stores.optuna_launches import OWNER, REGISTRATIONS, LaunchInfo
+from orchestrator.stores.optuna_launches import (
+    LADDER,
+    OWNER,
+    REGISTRATIONS,
+    WARM_START,
+    LaunchInfo,
+)
 from orchestrator.stores.optuna_private import relational
 from orchestrator.stores.optuna_storage import open_storage, require_usable, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
@@ -56,6 +63,7 @@ from orchestrator.stores.trial_record import WORKERS, TrialRecord
 from orchestrator.study.cautions import cautions
 from orchestrator.study.launch import Launch
 from orchestrator.study.registration import tag_text
+from orchestrator.trials.earlier_launches import lacking_lines, warm_start_lines, warm_started
 from orchestrator.trials.ledger import Ledger
 from orchestrator.trials.reconcile import reconcile
 from orchestrator.trials.spending import LeftOut
@@ -174,6 +182,7 @@ def opened(
     require_tracking(mlflow_uri)
     if options.checkpoint_uri is not None:
         options.place.require_usable()
+    launch, climb = climbing(launch, home, storage_url)
     worth_saying: list[str | None] = []
     granted = allowed(launch, options.resources)
     if start_cluster and options.address is None:
@@ -207,6 +216,9 @@ def opened(
                 file = Path(url.removeprefix("sqlite:///"))
                 stack.enter_context(with_log(file, let_go=engine.dispose))
         search = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
+        keep(climb, search)
+        if not options.recommending:  # which draws nothing
+            launch = warm_started(launch, search, storage, home)
         added = search.added_choices(launch)
         owner = search.info.attributes[OWNER]
         tracking = MlflowRuns.open(client, launch, home, owner=owner, uri=mlflow_uri)
@@ -296,12 +308,18 @@ def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
         yield f"cell {name} is the same configuration as {other}: trained once, as {other}"
     yield from cautions(session.launch)
     yield from filter(None, [session.launch.sampler_line])
+    info = session.info
+    if session.launch.is_warm_started and not session.options.recommending:
+        yield from warm_start_lines(session.launch, info.attributes[WARM_START])
+        yield from lacking_lines(session.launch, info.attributes[WARM_START])
+    yield from climb_lines(session.launch, info.attributes.get(LADDER))
     for record in session.ledger.queue.unknown:
         yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
-    info = session.info
-    alike = OptunaTrials.alike(storage, info)
     found, lengths = rungs_of_launch(
-        info.attributes, session.records, launch=info.name, others=alike
+        info.attributes,
+        session.records,
+        launch=info.name,
+        others=OptunaTrials.alike(storage, info),
     )
     if found:
         yield rung_line(found, lengths)

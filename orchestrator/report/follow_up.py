@@ -70,7 +70,7 @@ def write_follow_up(path: Path, search: str, launch: Launch, found: Recommendati
         search=_expression(path, search),
         name=path.stem,
         baseline=baseline,
-        scale=launch.scale,
+        scale=launch.study.rung_above(launch.scale) or launch.scale,
         metric=launch.study.metric,
         bounded="    constraints=SEARCH.constraints,\n" if launch.study.constraints else "",
         seeds=_SEEDS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.home import Home
 from orchestrator.report.figure_data import (
@@ -32,6 +32,9 @@ from orchestrator.report.pareto import Cost, ParetoPoint, pareto_points
 from orchestrator.report.records import LaunchRecords
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.design import Design
+
+if TYPE_CHECKING:
+    from orchestrator.report.front import Front
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,11 @@ class LaunchData:
     def fronts(self) -> list[tuple[str, Cost, list[ParetoPoint]]]:
         """Name of the chart, what is spent, and a point a cell."""
         return [("pareto", "flops", self.pareto), ("pareto-active", "active", self.pareto_active)]
+
+    @cached_property
+    def objective_fronts(self) -> tuple[Front, ...]:
+        """Of a search with several objectives, one a corpus."""
+        return self.launch.fronts()
 
     # Axes.
 

@@ -28,6 +28,7 @@ from orchestrator.report.table_text import footnotes
 from orchestrator.report.tables import Row, Table
 from orchestrator.report.verdict_text import remarks, verdict_word
 from orchestrator.report.verdicts import Verdict
+from orchestrator.stores.optuna_launches import WARM_START
 from orchestrator.stores.trial_record import RUN_LINK, TrialRecord, count_states
 from orchestrator.study.library import study_names
 from orchestrator.study.study import Study
@@ -216,6 +217,7 @@ def _reproduce(launch: LaunchRecords) -> dict[str, Any]:
     command += ["--seeds", ",".join(map(str, seeds))] if seeds else []
     if given["sampled"] and current:
         command += ["--trials", str(len({r.cell_hash for r in current}))]
+    command += ["--warm-start"] if given.get(WARM_START) is not None else []
     option = given.get("corpus_option", given["corpus"])
     command += ["--corpus", option] if option else []
     for path, value in given["overrides"].items():

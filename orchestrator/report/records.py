@@ -8,24 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe.metrics import Metric, describe
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report.judge import Judgement, judge_launch, read_analysis
 from orchestrator.report.judged_split import judged_metric, on_judged_split
+from orchestrator.report.rank_agreement import agreement_text, rank_agreement
 from orchestrator.report.tables import Table, table_of
 from orchestrator.report.text_error import losses_of
 from orchestrator.stores.configurations import rows_of, told_apart
 from orchestrator.stores.importances import Importance, importances
-from orchestrator.stores.optuna_launches import REGISTRATIONS, LaunchInfo, launches_in
+from orchestrator.stores.optuna_launches import (
+    LADDER,
+    REGISTRATIONS,
+    WARM_START,
+    LaunchInfo,
+    launches_in,
+    origin_lines,
+)
 from orchestrator.stores.optuna_storage import open_storage, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.stores.violations import marked
 from orchestrator.study.constraints import constraints_of, listed
 from orchestrator.study.study import Study
+
+if TYPE_CHECKING:
+    from orchestrator.report.front import Front
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -74,6 +85,14 @@ class LaunchRecords:
         older = {record.number for record in self.trials if record.is_older}
         return importances(self.store, without=older)
 
+    def fronts(self) -> tuple[Front, ...]:
+        """Of a search with several objectives, one a corpus; none of others."""
+        if not self.info.objectives:
+            return ()
+        from orchestrator.report.front import fronts_of  # brings scipy's optimisers
+
+        return fronts_of(self.trials, self.info.objectives)
+
     def analysis(self) -> list[Mapping[str, Any]]:
         """Rows of `analyze`, of the configurations that the study has now. Raises BadInput where a
         file of them is damaged."""
@@ -101,11 +120,29 @@ class LaunchRecords:
             best_first=self.info.attributes["sampled"],
             published=study.published,
             judgement=self.judgement(study, rows),
+            fronts=self.fronts(),
             about={
                 **{k: self.info.attributes.get(k) for k in ("scale", "corpus", "corpus_digest")},
                 "constraints": listed(constraints_of(self.info.attributes)),
             },
+            origin=self.origin_lines(),
         )
+
+    def origin_lines(self) -> list[str]:
+        """Where its points come from, if not from its own search alone, and whether the order there
+        is the order here, over the points that both ran."""
+        lines, of = origin_lines(self.info.attributes), self.info.attributes
+        climbed = [of[LADDER]["from"]] if LADDER in of else []
+        for name in [*climbed, *(of.get(WARM_START) or ())]:
+            other = self.store.beside(name) if self.store is not None else None
+            if other is None:
+                continue
+            found = rank_agreement(
+                self.trials, told_apart(other.records(), other.info.attributes, self.home)
+            )
+            told = agreement_text(found) if found else "too few points in common to tell"
+            lines.append(f"Order here and in {name}: {told}.")
+        return lines
 
 
 def read_launch(study: str, **asked: Any) -> LaunchRecords:

@@ -61,6 +61,7 @@ def chart_sections(launch: LaunchRecords, design: Design) -> list[Section]:
         *_interactions(data, drawn),
         _loads(data, drawn),
         *_specialization(data, drawn),
+        *_objectives(data),
         _pareto(data, drawn),
         *_search(data, drawn),
         _importance(launch, shares, drawn),
@@ -181,6 +182,33 @@ def _specialization(data: LaunchData, drawn: Mapping[str, str]) -> Iterator[Sect
             texts={name: specialization_text(p) for name, p in panels.items()},
             pictures=drawn,
         )
+
+
+def _objectives(data: LaunchData) -> Iterator[Section]:
+    names = data.launch.info.objectives
+    if not names:
+        return
+    from orchestrator.report.front import front_lines
+    from orchestrator.report.front_charts import charts_of
+
+    figures, captions, texts = {}, {}, {}
+    for i, front in enumerate(data.objective_fronts):
+        told = " ".join(front_lines(front))
+        for name, (chart, caption) in charts_of(front).items():
+            figures[f"{name}-{i}"] = chart
+            captions[f"{name}-{i}"] = f"{caption}{f' on {front.corpus}' if front.corpus else ''}"
+            texts[f"{name}-{i}"] = told
+    yield Section(
+        title="The front of the objectives",
+        how=f"Points that no other beats in all of {', '.join(names)}: means over seeds, with 95% "
+        "intervals where there are several. The hypervolume is the share of the box from the best "
+        "value of each to the reference point that the points dominate, over device seconds of all "
+        "trials that had ended; the box is that of the end.",
+        figures=figures,
+        captions=captions,
+        texts=texts,
+        missing="No trial is complete yet.",
+    )
 
 
 def _pareto(data: LaunchData, drawn: Mapping[str, str]) -> Section:

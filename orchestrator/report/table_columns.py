@@ -12,12 +12,15 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.report.figure_labels import short_names
 from orchestrator.report.tables import Row, Table
+
+if TYPE_CHECKING:  # it brings scipy's optimisers
+    from orchestrator.report.front import FrontPoint
 
 NOT_CAUSAL = "\N{DAGGER}"
 VIOLATES = "\N{DOUBLE DAGGER}"
@@ -91,6 +94,7 @@ def _columns(table: Table) -> list[Column]:
             key=lambda row: None if row.ci_low is None else row.ci_high - row.ci_low,
         ),
     ]
+    found += _objective_columns(table)
     if any(row.difference for row in table.rows):
         found.append(
             Column(
@@ -240,6 +244,40 @@ def axis_text(value: Any) -> str:
     if value is None:
         return NOTHING
     return f"{value:.3g}" if type(value) is float else str(value)
+
+
+_COUNTED = ("params_total", "params_active", "flops_per_token")  # columns of every table
+
+
+def _objective_columns(table: Table) -> list[Column]:
+    """Of a search with several: whether a row is on the front, and its further objectives."""
+    if not table.fronts:
+        return []
+    from orchestrator.report.front import estimate_text
+
+    def point_of(row: Row) -> FrontPoint | None:
+        return table.front_points.get((row.cell, row.moe_digest))
+
+    def on_front(row: Row) -> str:
+        point = point_of(row)
+        return NOTHING if point is None else "yes" if point.on_front else "no"
+
+    def of(name: str) -> Column:
+        def text(row: Row) -> str:
+            point = point_of(row)
+            return NOTHING if point is None else estimate_text(point.estimates[name], name)
+
+        def key(row: Row) -> float | None:
+            point = point_of(row)
+            return None if point is None else point.estimates[name].mean
+
+        return Column(name=name, heading=name, text=text, keep=94, key=key)
+
+    names = table.fronts[0].objectives
+    return [
+        *(of(name) for name in names[1:] if name not in _COUNTED),
+        _text("front", 93, on_front),
+    ]
 
 
 def _size_column(table: Table, name: str, field: str, keep: int) -> Column:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.errors import BadInput
 from orchestrator.report.latex_table import Precision, latex
@@ -28,6 +28,9 @@ from orchestrator.report.table_columns import (
 from orchestrator.report.tables import Row, Stopped, Table
 from orchestrator.report.verdict_text import HEADINGS as CLAIM_HEADINGS
 from orchestrator.report.verdict_text import markdown_table, remarks, verdict_rows
+
+if TYPE_CHECKING:  # it brings scipy's optimisers, which few tables need
+    from orchestrator.report.front import Front
 
 FORMATS = ("markdown", "csv", "latex", "json")
 _NAMED = 8  # cells that a footnote names
@@ -86,6 +89,7 @@ def as_json(table: Table) -> dict[str, Any]:
         "metric": table.metric,
         "rows": [_plain(row) for row in table.rows],
         "rank_correlation": {name: asdict(tau) for name, tau in table.rank_correlation.items()},
+        **fronts_as_json(table.fronts),
         **(table.judgement.to_dict() if table.judgement else {}),
     }
 
@@ -94,6 +98,24 @@ def _plain(row: Row) -> dict[str, Any]:
     """As `asdict` has it, which copies all that it finds."""
     plain = {name: getattr(row, name) for name in Row.__dataclass_fields__}
     return plain | {name: asdict(x) for name in _OWN if (x := plain[name]) is not None}
+
+
+def fronts_as_json(fronts: Sequence[Front]) -> dict[str, Any]:
+    """Nothing where a launch has one objective."""
+    if not fronts:
+        return {}
+    from orchestrator.report import front
+
+    return {"fronts": [front.as_json(each) for each in fronts]}
+
+
+def fronts_text(fronts: Sequence[Front]) -> list[str]:
+    """What is said of each, a sentence a line."""
+    if not fronts:
+        return []
+    from orchestrator.report.front import front_lines
+
+    return [line for each in fronts for line in front_lines(each)]
 
 
 def headings(table: Table) -> list[str]:
@@ -109,7 +131,7 @@ def body(table: Table) -> list[list[str]]:
 
 def footnotes(table: Table, *, with_remarks: bool = True) -> list[str]:
     """What stands under the rows, a sentence a line; `with_remarks`: also on the verdicts."""
-    lines = [*_contrast_notes(table)]
+    lines = [*table.origin, *fronts_text(table.fronts), *_contrast_notes(table)]
     if table.has_corpora:
         lines.append("Rows compare within a corpus: a loss on one text says nothing about another.")
     if commits := sorted({commit for row in table.rows for commit in row.commits}):
@@ -242,11 +264,13 @@ def _csv(table: Table) -> str:
         row |= {f"difference_{key}": x for key, x in (difference or {}).items()}
         row |= {f"stopped_{key}": x for key, x in (stopped or {}).items()}
         row["evidence"] = table.judgement is None or table.judgement.evidence
+        row |= _front_fields(table, row)
     fields = [name for name in Row.__dataclass_fields__ if name not in _NESTED]
     fields += [f"difference_{name}" for name in Difference.__dataclass_fields__]
     fields += [f"stopped_{name}" for name in Stopped.__dataclass_fields__]
     fields += dict.fromkeys(path for row in table.rows for path in row.params)
     fields += [*(f"published_{corpus}" for corpus in table.published_corpora), "evidence"]
+    fields += dict.fromkeys(key for row in rows for key in _front_fields(table, row))
     writer = csv.DictWriter(out, ["study", "launch", "metric", *fields], lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -254,3 +278,18 @@ def _csv(table: Table) -> str:
             {"study": table.study, "launch": table.launch, "metric": table.metric, **row}
         )
     return out.getvalue()
+
+
+def _front_fields(table: Table, row: dict[str, Any]) -> dict[str, Any]:
+    """Of a row of a search with several objectives: all of them, and whether it is on the front."""
+    point = table.front_points.get((row["cell"], row["moe_digest"]))
+    if point is None:
+        return {}
+    found: dict[str, Any] = {"on_front": point.on_front}
+    for name, of in point.estimates.items():
+        found |= {
+            f"front_{name}": of.mean,
+            f"front_{name}_low": of.low,
+            f"front_{name}_high": of.high,
+        }
+    return found

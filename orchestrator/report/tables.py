@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe.metrics import (
     VAL_BITS_PER_BYTE,
@@ -37,6 +38,9 @@ from orchestrator.stores.trial_record import (
 )
 from orchestrator.study.comparability import leaks_future
 from orchestrator.study.corpora import corpus_label
+
+if TYPE_CHECKING:  # it brings scipy's optimisers, which few tables need
+    from orchestrator.report.front import Front, FrontPoint
 
 Published = Mapping[str, Mapping[str, float]]  # cell -> corpus -> perplexity
 
@@ -114,7 +118,8 @@ class Table:
 
     Rows of one corpus stand together: a loss on one text says nothing about another. `about` says
     what a caption or a footnote needs of the launch: `scale`, `corpus`, `corpus_digest`,
-    `constraints`.
+    `constraints`. `fronts` are those of a search with several objectives, one a corpus. `origin`
+    says where its points come from, if not from its own search alone.
     """
 
     study: str
@@ -125,8 +130,10 @@ class Table:
     judgement: Judgement | None = None
     best_first: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
+    origin: Sequence[str] = ()
     sorted_by: str | None = None  # a column that was asked for
     run_links: Mapping[str, str] = field(default_factory=dict)  # of a run, on MLflow's page
+    fronts: tuple[Front, ...] = ()
 
     @property
     def has_mixed_code(self) -> bool:
@@ -135,6 +142,11 @@ class Table:
     @property
     def has_corpora(self) -> bool:
         return len({row.corpus_digest for row in self.rows}) > 1
+
+    @cached_property
+    def front_points(self) -> dict[tuple[str, str], FrontPoint]:
+        """By cell and code: what a row is in all objectives."""
+        return {(p.cell, p.code): p for front in self.fronts for p in front.points}
 
     @property
     def published_corpora(self) -> list[str]:
@@ -151,6 +163,8 @@ def table_of(
     published: Published | None = None,
     judgement: Judgement | None = None,
     about: Mapping[str, Any] | None = None,
+    fronts: tuple[Front, ...] = (),
+    origin: Sequence[str] = (),
 ) -> Table:
     """Rows in the order in which cells were first asked for, or (a sampled study's) best first, of
     each corpus by itself: those over the most seeds, then those over fewer, which are not ranked
@@ -198,6 +212,8 @@ def table_of(
         judgement=judgement,
         best_first=best_first,
         about=about or {},
+        fronts=fronts,
+        origin=tuple(origin),
         run_links={r.run_id: r.attributes[RUN_LINK] for r in records if r.attributes.get(RUN_LINK)},
     )
 

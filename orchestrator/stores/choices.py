@@ -42,6 +42,10 @@ class Choices:
         for record in records:
             self.widened(record.distributions)
 
+    @property
+    def widest(self) -> dict[str, BaseDistribution]:
+        return dict(self._widest)
+
     def widened(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, BaseDistribution]:
         """The same with every choice that the launch knows or learns here.
 

@@ -79,19 +79,23 @@ def _with_interval(name: str, share: float, parts: Sequence[Mapping[str, float]]
 
 
 def _comparable(trials: OptunaTrials, without: Collection[int]) -> optuna.Study:
-    """The study itself; or a copy in memory, where choices were added under the widest lists."""
+    """The study itself; or a copy in memory: of its first objective, where it has several, and
+    where choices were added under the widest lists."""
     study = trials.study
-    if CHOICES_ADDED not in study.user_attrs and not without:
+    several = len(study.directions) > 1
+    if CHOICES_ADDED not in study.user_attrs and not without and not several:
         return study
     kept = []
     for trial in study.get_trials(deepcopy=True):
         trial.distributions = trials.choices.widened(trial.distributions)
+        if several and trial.values:
+            trial.values = trial.values[:1]
         if trial.state.is_finished() and trial.number not in without:
             kept.append(trial)
     return _study_of(kept, study)
 
 
 def _study_of(trials: Sequence[FrozenTrial], like: optuna.Study) -> optuna.Study:
-    study = optuna.create_study(direction=like.direction)
+    study = optuna.create_study(direction=like.directions[0])
     study.add_trials(trials)
     return study

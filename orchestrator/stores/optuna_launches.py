@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,6 +24,7 @@ from orchestrator.stores.optuna_sql import ids_in
 from orchestrator.stores.trial_record import CELL_HASH, CONFIG, TrialRecord
 from orchestrator.study.constraints import CONSTRAINTS, constraints_of, listed
 from orchestrator.study.launch import Launch, Point
+from orchestrator.study.objectives import directions_of
 from orchestrator.study.plan import typical_points
 from orchestrator.study.registration import register
 
@@ -33,7 +34,11 @@ STARTED_AT = "started_at"
 BASE = "base"  # of a sampled study, what tells its base from others (moe.identity.told)
 CURRENT = "current"  # of cells that stood for several configurations: the one now asked for
 LABELS_KEPT = "labels_kept"  # absent of launches whose tokens keep all labels apart
+OBJECTIVES = "objectives"  # absent where there is one, the metric
 REGISTRATIONS = "registrations"  # what the study claimed, and since when
+WARM_START = "warm_start"  # what its sampler was told of earlier launches, by their names:
+TOLD_TRIALS, TOLD_COSTS = "trials", "costs"  # config hashes of trials, and what these came to
+LADDER = "ladder"  # of an upper rung: where its points come from, and which they are
 OWNER = "owner"
 DRIVERS = "drivers"
 
@@ -51,6 +56,11 @@ class LaunchInfo:
     @property
     def study(self) -> str:
         return self.attributes["study"]
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What a search improves at once, the metric first; empty where that is all."""
+        return tuple(self.attributes.get(OBJECTIVES) or ())
 
     @property
     def corpora(self) -> Mapping[str, str]:
@@ -100,9 +110,12 @@ def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> Launc
         CONSTRAINTS: [one.as_attributes() for one in launch.study.constraints] or None,
         "sampler": None if launch.study.is_grid else str(launch.sampler),
     }
+    if launch.study.objectives:
+        attributes[OBJECTIVES] = list(launch.study.objectives)
+    attributes |= {key: existing[key] for key in (WARM_START, LADDER) if key in existing}
     attributes[REGISTRATIONS] = _registered(storage, known, launch, now=now)
-    direction = "maximize" if launch.study.measure.better == "higher" else "minimize"
-    return _study_with(storage, launch.name, direction, attributes)
+    directions = directions_of(launch.study.objectives or [launch.study.metric])
+    return _study_with(storage, launch.name, directions, attributes)
 
 
 def _registered(
@@ -124,7 +137,7 @@ def _count_complete(storage: BaseStorage, study_id: int) -> int:
 
 
 def open_imported(
-    storage: BaseStorage, name: str, direction: str, attributes: Mapping[str, Any]
+    storage: BaseStorage, name: str, directions: Sequence[str], attributes: Mapping[str, Any]
 ) -> LaunchInfo:
     """The study of a launch that comes from another home: made, or, where this home has one,
     told which code worked on it elsewhere. It stays as new as it is."""
@@ -135,25 +148,25 @@ def open_imported(
         known = existing.get(DRIVERS, [])
         others = [d for d in attributes.get(DRIVERS, []) if d not in known]
         own = {**existing, DRIVERS: [*known, *others]}
-    return _study_with(storage, name, direction, own)
+    return _study_with(storage, name, directions, own)
 
 
 def _study_with(
-    storage: BaseStorage, name: str, direction: str, attributes: Mapping[str, Any]
+    storage: BaseStorage, name: str, directions: Sequence[str], attributes: Mapping[str, Any]
 ) -> LaunchInfo:
     study = optuna.create_study(
         storage=storage,
         study_name=name,
         load_if_exists=True,
-        direction=direction,
+        directions=list(directions),
         sampler=optuna.samplers.RandomSampler(),
     )
-    metric = attributes["metric"]
-    if study.metric_names != [metric]:
+    names = attributes.get(OBJECTIVES) or [attributes["metric"]]
+    if study.metric_names != names:
         with warnings.catch_warnings():
             # Experimental since Optuna 3.2, and what the dashboard labels its plots with.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([metric])
+            study.set_metric_names(names)
     for key, value in attributes.items():
         if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)
@@ -198,6 +211,7 @@ def write_note(
     from optuna_dashboard import save_note  # slow to import, and readers do without it
 
     of = info.attributes
+    origin = "".join(line + "\n\n" for line in origin_lines(of))
     save_note(
         study,
         f"**{of['question']}**\n\nBaseline: {of['baseline']}. "
@@ -205,6 +219,7 @@ def write_note(
         f"Scale {of['scale']}, corpus {of['corpus']} ({of['corpus_digest']})."
         f"{_WITHIN if len(set(info.corpora.values())) > 1 else ''}\n\n"
         f"{_bounded(info, violating)}"
+        f"{origin}"
         f"{verdicts}"
         f"{importance}"
         "The metric against training FLOPs stands among the plots, and the figures and the report "
@@ -222,6 +237,23 @@ def _bounded(info: LaunchInfo, violating: str) -> str:
     )
 
 
+def origin_lines(attributes: Mapping[str, Any]) -> list[str]:
+    """Where a sampled launch's points come from, if not from its own search alone."""
+    lines = []
+    if told := attributes.get(WARM_START):
+        named = ", ".join(f"{name} ({len(of[TOLD_TRIALS])} trials)" for name, of in told.items())
+        lines.append(
+            f"Warm start: the sampler was told of {named}; none of these trials counts here."
+        )
+    if climbed := attributes.get(LADDER):
+        over = "".join(f" Passed over: {line}." for line in climbed["passed_over"])
+        lines.append(
+            f"Ladder: its points are the best of {climbed['from']}, fixed before any was trained "
+            f"here.{over}"
+        )
+    return lines
+
+
 def _with_this(drivers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The code and versions of all drivers that worked on a launch, each once."""
     own = provenance()
@@ -235,6 +267,14 @@ def _require_metric(launch: Launch, existing: Mapping[str, Any]) -> None:
             f"a launch keeps the metric that it was begun with; {launch.name} is judged by "
             f"{existing['metric']}, received {launch.study.metric}. Put the metric back, or give "
             "the study another name: what is trained is not trained again."
+        )
+    before = tuple(existing.get(OBJECTIVES) or ()) if existing else launch.study.objectives
+    if before != launch.study.objectives:
+        raise BadInput(
+            f"a launch keeps the objectives that it was begun with; {launch.name} has "
+            f"{', '.join(before) or 'one, its metric'}, received "
+            f"{', '.join(launch.study.objectives) or 'none'}. Put them back, or give the study "
+            "another name: what is trained is not trained again."
         )
 
 

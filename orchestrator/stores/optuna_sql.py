@@ -78,12 +78,11 @@ def read_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
         texts = ",".join(text for *_, text in rows)  # read at once: a tenth of one call a value
         for (trial_id, key, _), value in zip(rows, json.loads(f"[{texts}]"), strict=True):
             attributes[trial_id][key] = value
-        values = {
-            trial_id: TrialValueModel.stored_repr_to_value(value, kind)
-            for trial_id, value, kind in _of_study(
-                connection, study_id, TrialValueModel, "value", "value_type"
-            )
-        }
+        values: dict[int, dict[int, float]] = defaultdict(dict)
+        for trial_id, objective, value, kind in _of_study(
+            connection, study_id, TrialValueModel, "objective", "value", "value_type"
+        ):
+            values[trial_id][objective] = TrialValueModel.stored_repr_to_value(value, kind)
         curves: dict[int, dict[int, float]] = defaultdict(dict)
         convert = TrialIntermediateValueModel.stored_repr_to_intermediate_value
         columns = ("step", "intermediate_value", "intermediate_value_type")
@@ -95,7 +94,8 @@ def read_trials(engine: Engine, study_id: int) -> list[FrozenTrial]:
         FrozenTrial(
             number=number,
             state=state,
-            value=values.get(trial_id),
+            value=None,
+            values=[v for _, v in sorted(values[trial_id].items())] if trial_id in values else None,
             datetime_start=_local(started),
             datetime_complete=_local(ended),
             params=params.get(trial_id, {}),

@@ -7,7 +7,8 @@ stock searcher leaves stopped, NaN and killed trials with untrue states.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,13 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.base.errors import BadInput
 from orchestrator.stores.choices import Choices, optuna_distributions
 from orchestrator.stores.enqueued import Enqueued, enqueued, refuse, take_in
-from orchestrator.stores.optuna_launches import LaunchInfo, launches_in, open_launch, state_current
+from orchestrator.stores.optuna_launches import (
+    LaunchInfo,
+    launches_in,
+    open_launch,
+    state_current,
+    write_note,
+)
 from orchestrator.stores.optuna_private import (
     CONSTRAINT_VALUES,
     give_identity,
@@ -65,6 +72,11 @@ class OptunaTrials:
             is_other = other.name != info.name
             if is_other and all(other.attributes[key] == info.attributes[key] for key in same):
                 yield from cls(storage, other).records()
+
+    def beside(self, name: str) -> OptunaTrials | None:
+        """Another launch of the same storage."""
+        found = (one for one in launches_in(self._storage) if one.name == name)
+        return next((OptunaTrials(self._storage, info) for info in found), None)
 
     @property
     def study(self) -> optuna.Study:
@@ -175,6 +187,13 @@ class OptunaTrials:
     def state_current(self, points: Iterable[Point], records: Iterable[TrialRecord]) -> None:
         """Which configuration cells stand for now, of those that have stood for several."""
         self.info = state_current(self._storage, self.info, points, records)
+
+    def keep(self, key: str, value: Any) -> None:
+        """What was decided as the launch was first run, for all its drivers and readers."""
+        self._storage.set_study_user_attr(self.info.study_id, key, value)
+        attributes = {**self.info.attributes, key: value}
+        self.info = dataclasses.replace(self.info, attributes=attributes)
+        write_note(self.study, self.info)
 
     def add_waiting(
         self,
@@ -290,6 +309,9 @@ class OptunaTrials:
     def report(self, trial_id: int, step: int, value: float) -> None:
         self._storage.set_trial_intermediate_value(trial_id, step, value)
 
-    def set_state(self, trial_id: int, state: TrialState, value: float | None = None) -> None:
-        values = None if value is None else [value]
+    def set_state(
+        self, trial_id: int, state: TrialState, value: float | Sequence[float] | None = None
+    ) -> None:
+        """`value`: the final one, or those of all objectives."""
+        values = [value] if isinstance(value, float | int) else value
         self._storage.set_trial_state_values(trial_id, state, values)

@@ -100,6 +100,7 @@ class TrialRecord:
     judged_value: float | None = None
     is_on_test: bool = False
     violates: str = ""  # which constraints, of a complete one, by the mean over its point's seeds
+    values: tuple[float, ...] = ()  # of all objectives, where its study has several
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -184,6 +185,7 @@ class TrialRecord:
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
         attributes = dict(trial.user_attrs)  # a journal's own dicts change as it is written
+        values = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
         return cls(
             number=trial.number,
             trial_id=trial_id_of(trial),
@@ -193,7 +195,8 @@ class TrialRecord:
             config_hash=attributes[CONFIG_HASH],
             cell_hash=attributes[CELL_HASH],
             run_id=attributes.get(RUN_ID),
-            value=trial.value if trial.state == TrialState.COMPLETE else None,
+            value=values[0] if values else None,
+            values=values if len(values) > 1 else (),
             tokens=attributes.get(TOKENS) or 0,
             params=trial.params,
             error=attributes.get(ERROR) if trial.state == TrialState.FAIL else None,
@@ -214,6 +217,7 @@ class TrialRecord:
             "config_hash": self.config_hash,
             "mlflow_run_id": self.run_id,
             "value": self.value,
+            **({"values": list(self.values)} if self.values else {}),
             "tokens": self.tokens,
             "params": dict(self.params),
             "error": self.error,

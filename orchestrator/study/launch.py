@@ -25,6 +25,7 @@ from orchestrator.study.corpora import (
 from orchestrator.study.followed_labels import followed_labels, sequence_labels
 from orchestrator.study.samplers import Auto, Gp, Sampler
 from orchestrator.study.study import Study
+from orchestrator.surrogate.earlier_searches import Earlier
 from search_spaces.cells import Cell, readable_name
 from search_spaces.overlay import overlay
 from search_spaces.space import Space
@@ -79,6 +80,7 @@ class Launch:
     space: Space | None
     trials: int
     labels_kept: frozenset[str] = frozenset()  # kept apart though the study follows them not
+    earlier: tuple[Earlier, ...] = ()  # searches of the home that its sampler is told of
 
     @property
     def is_read(self) -> bool:
@@ -110,10 +112,21 @@ class Launch:
         return self.space.require_within(self.study.prior)
 
     @property
+    def is_warm_started(self) -> bool:
+        """Whether its sampler is told of earlier launches; at an upper rung nothing is drawn."""
+        return self.study.warm_start and self.rung_below is None
+
+    @property
+    def rung_below(self) -> str | None:
+        """The scale whose best points this launch confirms; None of a search of its own."""
+        return self.study.rung_below(self.scale)
+
+    @property
     def sampler_line(self) -> str | None:
-        """Whom "auto" chose, and why; None where the study or an option names one."""
+        """Whom "auto" chose, and why; None where the study or an option names one, and where no
+        point is drawn."""
         sampler = self.study.sampler
-        if self.space is None or not isinstance(sampler, Auto):
+        if self.space is None or self.rung_below or not isinstance(sampler, Auto):
             return None
         return sampler.line(self.space, self.trials, len(self.seeds))
 

@@ -10,6 +10,7 @@ from typing import Any
 from moe.config import ConfigError, TrialConfig
 from moe.data.corpus import Corpus
 from moe.identity import cell_hash
+from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.study.corpora import CORPUS_PATH, corpora_of, opened_corpora
 from orchestrator.study.followed_labels import followed_labels
@@ -46,6 +47,7 @@ def resolve(
     corpus_spec: str | None = None,
     trials: int | None = None,
     sampler: str | None = None,
+    warm_start: bool = False,
     need_corpus: bool = True,
 ) -> Launch:
     """Everything that a launch will do, before anything is created.
@@ -70,6 +72,13 @@ def resolve(
         )
     if sampler is not None:
         study = _with_sampler(study, sampler)
+    if warm_start:
+        study = _warm_started(study)
+    asked_points = study.trials
+    if study.rung_below(scale) is not None:
+        # Nothing is drawn there: points come from the rung below, and are trained to their end.
+        study = dataclasses.replace(study, first=(), prior={}, early_stopping=None)
+        asked_points = study.ladder_points
     try:
         # Before the cells are made: a label router's column is one that this corpus has.
         default = study.scales[scale].data.corpus
@@ -102,13 +111,15 @@ def resolve(
             cells=cells,
             merged=merged,
             space=space,
-            trials=trials or study.trials,
+            trials=trials or asked_points,
         )
         _require_axes_of_rule(launch)
         if space is not None:
             space.check(base)
             launch.first_points()
             _ = launch.prior  # refused here, before anything is created
+            _require_warm_start(launch)
+            _require_one_text(launch)
             _require_feasible_on_corpus(launch, [launch.base_point()])
         else:
             _require_metric(launch)
@@ -130,16 +141,27 @@ def _with_sampler(study: Study, name: str) -> Study:
         raise BadInput(f"--sampler: {error}") from None
 
 
+def _warm_started(study: Study) -> Study:
+    if study.is_grid:
+        raise BadInput(
+            f"--warm-start is for sampled studies, and {study.name} is a grid whose cells are all "
+            "run. Leave it out."
+        )
+    return dataclasses.replace(study, warm_start=True)
+
+
 def _with_metric(study: Study, space: Space | None) -> Space | None:
-    """The space without the points whose runs would not have the study's metric."""
-    measure = study.measure
-    if space is None or not measure.needs:
+    """The space without the points whose runs would not have the study's metric, or one of its
+    objectives."""
+    if space is None:
         return space
-    rule = Rule(
-        holds=lambda config: measure.is_measured(config),
-        reason=f"{measure.name} is of runs with {_NEEDED[measure.needs]}",
-    )
-    return dataclasses.replace(space, rules=(*space.rules, rule))
+    measures = [describe(name) for name in study.objectives or [study.metric]]
+    rules = [
+        Rule(holds=one.is_measured, reason=f"{one.name} is of runs with {_NEEDED[one.needs]}")
+        for one in measures
+        if one.needs
+    ]
+    return dataclasses.replace(space, rules=(*space.rules, *rules)) if rules else space
 
 
 def _merge_equal(
@@ -238,6 +260,27 @@ def _require_axes_of_rule(launch: Launch) -> None:
                 "the band of early stopping is of axes of numbers that the study varies; received "
                 f"{path!r}. Choose from {', '.join(numbers) or 'none: leave it out'}."
             )
+
+
+def _require_warm_start(launch: Launch) -> None:
+    """Raises BadInput where the sampler cannot be told of other launches."""
+    if launch.is_warm_started and not launch.sampler.takes_earlier:
+        raise BadInput(
+            "a warm start is taken by the samplers gp and tpe, which learn from trials of others; "
+            f"received one where {launch.sampler} draws. Leave the warm start out, or choose one "
+            "of these."
+        )
+
+
+def _require_one_text(launch: Launch) -> None:
+    """Raises BadInput where points of several texts would be set against another launch."""
+    what = "a warm start" if launch.is_warm_started else "a rung of a ladder"
+    if launch.searched_corpora and (launch.is_warm_started or launch.rung_below):
+        raise BadInput(
+            f"{what} is of a search on one text, since losses on different ones do not compare; "
+            f"received one over {launch.corpus_text}. Leave it out, or search each text by itself: "
+            "--corpus SPEC."
+        )
 
 
 def _require_feasible_on_corpus(launch: Launch, points: Sequence[Point]) -> None:

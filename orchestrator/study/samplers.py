@@ -8,6 +8,7 @@ Optuna is imported only where a sampler is made: a study file is read by command
 
 from __future__ import annotations
 
+import copy
 import difflib
 import random
 import warnings
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     import optuna
     from optuna.samplers import BaseSampler
 
+    from orchestrator.surrogate.earlier_searches import Told
     from orchestrator.surrogate.expected_improvement import Seen
+    from orchestrator.surrogate.scalarisation import Outcome
 
 Values = Mapping[str, Any]
 
@@ -39,11 +42,19 @@ class Search(Protocol):
     prior: Values
     feasible: Sequence[Values] | None
     is_open: Callable[[Values], bool]
+    objectives: Sequence[str]
 
     @property
     def seen(self) -> list[Seen]: ...
     @property
+    def outcomes(self) -> list[Outcome]: ...
+    @property
     def pending(self) -> list[Values]: ...
+    @property
+    def told(self) -> Told | None: ...
+    @property
+    def shown_of_earlier(self) -> list[Seen]: ...
+    def has_seen(self, count: int) -> bool: ...
     def as_optuna_study(
         self, sampler: BaseSampler, *, reseeded: int | None = None
     ) -> optuna.Study: ...
@@ -56,6 +67,8 @@ class Sampler(ABC):
     # Judged trials, and as many that run or wait, that it is shown: this bounds its cost.
     history_limit: ClassVar[int] = 100
     takes_prior: ClassVar[bool] = False  # whether a study's `prior` moves what it draws
+    takes_objectives: ClassVar[bool] = False  # whether it can improve several at once
+    takes_earlier: ClassVar[bool] = False  # whether earlier launches do
 
     @abstractmethod
     def suggestions(self, search: Search, *, seed: int, index: int) -> Iterator[Values]:
@@ -72,6 +85,8 @@ class Sampler(ABC):
 class OptunaSampler(Sampler):
     """One that Optuna has."""
 
+    takes_objectives: ClassVar[bool] = True
+
     @abstractmethod
     def optuna_sampler(self, *, seed: int, index: int) -> BaseSampler:
         """It draws in a study that holds the history alone, made for this point."""
@@ -83,13 +98,15 @@ class OptunaSampler(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class Tpe(OptunaSampler):
-    """Tree-structured Parzen estimators (arXiv 2304.11127), after `startup` random points.
+    """Tree-structured Parzen estimators (arXiv 2304.11127), after `startup` random points; told of
+    earlier searches, every other of these is drawn by what they say.
 
     All axes that exist together are drawn together (`multivariate`), and each set of axes that
     exist under one condition (`group`).
     """
 
     startup: int = 10
+    takes_earlier: ClassVar[bool] = True
 
     def optuna_sampler(self, *, seed: int, index: int) -> BaseSampler:
         from optuna.exceptions import ExperimentalWarning
@@ -106,7 +123,8 @@ class Tpe(OptunaSampler):
             )
 
     def suggestions(self, search: Search, *, seed: int, index: int) -> Iterator[Values]:
-        if not search.has_seen(self.startup):
+        is_told = bool(search.shown_of_earlier) and index % 2 == 0
+        if not is_told and not search.has_seen(self.startup):
             return Random().suggestions(search, seed=seed, index=index)
         return super().suggestions(search, seed=seed, index=index)
 
@@ -114,6 +132,8 @@ class Tpe(OptunaSampler):
 @dataclass(frozen=True, kw_only=True)
 class Random(Sampler):
     """Every point by itself, whatever is known of others: the baseline of any search."""
+
+    takes_objectives: ClassVar[bool] = True
 
     def suggestions(self, search: Search, *, seed: int, index: int) -> Iterator[Values]:
         rng = random.Random(seed)
@@ -124,7 +144,8 @@ class Random(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class Gp(Sampler):
-    """Expected improvement under a Gaussian process, after `startup` points far from each other.
+    """Expected improvement under a Gaussian process, after `startup` points far from each other; of
+    several objectives, of their sum by weights that each point draws for itself.
 
     Ordered numbers are ordered, axes that only some points have are known as such, points under way
     are part of the model, and only feasible points are looked at.
@@ -133,20 +154,26 @@ class Gp(Sampler):
     startup: int = 8
     history_limit: ClassVar[int] = 200  # its cost grows with the cube
     takes_prior: ClassVar[bool] = True
+    takes_objectives: ClassVar[bool] = True
+    takes_earlier: ClassVar[bool] = True
 
     def suggestions(self, search: Search, *, seed: int, index: int) -> Iterator[Values]:
         from orchestrator.surrogate.expected_improvement import next_points  # brings scipy
+        from orchestrator.surrogate.scalarisation import scalarised
 
+        rng = random.Random(seed)
+        seen = scalarised(search.outcomes, rng) if search.objectives else search.seen
         return next_points(
             search.space,
-            search.seen,
+            seen,
             search.pending,
             is_open=search.is_open,
             fixed=search.fixed,
             feasible=search.feasible,
             startup=self.startup,
-            rng=random.Random(seed),
+            rng=rng,
             prior=search.prior,
+            told=search.told,
         )
 
 
@@ -156,6 +183,7 @@ class Qmc(Sampler):
     one. Where points are refused it goes on to the next."""
 
     seed: int = 0
+    takes_objectives: ClassVar[bool] = True
 
     def suggestions(self, search: Search, *, seed: int, index: int) -> Iterator[Values]:
         from scipy.stats.qmc import Sobol
@@ -190,6 +218,21 @@ class OfOptuna(OptunaSampler):
 
     sampler: Any
 
+    @property
+    def takes_objectives(self) -> bool:
+        """Asked of it, in a study of two: Optuna's samplers raise where they take one."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study made
+        study = optuna.create_study(
+            directions=["minimize"] * 2, sampler=copy.deepcopy(self.sampler)
+        )
+        try:
+            study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+        except ValueError:
+            return False
+        return True
+
     def optuna_sampler(self, *, seed: int, index: int) -> BaseSampler:
         return self.sampler
 
@@ -203,6 +246,8 @@ class OfOptuna(OptunaSampler):
 @dataclass(frozen=True, kw_only=True)
 class Auto(Sampler):
     """`gp` where it can afford it, `tpe` beyond: chosen by the launch's size (`chosen_for`)."""
+
+    takes_objectives: ClassVar[bool] = True
 
     def chosen_for(self, space: Space, points: int, seeds: int) -> Sampler:
         return Tpe() if self._why_not(space, points, seeds) else Gp()

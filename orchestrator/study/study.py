@@ -17,6 +17,8 @@ from orchestrator.study.comparability import Evaluated, comparisons, unlike
 from orchestrator.study.constraints import Constraint, as_constraints
 from orchestrator.study.design import Design, Fixed, Sequential
 from orchestrator.study.early_stopping import StoppingRule
+from orchestrator.study.ladder_rules import checked_ladder
+from orchestrator.study.objectives import require_objectives
 from orchestrator.study.samplers import as_sampler
 from search_spaces.cells import Cell
 from search_spaces.domains import Domain
@@ -34,6 +36,10 @@ class Study:
     `nuisance` are axes that are tuned within each design and never themselves the answer, such as
     the learning rate: drawn like those of the space, while `recommend` sets designs against each
     other at each one's own best.
+    `warm_start`: the sampler is told of earlier launches of the home that searched the same axes,
+    at any scale; none of their trials counts as one of this study.
+    `ladder` are scales, the small one first: the lowest is searched, and each other trains the best
+    `ladder_points` points of the one below it, to their end and with its own seeds.
     `first` are points (path -> value) known to be good, tried before any is drawn.
     `prior` has values, by axis, that are believed to be good: a belief that data overcome.
     `scale_seeds` are the seeds of scales that need others than `seeds`. `metric` is one of
@@ -41,6 +47,8 @@ class Study:
     is after the last step. `published` holds the numbers of a paper: cell -> corpus -> perplexity.
     `constraints` bound other metrics: a point that violates one is never the best, and samplers
     learn to leave such points.
+    `objectives` are what a sampled study improves at once: metrics, of which the first is `metric`,
+    and figures of the config such as "flops_per_token".
     `design` says on how many seeds the claims are judged, and how often: Fixed, or Sequential.
     `sampler` draws the points of a sampled study: a name of `study.samplers`, of which "auto"
     chooses one by the size of the launch, or a sampler of Optuna's.
@@ -55,6 +63,9 @@ class Study:
     space: Space | Callable[[TrialConfig], Space] | None = None
     nuisance: Mapping[str, Domain] = field(default_factory=dict)
     trials: int = 0
+    warm_start: bool = False
+    ladder: tuple[str, ...] = ()
+    ladder_points: int = 5
     first: Sequence[Mapping[str, Any]] = ()
     prior: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1)
@@ -62,6 +73,7 @@ class Study:
     default_scale: str = "smoke"
     metric: str = VAL_LOSS
     constraints: Sequence[Constraint] = ()
+    objectives: tuple[str, ...] = ()
     sampler: Any = "auto"
     early_stopping: StoppingRule | None = None
     claims: tuple[Claim, ...] = ()
@@ -100,6 +112,20 @@ class Study:
                 f'received {self.prior!r} of study {self.name}. Write prior={{"moe.top_k": 2}}, or '
                 "leave it out."
             )
+        if self.warm_start and self.space is None:
+            raise ValueError(
+                f"warm_start is for sampled studies; received it for the grid {self.name}, whose "
+                "cells are all run as they are. Leave it out."
+            )
+        if self.ladder != ():
+            rungs = checked_ladder(
+                self.ladder,
+                self.ladder_points,
+                study=self.name,
+                scales=self.scales,
+                is_sampled=self.space is not None,
+            )
+            object.__setattr__(self, "ladder", rungs)
         if self.first and self.space is None:
             raise ValueError(
                 f"first is for sampled studies; received it for the grid {self.name}, whose cells "
@@ -116,6 +142,8 @@ class Study:
                     f"first holds points, each a dict of values by axis; received {point!r}. Write "
                     'for example first=[{"moe.top_k": 2}].'
                 )
+        if self.objectives != ():
+            self._take_objectives()
         what = f"study {self.name} is judged by a metric of moe.metrics"
         measure = metric_named(self.metric, what)
         measure.require_direction(what)
@@ -130,6 +158,13 @@ class Study:
             object.__setattr__(self, "constraints", as_constraints(self.constraints))
         except ValueError as error:
             raise ValueError(f"study {self.name}: {error}") from None
+        if self.objectives and self.constraints:
+            raise ValueError(
+                "constraints bound a search of one objective; received "
+                f"{', '.join(map(str, self.constraints))} beside the objectives "
+                f"{', '.join(self.objectives)} of study {self.name}. Make what is bounded an "
+                "objective, or leave the bounds out."
+            )
         for scale in self.scales:
             if type(scale) is not str or not NAME.fullmatch(scale):
                 raise ValueError(
@@ -140,6 +175,11 @@ class Study:
             object.__setattr__(self, "sampler", as_sampler(self.sampler))
         except ValueError as error:
             raise ValueError(f"study {self.name}: {error}") from None
+        if self.objectives and not self.sampler.takes_objectives:
+            raise ValueError(
+                f"study {self.name} has the objectives {', '.join(self.objectives)}, and the "
+                f'sampler {self.sampler} takes one. Choose "gp", "tpe", "nsga2" or "random".'
+            )
         for scale, base in self.scales.items():
             if base.train.seed != TrainConfig.seed:
                 raise ValueError(
@@ -164,6 +204,50 @@ class Study:
                 f"scale_seeds names scales of the study, {', '.join(self.scales)}; received "
                 f"{', '.join(sorted(unknown))}. Correct it."
             )
+
+    def _take_objectives(self) -> None:
+        """The first becomes `metric`. Raises ValueError where a study cannot have them."""
+        try:
+            require_objectives(self.objectives)
+        except ValueError as error:
+            raise ValueError(f"study {self.name}: {error}") from None
+        first = self.objectives[0]
+        if self.space is None:
+            raise ValueError(
+                f"objectives are for sampled studies; received them for the grid {self.name}, "
+                "whose cells are all run: its table and report have the front of loss and FLOPs. "
+                "Leave them out, or give it a space."
+            )
+        if self.metric not in (VAL_LOSS, first):
+            raise ValueError(
+                f"the first objective is the metric; study {self.name} has the metric "
+                f"{self.metric} and the objectives {', '.join(self.objectives)}. Leave the metric "
+                "out, or put it first."
+            )
+        if self.early_stopping is not None:
+            raise ValueError(
+                "early stopping ends what is worse at its rungs, by one value: of several "
+                "objectives a trial that is behind in one may be on the front, and cost and "
+                f"parameters do not change with the steps. Study {self.name} has "
+                f"{', '.join(self.objectives)}. Leave early_stopping out, or have one metric."
+            )
+        if self.warm_start or self.ladder:
+            raise ValueError(
+                "a warm start and a ladder go by one value; received "
+                f"{'a ladder' if self.ladder else 'a warm start'} beside the objectives "
+                f"{', '.join(self.objectives)} of study {self.name}. Leave one of them out."
+            )
+        object.__setattr__(self, "metric", first)
+
+    def rung_below(self, scale: str) -> str | None:
+        """The rung whose best points are run at a scale; None at the lowest, and off the ladder."""
+        at = self.ladder.index(scale) if scale in self.ladder else 0
+        return self.ladder[at - 1] if at else None
+
+    def rung_above(self, scale: str) -> str | None:
+        """Where the best points of a scale go next."""
+        at = self.ladder.index(scale) + 1 if scale in self.ladder else len(self.ladder)
+        return self.ladder[at] if at < len(self.ladder) else None
 
     @property
     def measure(self) -> Metric:

@@ -14,7 +14,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import special
@@ -25,11 +25,14 @@ from orchestrator.surrogate.gaussian_process import GaussianProcess, fitted
 from search_spaces.drawing import near, with_values
 from search_spaces.space import Space
 
+if TYPE_CHECKING:
+    from orchestrator.surrogate.earlier_searches import Told
+
 Array = np.ndarray
 Values = Mapping[str, Any]
 
 _RANDOM, _CENTRES, _NEAR, _CLIMBS, _CLIMBERS = 500, 8, 40, 3, 4
-_SPREAD_OUT = 64
+_SPREAD_OUT, _BELIEVED = 64, 16
 PRIOR_WEIGHT = 4.0
 _BELIEF_SD, _BELIEF_FLOOR = 0.2, 0.1  # in shares of a domain; of the bump's height
 
@@ -55,6 +58,7 @@ def next_points(
     startup: int,
     rng: random.Random,
     prior: Values | None = None,
+    told: Told | None = None,
 ) -> Iterator[Values]:
     """Open points (feasible and new), the one to try first before all others; it ends when
     candidates do.
@@ -63,7 +67,8 @@ def next_points(
     known. Before `startup` points are seen, points far from all others. `prior` are values that
     are believed to be good, of some axes: half of the first points have each, and later the
     improvement is weighed by the belief to the power of PRIOR_WEIGHT over the number of trials, so
-    that data overcome it (arXiv 2204.11051).
+    that data overcome it (arXiv 2204.11051). `told` is what earlier searches say: every other of
+    the first points is one that they believe in, and later it is the mean of the process.
     """
     prior = prior or {}
     columns = Columns(space)
@@ -76,26 +81,33 @@ def next_points(
                 with_values(space, {**_some_of(prior, rng), **fixed}, rng)
                 for _ in range(8 * _SPREAD_OUT)
             ]
+        if told is not None and told.weight and len(_unique(known)) % 2 == 0:
+            drawn += [near(space, h, rng, fixed) for h in told.hints for _ in range(_NEAR)]
+            drawn += [h for h in told.hints if fixed.items() <= h.items()]
+            ranked = _ranked(drawn, lambda points: -told.foretold(points))
+            believed = itertools.islice(filter(is_open, ranked), _BELIEVED)
+            yield from _far_from(columns, list(believed), known)
+            return
         spread_out = itertools.islice(filter(is_open, drawn), _SPREAD_OUT)
         yield from _far_from(columns, list(spread_out), known)
         return
-    process = fitted_to(columns, seen).with_pending(columns.rows(pending))
-    bounds = bounds_of(columns, seen)
-    known_rows = columns.rows([one.values for one in seen])
-    satisfies = log_feasibility(bounds, known_rows) >= np.log(0.5)
-    believed = process.predict(known_rows)[0][satisfies]
+    predict, bounds = _predictor(columns, seen, pending, told), bounds_of(columns, seen)
+    tried = [one.values for one in seen]
+    satisfies = log_feasibility(bounds, columns.rows(tried)) >= np.log(0.5)
+    satisfying = predict(tried)[0][satisfies]
 
     def merit(points: Sequence[Values]) -> Array:
-        rows = columns.rows(points)
-        found = log_feasibility(bounds, rows)
-        if len(believed):
-            found = found + log_expected_improvement(*process.predict(rows), believed.min())
+        found = log_feasibility(bounds, columns.rows(points))
+        if len(satisfying):
+            found = found + log_expected_improvement(*predict(points), satisfying.min())
         return found + PRIOR_WEIGHT / len(seen) * _log_belief(space, prior, points)
 
     if feasible is not None:
         yield from filter(is_open, _ranked(feasible, merit))
         return
-    centres = _best_of(process, columns, [one.values for one in seen], _CENTRES)
+    centres = _best_of(predict, tried, _CENTRES)
+    if told is not None and told.weight:
+        centres += [h for h in told.hints if fixed.items() <= h.items()]
     pool = [
         with_values(space, {**(_some_of(prior, rng) if i % 2 else {}), **fixed}, rng)
         for i in range(_RANDOM)
@@ -125,6 +137,27 @@ def _log_belief(space: Space, prior: Values, points: Sequence[Values]) -> Array:
         bump = np.exp(-0.5 * (away / _BELIEF_SD) ** 2)
         told += np.log(_BELIEF_FLOOR + (1 - _BELIEF_FLOOR) * bump)
     return told
+
+
+def _predictor(
+    columns: Columns, seen: Sequence[Seen], pending: Sequence[Values], told: Told | None
+) -> Callable[[Sequence[Values]], tuple[Array, Array]]:
+    """Mean and deviation of points, in units of the spread of what was seen; points under way are
+    believed to end as foretold."""
+    rows, waiting = columns.rows([one.values for one in seen]), columns.rows(pending)
+    values = standardized(np.array([one.cost for one in seen]))
+    if told is None or not told.weight:
+        process = fitted(rows, values, columns.groups).with_pending(waiting)
+        return lambda points: process.predict(columns.rows(points))
+    left = values - told.trend([one.values for one in seen])
+    unit = max(float(left.std()), 1e-6)
+    rest = fitted(rows, (left - left.mean()) / unit, columns.groups).with_pending(waiting)
+
+    def predict(points: Sequence[Values]) -> tuple[Array, Array]:
+        mean, sd = rest.predict(columns.rows(points))
+        return told.trend(points) + left.mean() + unit * mean, unit * sd
+
+    return predict
 
 
 def fitted_to(columns: Columns, seen: Sequence[Seen]) -> GaussianProcess:
@@ -188,12 +221,17 @@ def _ranked(points: Sequence[Values], merit: Callable[[Sequence[Values]], Array]
     return [unique[i] for i in np.argsort(-merit(unique), kind="stable")]
 
 
+def _unique(points: Sequence[Values]) -> list[Values]:
+    return list({tuple(sorted(point.items())): point for point in points}.values())
+
+
 def _best_of(
-    process: GaussianProcess, columns: Columns, points: Sequence[Values], count: int
+    predict: Callable[[Sequence[Values]], tuple[Array, Array]],
+    points: Sequence[Values],
+    count: int,
 ) -> list[Values]:
-    unique = list({tuple(sorted(point.items())): point for point in points}.values())
-    mean, _ = process.predict(columns.rows(unique))
-    return [unique[i] for i in np.argsort(mean, kind="stable")[:count]]
+    unique = _unique(points)
+    return [unique[i] for i in np.argsort(predict(unique)[0], kind="stable")[:count]]
 
 
 def _far_from(

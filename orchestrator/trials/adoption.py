@@ -9,7 +9,6 @@ itself appears in Optuna in one write, so that a kill before it leaves a run tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -49,8 +48,4 @@ def adopt(
     for step, value in sorted(trial.intermediate_values.items()):
         search.report(waiting.trial_id, step, value)
     search.set_attributes(waiting.trial_id, attributes)
-    search.set_state(waiting.trial_id, trial.state, _value(trial))
-
-
-def _value(trial: FrozenTrial) -> Any:
-    return trial.value if trial.values else None
+    search.set_state(waiting.trial_id, trial.state, trial.values)

@@ -26,6 +26,7 @@ from orchestrator.stores.trial_record import DIVERGED_AT, ERROR, TrialRecord
 from orchestrator.stores.trial_record import TOKENS as TOKENS_ATTRIBUTE
 from orchestrator.study.constraints import Constraint
 from orchestrator.study.launch import Launch, Point
+from orchestrator.study.objectives import FIGURES, values_of
 from orchestrator.trials.grid import note_of
 from orchestrator.trials.sampling import distributions_at
 from orchestrator.trials.seed_groups import SeedGroups
@@ -72,6 +73,12 @@ class Ledger:
     ) -> None:
         self._launch = launch
         self._search = search
+        measured = [name for name in launch.study.objectives if name not in FIGURES]
+        finished_elsewhere = {
+            config_hash: found
+            for config_hash, found in finished_elsewhere.items()
+            if all(name in found.metrics for name in measured)
+        }
         self._elsewhere = finished_elsewhere
         self._say = say or (lambda line: None)
         self._asked_at = -math.inf
@@ -217,10 +224,13 @@ class Ledger:
     ) -> TrialRecord:
         """Raises nothing for a non-finite value: such a trial has failed, and says so."""
         record = self.trials[number]
-        value = metrics.get(self._launch.study.metric)
-        if value is None or not math.isfinite(value):
-            reason = f"the final {self._launch.study.metric} is {value}, not a finite number"
-            return self.failed(number, reason, diverged_at=metrics.get(STEP))
+        study = self._launch.study
+        objectives = study.objectives or (study.metric,)
+        values = values_of(objectives, metrics, self.queue.point_of(record).config)
+        for name, value in values.items():
+            if value is None or not math.isfinite(value):
+                reason = f"the final {name} is {value}, not a finite number"
+                return self.failed(number, reason, diverged_at=metrics.get(STEP))
         final = {
             key: float(v)
             for key, v in metrics.items()
@@ -228,7 +238,7 @@ class Ledger:
         }
         record = self._writer.complete(
             record,
-            float(value),
+            [float(value) for value in values.values()],
             final,
             entries=[*late, metrics],
             artifacts=artifacts,

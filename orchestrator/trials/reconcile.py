@@ -5,6 +5,8 @@ Only the driver that holds the launch calls this, so whatever is RUNNING belonge
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from optuna.trial import TrialState
 
 from moe.metrics import STEP, TIMESTAMP_MS
@@ -18,6 +20,7 @@ from orchestrator.stores.trial_record import (
     RUN_ID,
     TrialRecord,
 )
+from orchestrator.study.objectives import FIGURES
 
 
 def reconcile(search: OptunaTrials, tracking: MlflowRuns, *, metric: str) -> list[str]:
@@ -53,7 +56,8 @@ def reconcile(search: OptunaTrials, tracking: MlflowRuns, *, metric: str) -> lis
             search.set_attributes_of_waiting(record.trial_id, {RUN_ID: None})
             said.append(f"the MLflow run of trial {record.number} is gone; it gets a new one")
         elif record.run_id:
-            said += _agree(record, runs.get(record.run_id), tracking, metric)
+            told = _measured(record, metric, search.info.objectives)
+            said += _agree(record, runs.get(record.run_id), tracking, told)
     return said
 
 
@@ -64,25 +68,39 @@ def _never_started(run: RunInfo, records: dict[int, TrialRecord]) -> bool:
     return same and run.status in ("RUNNING", "SCHEDULED", "KILLED") and not run.metrics
 
 
+def _measured(
+    record: TrialRecord, metric: str, objectives: Sequence[str]
+) -> dict[str, float | None]:
+    """What a complete trial came to in Optuna and MLflow alike: figures of its config are no
+    metrics."""
+    values = zip(objectives, record.values, strict=False)
+    return {metric: record.value} | {name: v for name, v in values if name not in FIGURES}
+
+
 def _agree(
-    record: TrialRecord, run: RunInfo | None, tracking: MlflowRuns, metric: str
+    record: TrialRecord,
+    run: RunInfo | None,
+    tracking: MlflowRuns,
+    measured: Mapping[str, float | None],
 ) -> list[str]:
     name = f"trial {record.number} ({record.cell}, seed {record.seed})"
     if run is None:
         return [f"the MLflow run {record.run_id} of {name} is gone; its result stands in Optuna"]
     said = []
     if record.state == "complete":
-        logged = run.metrics.get(metric)
-        if logged is None:
+        logged = {name: run.metrics.get(name) for name in measured}
+        if None in logged.values():
             last = max(record.curve, default=0)
             ended_ms = int(record.ended.timestamp() * 1000)
             tracking.log(run.run_id, [{**record.metrics, STEP: last, TIMESTAMP_MS: ended_ms}])
             said.append(f"wrote the final metrics of {name} to MLflow again")
-        elif logged != record.value:
-            said.append(
-                f"{name} has {metric} {record.value} in Optuna and {logged} in MLflow; "
+        else:
+            said += [
+                f"{name} has {metric} {value} in Optuna and {logged[metric]} in MLflow; "
                 "neither was changed"
-            )
+                for metric, value in measured.items()
+                if logged[metric] != value
+            ]
     expected = MLFLOW_STATUS_OF[record.state]
     if run.status != expected:
         if record.state in FINISHED_STATES:

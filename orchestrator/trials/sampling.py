@@ -98,9 +98,11 @@ def search_of(
         if launch.searched_corpora and CORPUS_PATH in fixed
         else list(history),
         metric=launch.study.metric,
+        objectives=launch.study.objectives,
         fixed=fixed,
         prior=launch.prior,
         constraints=launch.study.constraints,
+        earlier=launch.earlier,
         feasible=feasible,
         is_open=is_open,
     )

@@ -8,6 +8,7 @@ unlike each other otherwise, which costs more than the choice between the two (d
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,10 @@ from orchestrator.stores.optuna_private import (
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.stores.violations import excesses, means_by_point, point_of
 from orchestrator.study.constraints import Constraint
+from orchestrator.study.objectives import directions_of
+from orchestrator.surrogate.earlier_searches import Earlier, Told, told_by
 from orchestrator.surrogate.expected_improvement import Seen
+from orchestrator.surrogate.scalarisation import Outcome
 from search_spaces.domains import Choice, is_ordered, is_ordered_list
 from search_spaces.space import Space
 
@@ -50,44 +54,77 @@ _SHADOW_STATE = {
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """`fixed` are values that the next point is to have where their axes exist, `prior` those that
-    the study believes in; `feasible` all
-    feasible points, of a space that was enumerated; `is_open` says whether a point is feasible and
-    new. `constraints` are bounds on what points come to."""
+    the study believes in; `feasible` all feasible points, of a space that was enumerated; `is_open`
+    says whether a point is feasible and new. `constraints` are bounds on what points come to.
+    `objectives` are those of a study that has several. `earlier` are searches of other launches
+    that tell what is worth a try."""
 
     space: Space
     records: Sequence[TrialRecord]
     metric: str = VAL_LOSS
+    objectives: Sequence[str] = ()
     fixed: Values = field(default_factory=dict)
     prior: Values = field(default_factory=dict)
     constraints: Sequence[Constraint] = ()
     feasible: Sequence[Values] | None = None
+    earlier: Sequence[Earlier] = ()
     is_open: Callable[[Values], bool]
 
     @cached_property
     def seen(self) -> list[Seen]:
-        """Trials that ended, by cost. One that was stopped early counts as what it would have come
-        to had it fallen, from its last evaluation on, as the median of the others."""
+        """Points of trials that ended; what a complete one has over its bounds."""
+        return [
+            Seen(values=record.params, cost=cost, excess=self._excess(record) or None)
+            for record, cost in self.judged
+        ]
+
+    def _excess(self, record: TrialRecord) -> tuple[float, ...]:
+        is_told = record.state == "complete" and self.constraints
+        return tuple(excesses(record.metrics, self.constraints)) if is_told else ()
+
+    @cached_property
+    def judged(self) -> list[tuple[TrialRecord, float]]:
+        """Trials that ended, with their cost. One that was stopped early counts as what it would
+        have come to had it fallen, from its last evaluation on, as the median of the others."""
         cost = describe(self.metric).cost
         complete = [r for r in self.records if r.state == "complete" and self._is_here(r)]
-        found = [
-            Seen(
-                values=r.params,
-                cost=cost(r.value),
-                excess=tuple(excesses(r.metrics, self.constraints)) or None,
-            )
-            for r in complete
-        ]
+        found = [(record, cost(record.value)) for record in complete]
         for record in self.records:
             if not self._is_here(record):
                 continue
             if record.diverged:
-                found.append(Seen(values=record.params, cost=float("inf")))
+                found.append((record, float("inf")))
             elif record.state == "pruned" and record.curve:
                 at = max(record.curve)
                 rest = [cost(r.value) - cost(r.curve[at]) for r in complete if at in r.curve]
                 fall = statistics.median(rest) if rest else 0.0
-                found.append(Seen(values=record.params, cost=cost(record.curve[at]) + fall))
+                found.append((record, cost(record.curve[at]) + fall))
         return found
+
+    @cached_property
+    def outcomes(self) -> list[Outcome]:
+        """Trials that ended, by the cost of every objective."""
+        found = []
+        for record in filter(self._is_here, self.records):
+            if record.state == "complete":
+                told = zip(self.objectives, record.values, strict=True)
+                costs = [describe(name).cost(value) for name, value in told]
+            elif record.diverged:
+                costs = [math.inf] * len(self.objectives)
+            else:
+                continue
+            found.append(Outcome(values=record.params, costs=tuple(costs)))
+        return found
+
+    @cached_property
+    def told(self) -> Told | None:
+        """What the earlier searches say, weighed by what this one has seen."""
+        return told_by(self.earlier, self.seen)
+
+    @cached_property
+    def shown_of_earlier(self) -> list[Seen]:
+        """Their trials as a sampler of Optuna is shown them."""
+        return self.told.shown(self.seen) if self.told is not None else []
 
     def has_seen(self, count: int) -> bool:
         """Whether so many trials ended, of which something is known."""
@@ -121,8 +158,10 @@ class Search:
             self.records,
             sampler,
             metric=self.metric,
+            objectives=self.objectives,
             space=self.space,
             constraints=self.constraints,
+            earlier=self.shown_of_earlier,
         )
 
     def draws(self, study: optuna.Study) -> Iterator[dict[str, Any]]:
@@ -143,10 +182,13 @@ def study_of(
     sampler: BaseSampler,
     *,
     metric: str = VAL_LOSS,
+    objectives: Sequence[str] = (),
     space: Space | None = None,
     constraints: Sequence[Constraint] = (),
+    earlier: Sequence[Seen] = (),
 ) -> optuna.Study:
-    """A study in memory that holds a history.
+    """A study in memory that holds a history, after what is shown of `earlier` launches: values of
+    the metric, or of several objectives.
 
     Trials are shown under the choices that `space` has now: an axis may have got more since. Each
     has its point's excess over the `constraints`, by the mean over the seeds that are shown.
@@ -154,8 +196,11 @@ def study_of(
     now = _distributions_of(space) if space else {}
     history = list(history)
     storage = InMemoryStorage()
-    direction = "maximize" if describe(metric).better == "higher" else "minimize"
-    study = optuna.create_study(storage=storage, sampler=sampler, direction=direction)
+    directions = directions_of(objectives or [metric])
+    study = optuna.create_study(storage=storage, sampler=sampler, directions=directions)
+    for one in earlier:
+        shadow = _as_told(one, now, describe(metric).cost(one.cost))
+        storage.create_new_trial(study_id_of(study), template_trial=shadow)
     generations = generations_of(sampler, [record.state == "complete" for record in history])
     means = means_by_point(history, constraints)
     for record, told in zip(history, generations, strict=True):
@@ -196,6 +241,13 @@ class _ByRank:
         return choices[self._trial.suggest_int(name, 0, len(choices) - 1)]
 
 
+def _shown(distribution: BaseDistribution) -> BaseDistribution:
+    """As Optuna compares it with what it made itself."""
+    if isinstance(distribution, _Ranks):
+        return IntDistribution(distribution.low, distribution.high)
+    return distribution
+
+
 def _rank_of(distribution: BaseDistribution | None, value: Any) -> Any:
     return distribution.values.index(value) if isinstance(distribution, _Ranks) else value
 
@@ -222,7 +274,7 @@ def _as_shadow(
             if value not in current.values:
                 continue  # the axis has lost it: there is no rank to tell
             params[path] = current.values.index(value)
-            distributions[path] = IntDistribution(current.low, current.high)
+            distributions[path] = _shown(current)
         else:
             params[path] = value
             distributions[path] = _grown(own, current, value)
@@ -230,7 +282,8 @@ def _as_shadow(
         number=record.number,
         trial_id=record.number,
         state=_SHADOW_STATE[record.state],
-        value=record.value if record.state == "complete" else None,
+        value=None,
+        values=(record.values or [record.value]) if record.state == "complete" else None,
         datetime_start=None,
         datetime_complete=None,
         params=params,
@@ -238,6 +291,23 @@ def _as_shadow(
         user_attrs={},
         system_attrs=dict(told),
         intermediate_values={} if record.diverged else dict(record.curve),
+    )
+
+
+def _as_told(one: Seen, now: Mapping[str, BaseDistribution], value: float) -> _Shadow:
+    """A trial of an earlier launch: complete, with the value that it stands for here."""
+    return _Shadow(
+        number=-1,
+        trial_id=-1,
+        state=TrialState.COMPLETE,
+        value=value,
+        datetime_start=None,
+        datetime_complete=None,
+        params={path: _rank_of(now[path], value) for path, value in one.values.items()},
+        distributions={path: _shown(now[path]) for path in one.values},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
     )
 
 

@@ -24,9 +24,11 @@ class Trials:
         self._records: dict[int, TrialRecord] = {}
         self._running: set[int] = set()
         self._begun: dict[int, int] = {}  # tokens of those handed out, whole
-        sampler, metric = launch.sampler, launch.study.metric
         self._history = SearchHistory(
-            sampler.history_limit, metric=metric, constraints=launch.study.constraints
+            launch.sampler.history_limit,
+            metric=launch.study.metric,
+            objectives=launch.study.objectives,
+            constraints=launch.study.constraints,
         )
         self._cell_hashes: set[str] = set()
         self._current: set[str] = set()

@@ -242,24 +242,26 @@ class TrialWriter:
     def complete(
         self,
         record: TrialRecord,
-        value: float,
+        values: Sequence[float],
         final: Mapping[str, float],
         *,
         entries: Sequence[Mapping[str, Any]],
         artifacts: Sequence[tuple[str, str | None]],
         attributes: Mapping[str, Any],
     ) -> TrialRecord:
-        """`entries` are the evaluations that MLflow does not have yet, `final` the metrics."""
+        """`values` are those of the objectives, or of the metric alone; `entries` the evaluations
+        that MLflow does not have yet, `final` the metrics."""
         self._tracking.log(record.run_id, entries)
         for path, folder in artifacts:
             self._tracking.log_artifact(record.run_id, path, folder)
         self._tracking.set_tags(record.run_id, attributes)
-        return self._end(record, "complete", {METRICS: final, **attributes}, value)
+        return self._end(record, "complete", {METRICS: final, **attributes}, values)
 
     def prune(self, record: TrialRecord, *, tokens: int) -> TrialRecord:
         last = max(record.curve, default=None)
-        value = None if last is None else record.curve[last]
-        return self._end(record, "pruned", {TOKENS: tokens, **self._spent(record.number)}, value)
+        whole = last is not None and not self._launch.study.objectives
+        values = [record.curve[last]] if whole else None
+        return self._end(record, "pruned", {TOKENS: tokens, **self._spent(record.number)}, values)
 
     def fail(self, record: TrialRecord, why: Mapping[str, Any], *, tokens: int) -> TrialRecord:
         self._tracking.set_tags(record.run_id, why)
@@ -271,19 +273,20 @@ class TrialWriter:
         record: TrialRecord,
         state: str,
         attributes: Mapping[str, Any],
-        value: float | None = None,
+        values: Sequence[float] | None = None,
     ) -> TrialRecord:
         if record.state == "waiting":  # it ended before it began
             self._search.set_state(record.trial_id, TrialState.RUNNING)
         attributes = {**self._unwritten.pop(record.number, {}), **attributes}
         self._search.set_attributes(record.trial_id, attributes)
         self._tracking.end(record.run_id, MLFLOW_STATUS_OF[state])
-        self._search.set_state(record.trial_id, _OPTUNA_STATE[state], value)
+        self._search.set_state(record.trial_id, _OPTUNA_STATE[state], values)
         self._spending.ended(record.number)
         return self._update(
             record,
             state=state,
-            value=value if state == "complete" else None,
+            value=values[0] if state == "complete" else None,
+            values=tuple(values) if state == "complete" and len(values) > 1 else (),
             attributes=attributes,
             written=True,
         )

@@ -1,0 +1,133 @@
+"""Earlier searches weigh as far as their order agrees, and what misleads is soon let go."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from orchestrator.surrogate.earlier_searches import WEIGHT, WORTH, Earlier, told_by, weight_of
+from orchestrator.surrogate.expected_improvement import Seen, next_points
+from search_spaces.domains import Choice, Float
+from search_spaces.space import Space
+
+SPACE = Space(
+    axes={
+        "moe.num_experts": Choice((2, 4, 8, 16)),
+        "moe.router": Choice(("learned", "frozen", "random")),
+        "optim.learning_rate": Float(low=1e-4, high=1e-1, log=True),
+    }
+)
+
+
+def cost_of(values):
+    """Best at 16 learned experts and a rate of 3e-3."""
+    off = np.log(values["optim.learning_rate"] / 3e-3)
+    return (
+        0.1 * off**2
+        - 0.1 * np.log2(values["moe.num_experts"])
+        + 0.5 * (values["moe.router"] != "learned")
+    )
+
+
+def seen_of(cost, count, seed=0):
+    rng = random.Random(seed)
+    points = [SPACE.draw(rng) for _ in range(count)]
+    return tuple(Seen(values=values, cost=float(cost(values))) for values in points)
+
+
+def earlier_of(cost, count=30):
+    return Earlier(launch="before", space=SPACE, seen=seen_of(cost, count, seed=1))
+
+
+def tau_of(a, b):
+    """Pair by pair."""
+    signs = [
+        np.sign(x - y) * np.sign(v - w)
+        for (x, v), (y, w) in itertools.combinations(zip(a, b, strict=True), 2)
+    ]
+    return float(np.mean(signs))
+
+
+def test_the_weight_is_kendalls_tau_drawn_towards_a_half():
+    rng = np.random.default_rng(0)
+    for count in (2, 5, 12, 30):
+        a, b = rng.standard_normal((2, count))
+        b = b + a
+        expected = (WORTH * WEIGHT + count * tau_of(a, b)) / (WORTH + count)
+        assert weight_of(a, b) == pytest.approx(max(0, expected))
+    nothing = np.zeros(0)
+    assert weight_of(nothing, nothing) == weight_of(np.ones(1), np.ones(1)) == WEIGHT
+    assert weight_of(np.arange(6.0), -np.arange(6.0)) == 0, "after six points that say otherwise"
+
+
+def test_what_agrees_gains_weight_and_what_misleads_loses_it():
+    seen = seen_of(cost_of, 15)
+    larger = lambda values: 7 + 3 * cost_of(values)  # noqa: E731 (another size, the same order)
+    good, bad = earlier_of(larger), earlier_of(lambda values: -cost_of(values))
+    assert told_by((good,), ()).weight == WEIGHT
+    assert told_by((good,), seen).weight > 0.75
+    assert told_by((bad,), seen).weight == 0
+    both = told_by((good, bad), seen)
+    assert both.weights[0] > 0.75
+    assert both.weights[1] == 0
+    points = [one.values for one in seen]
+    assert np.allclose(both.foretold(points), good.foretold(points))
+    assert {tuple(h.items()) for h in both.hints} <= {tuple(h.items()) for h in good.hints}
+    assert told_by((), seen) is None
+
+
+def first_of(seen, told, seed=0, startup=8):
+    rng = random.Random(seed)
+    return next(
+        next_points(
+            SPACE,
+            seen,
+            [],
+            is_open=lambda values: values not in [one.values for one in seen],
+            fixed={},
+            feasible=None,
+            startup=startup,
+            rng=rng,
+            told=told,
+        )
+    )
+
+
+def test_the_first_point_is_one_that_earlier_searches_believe_in_and_every_other_is_not():
+    good = earlier_of(cost_of)
+    believed = [first_of((), told_by((good,), ()), seed) for seed in range(10)]
+    cold = [first_of((), None, seed) for seed in range(10)]
+    assert np.mean([cost_of(v) for v in believed]) < np.mean([cost_of(v) for v in cold]) - 0.3
+    one = seen_of(cost_of, 1)
+    assert first_of(one, told_by((good,), one)) == first_of(one, None)
+
+
+def test_without_weight_a_search_is_what_it_was():
+    seen = seen_of(cost_of, 15)
+    told = told_by((earlier_of(lambda values: -cost_of(values)),), seen)
+    assert first_of(seen, told) == first_of(seen, None)
+
+
+def test_a_search_that_agrees_foretells_where_nothing_was_seen():
+    """Fifteen points of small experts: that sixteen are best is known from before alone."""
+    seen = tuple(one for one in seen_of(cost_of, 60) if one.values["moe.num_experts"] <= 4)[:15]
+    told = told_by((earlier_of(cost_of),), seen)
+    drawn = [first_of(seen, told, seed) for seed in range(5)]
+    assert all(values["moe.num_experts"] >= 8 for values in drawn)
+    assert all(values["moe.router"] == "learned" for values in drawn)
+
+
+def test_trials_are_shown_by_weight_in_their_order_and_at_this_searchs_size():
+    before = earlier_of(lambda values: 100 + 10 * cost_of(values), 40)
+    assert len(told_by((before,), ()).shown(())) == 20
+    seen = seen_of(cost_of, 15)
+    shown = told_by((before,), seen).shown(seen)
+    assert 10 <= len(shown) <= 16, "of 40 the weight, faded after 15 points"
+    costs = [one.cost for one in shown]
+    assert tau_of(costs, [cost_of(one.values) for one in shown]) == pytest.approx(1.0)
+    own = [one.cost for one in seen]
+    assert abs(np.mean(costs) - np.mean(own)) < 2 * np.std(own), "not the hundred of before"
+    assert told_by((earlier_of(lambda v: -cost_of(v)),), seen).shown(seen) == []
