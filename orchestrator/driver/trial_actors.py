@@ -39,7 +39,8 @@ def trainable(launch: Launch, resources: Resources, place: CheckpointPlace) -> t
         return Job(**config["job"]).shown
 
     shown = shown_by(tune.with_parameters(train_trial, place=place), name)
-    shown.__name__ = f"{CLASS}({launch.study.name})"
     bundles = [resources.bundle for _ in range(resources.workers)]
     group = tune.PlacementGroupFactory(bundles, strategy=resources.placement.upper())
-    return tune.with_resources(shown, group)
+    placed = tune.with_resources(shown, group)
+    placed.__name__ = placed.__qualname__ = f"{CLASS}({launch.study.name})"
+    return placed
