@@ -16,24 +16,21 @@ import argparse
 import dataclasses
 import random
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import optuna
 from common import Row, print_result, row, tell
 from search_problems import Problem, Values, problems
-from search_quality import interval, record_of
+from search_quality import Points, interval, record_of
 
 from moe.accounting import account
 from moe.metrics import DEVICE_S, VAL_LOSS
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.samplers import OfOptuna, Sampler, as_sampler
 from orchestrator.surrogate.dominance import hypervolume, non_dominated
-from orchestrator.trials.sampling import DRAWS_OF_SAMPLER
 from orchestrator.trials.search_state import Search
 from search_spaces.drawing import near
 from studies.scales import SMOKE
@@ -124,39 +121,21 @@ class Run:
 
 
 def searched(two: TwoObjectives, sampler: Sampler, *, trials: int, seed: int) -> Run:
-    problem, rng = two.problem, random.Random(f"{two.problem.name} {seed}")
+    problem, points = two.problem, Points(two.problem, sampler, seed)
     records: list[TrialRecord] = []
-    known: set[Any] = set()
-    spent, fallbacks = 0.0, 0
 
-    def key(values: Values) -> Any:
-        return tuple(sorted(values.items()))
-
-    def is_open(values: Values) -> bool:
-        return key(values) not in known and problem.is_feasible(values)
+    def search(is_open: Callable[[Values], bool]) -> Search:
+        objectives = (VAL_LOSS, two.name)
+        return Search(space=problem.space, records=records, objectives=objectives, is_open=is_open)
 
     for index in range(trials):
-        begin = time.thread_time()
-        search = Search(
-            space=problem.space,
-            records=records,
-            objectives=(VAL_LOSS, two.name),
-            is_open=is_open,
-        )
-        draws = sampler.suggestions(search, seed=hash((seed, index)) % 2**32, index=index)
-        values = next(filter(is_open, islice(draws, DRAWS_OF_SAMPLER)), None)
-        while values is None or not is_open(values):
-            drawn = problem.space.draw(rng)
-            if is_open(drawn):
-                values, fallbacks = drawn, fallbacks + 1
-        spent += time.thread_time() - begin
-        known.add(key(values))
-        told = (problem.observed(values, rng), two.second(values))
+        values = points.next(search, index)
+        told = (problem.observed(values, points.rng), two.second(values))
         record = record_of(index, values, told[0], problem)
         records.append(dataclasses.replace(record, values=told))
     on_front = non_dominated(np.array([record.values for record in records]))
     true = np.array([two.costs(record.params) for record in records])
-    return Run(true[on_front], fallbacks, spent / trials)
+    return Run(true[on_front], points.fallbacks, points.spent_s / trials)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -86,6 +86,39 @@ class Run:
     suggestion_s: float
 
 
+class Points:
+    """What a sampler draws of a problem, each point once; at random (`fallbacks`) where it finds no
+    open one. `spent_s` is the CPU time of all draws."""
+
+    def __init__(self, problem: Problem, sampler: Sampler, seed: int) -> None:
+        self._problem, self._sampler, self._seed = problem, sampler, seed
+        self.rng = random.Random(f"{problem.name} {seed}")
+        self._known: set[Any] = set()
+        self.fallbacks, self.spent_s = 0, 0.0
+
+    def next(self, search: Callable[[Callable[[Values], bool]], Search], index: int) -> Values:
+        """`search`: what is known so far, by what says whether a point is open."""
+        begin = time.thread_time()
+        seed = hash((self._seed, index)) % 2**32
+        draws = self._sampler.suggestions(search(self._is_open), seed=seed, index=index)
+        values = next(filter(self._is_open, islice(draws, DRAWS_OF_SAMPLER)), None)
+        while values is None or not self._is_open(values):
+            drawn = self._problem.space.draw(self.rng)
+            if self._is_open(drawn):
+                values = drawn
+                self.fallbacks += 1
+        self.spent_s += time.thread_time() - begin
+        self._known.add(_key(values))
+        return values
+
+    def _is_open(self, values: Values) -> bool:
+        return _key(values) not in self._known and self._problem.is_feasible(values)
+
+
+def _key(values: Values) -> Any:
+    return tuple(sorted(values.items()))
+
+
 def searched(
     problem: Problem,
     sampler: Sampler,
@@ -94,35 +127,22 @@ def searched(
     seed: int,
     earlier: Sequence[Earlier] = (),
 ) -> Run:
-    rng = random.Random(f"{problem.name} {seed}")
+    points = Points(problem, sampler, seed)
     records: list[TrialRecord] = []
-    known: set[Any] = set()
-    regrets, fallbacks, spent, best = [], 0, 0.0, math.inf
+    regrets, best = [], math.inf
     recommended: Values = {}
 
-    def key(values: Values) -> Any:
-        return tuple(sorted(values.items()))
-
-    def is_open(values: Values) -> bool:
-        return key(values) not in known and problem.is_feasible(values)
+    def search(is_open: Callable[[Values], bool]) -> Search:
+        return Searched(space=problem.space, records=records, is_open=is_open, earlier=earlier)
 
     for index in range(trials):
-        begin = time.thread_time()
-        search = Searched(space=problem.space, records=records, is_open=is_open, earlier=earlier)
-        draws = sampler.suggestions(search, seed=hash((seed, index)) % 2**32, index=index)
-        values = next(filter(is_open, islice(draws, DRAWS_OF_SAMPLER)), None)
-        while values is None or not is_open(values):
-            drawn = problem.space.draw(rng)
-            if is_open(drawn):
-                values, fallbacks = drawn, fallbacks + 1
-        spent += time.thread_time() - begin
-        known.add(key(values))
-        value = problem.observed(values, rng)
+        values = points.next(search, index)
+        value = problem.observed(values, points.rng)
         records.append(record_of(index, values, value, problem))
         if value < best:
             best, recommended = value, values
         regrets.append(problem.regret(recommended))
-    return Run(records, regrets, fallbacks, spent / trials)
+    return Run(records, regrets, points.fallbacks, points.spent_s / trials)
 
 
 def interval(differences: list[float]) -> tuple[float, float]:

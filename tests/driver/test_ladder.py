@@ -20,7 +20,7 @@ from orchestrator.study.resolve import resolve
 from search_spaces.domains import Choice
 from search_spaces.overlay import overlay
 from search_spaces.space import Rule, Space
-from tests.fixtures.studies import TINY
+from tests.fixtures.studies import TINY, search_file
 
 SCALES = {
     "smoke": TINY,
@@ -229,22 +229,11 @@ def test_the_lowest_rung_is_a_search_as_it_was(study, corpus):
     assert above.sampler_line is None
 
 
-FILE = """
-import dataclasses
-from orchestrator.study import Study
-from search_spaces.domains import Choice
-from search_spaces.overlay import overlay
-from search_spaces.space import Space
-from tests.fixtures.studies import TINY
-
-STUDY = Study(
-    name="mine", question="?", baseline="the best point", held_fixed="the rest",
-    scales={"smoke": TINY, "wide": overlay(TINY, {"model.d_ff": 64})},
-    trials=8, seeds=(0,), ladder=("smoke", "wide"), ladder_points=3,
-    space=Space(axes={"moe.num_experts": Choice((2, 4, 6, 8)), "moe.top_k": Choice((1, 2)),
-                      "moe.router": Choice(("frozen", "random"))}),
+FILE = search_file(
+    trials=8,
+    scales='{"smoke": TINY, "wide": overlay(TINY, {"model.d_ff": 64})}',
+    more='ladder=("smoke", "wide"), ladder_points=3,',
 )
-"""
 
 
 def test_plan_tells_the_points_and_what_is_known_of_both_rungs_before_anything_is_spent(

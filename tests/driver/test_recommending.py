@@ -19,6 +19,7 @@ from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
 from search_spaces.domains import Choice
 from search_spaces.space import Space
+from tests.fixtures.studies import search_file
 
 RACE = {"recommending": Asked(trainings=8)}
 
@@ -107,20 +108,7 @@ def test_what_cannot_be_raced_is_refused_before_anything_is_made(
             require_new(path)
 
 
-FILE = """
-import dataclasses
-from orchestrator.study import Study
-from search_spaces.domains import Choice
-from search_spaces.space import Space
-from tests.fixtures.studies import TINY
-
-STUDY = Study(
-    name="mine", question="?", baseline="the best point", held_fixed="the rest",
-    scales={"smoke": TINY}, trials=8, seeds=(0,),
-    space=Space(axes={"moe.num_experts": Choice((2, 4, 6, 8)), "moe.top_k": Choice((1, 2)),
-                      "moe.router": Choice(("frozen", "random"))}),
-)
-"""
+FILE = search_file(trials=8)
 
 
 def test_the_command_tells_and_writes_a_study_that_resolves(

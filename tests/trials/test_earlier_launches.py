@@ -21,7 +21,7 @@ from orchestrator.trials.search_state import Search
 from search_spaces.domains import Choice, Float
 from search_spaces.overlay import overlay
 from search_spaces.space import Space
-from tests.fixtures.studies import TINY
+from tests.fixtures.studies import TINY, search_file
 
 SPACE = Space(
     axes={
@@ -213,20 +213,7 @@ def test_what_cannot_be_told_is_refused_with_the_reason(study, warm, grid_study,
     assert not resolve(study, corpus_spec=corpus).is_warm_started
 
 
-FILE = """
-import dataclasses
-from orchestrator.study import Study
-from search_spaces.domains import Choice
-from search_spaces.space import Space
-from tests.fixtures.studies import TINY
-
-STUDY = Study(
-    name="mine", question="?", baseline="the best point", held_fixed="the rest",
-    scales={"smoke": TINY}, trials=6, seeds=(0,),
-    space=Space(axes={"moe.num_experts": Choice((2, 4, 6, 8)), "moe.top_k": Choice((1, 2)),
-                      "moe.router": Choice(("frozen", "random"))}),
-)
-"""
+FILE = search_file(trials=6)
 
 
 def test_plan_tells_what_run_will_and_creates_nothing(
