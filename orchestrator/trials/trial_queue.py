@@ -137,25 +137,33 @@ class TrialQueue:
             self._queue(point, distributions_of(point, distributions), note)
 
     def _plan_sampled(self, retry_failed: bool) -> None:
-        for record in self._trials:
-            with suppress(ConfigError):  # the study file's space has changed since: see `unknown`
-                point = self._launch.sampled_point(record.params, record.seed)
-                self._points[point.config_hash] = point
+        for record in self._trials.waiting():
+            self._known(record)
         self._queue_known()
         covered = self._covered(retry_failed)
+        seeds: dict[str, set[int]] = {}
+        for record in self._trials:
+            if record.config_hash in covered:
+                seeds.setdefault(record.cell_hash, set()).add(record.seed)
         for record in list(self._trials):
-            if record.config_hash not in self._points:
-                continue
-            if self._groups.is_stopped(record.cell_hash):
-                continue  # its other seeds are not started
-            for seed in self._launch.seeds:
-                if seed == record.seed and record.config_hash in covered:
-                    continue
+            missing = [s for s in self._launch.seeds if s not in seeds.get(record.cell_hash, ())]
+            if not missing or self._groups.is_stopped(record.cell_hash) or not self._known(record):
+                continue  # the seeds of a point that was stopped are not started
+            for seed in missing:
                 point = self._launch.sampled_point(record.params, seed)
                 if point.config_hash not in covered:
                     covered.add(point.config_hash)
                     note = note_of(point, self._launch.base_point())
                     self._queue(point, record.distributions, note)
+
+    def _known(self, record: TrialRecord) -> bool:
+        """Whether a sampled trial's point is one of the study's file; its point is kept."""
+        if record.config_hash in self._points:
+            return True
+        with suppress(ConfigError):  # the file's space has changed since: see `unknown`
+            point = self._launch.sampled_point(record.params, record.seed)
+            self._points[point.config_hash] = point
+        return record.config_hash in self._points
 
     def _queue_first(self) -> None:
         """What the study wants tried before all else, where the launch does not have it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,10 +84,14 @@ def test_the_page_has_a_line_for_each_row_and_says_what_was_not_run():
         | {"ours": 1.0, "theirs": 2.0, "ratio": 0.5, "goal": goal, "met": met}
         for goal, met in ((0.6, True), (0.4, False), (None, None))
     ]
-    result = {"benchmark": "data", "machine": "m", "versions": {"p": "1"}, "date": "d", "took_s": 1}
-    page = render.page({"data": {**result, "rows": rows}, "gpu": {**result, "rows": []}})
-    assert "1 of 2 goals met" in page
-    assert page.count("| 0.500 |") == 3
+    result = {"benchmark": "data", "versions": {"p": "1"}, "date": "d", "took_s": 1}
+    here, there = ({**result, "machine": f"{name}, 2 CPUs"} for name in ("here", "there"))
+    page = render.page(
+        {"data": [{**here, "rows": rows}, {**there, "rows": rows}], "gpu": [{**here, "rows": []}]}
+    )
+    assert page.count("1 of 2 goals met") == 2
+    assert re.findall("^### data on (.*)$", page, re.M) == ["here", "there"]
+    assert page.count("| 0.500 |") == 6
     assert "**no**" in page
     assert "has none" in page
     assert "## moe_layer\n\nNot run." in page
