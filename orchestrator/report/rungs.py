@@ -15,9 +15,8 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
-from scipy import stats
-
 from orchestrator.report.statistics import kendall_tau
+from orchestrator.report.tau_interval import tau_interval
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.early_stopping import StoppingRule, rule_of
 
@@ -84,7 +83,7 @@ def rungs(
         only = step if len(lengths) == 1 else None
         seen = sorted({reached for curve in curves.values() for reached, _ in curve})
         judged_at = next((reached for reached in seen if reached >= step), None) if only else None
-        low, high = _interval(tau, len(at)) if by_point and tau is not None else (None, None)
+        low, high = tau_interval(tau, len(at)) if by_point and tau is not None else (None, None)
         found.append(
             Rung(
                 share=step / longest,
@@ -103,16 +102,6 @@ def _mean_curve(seeds: Sequence[Mapping[int, float]]) -> list[tuple[int, float]]
     """At the steps that all seeds of a point have."""
     steps = sorted(set.intersection(*map(set, seeds)))
     return [(step, fmean(curve[step] for curve in seeds)) for step in steps]
-
-
-def _interval(tau: float, n: int) -> tuple[float, float]:
-    """95%, of atanh(tau), whose variance is about 0.437 / (n - 4) (Fieller, Hartley and Pearson
-    1957); by Student's t, since few points fall short of it otherwise (tests/report/test_rungs.py).
-    An order without fault counts as one with a single fault."""
-    most = 1 - 4 / (n * (n - 1))
-    middle = math.atanh(max(-most, min(most, tau)))
-    half = float(stats.t.ppf(0.975, n - 4)) * math.sqrt(0.437 / (n - 4))
-    return math.tanh(middle - half), math.tanh(middle + half)
 
 
 def rungs_of_launch(
