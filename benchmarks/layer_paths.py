@@ -1,11 +1,10 @@
 """Whether the rule that sends a sequence through its experts by itself holds on this processor.
 
-`moe.model.experts.by_sequence` knows shapes alone, no processor: each row times the path that it
-chooses against the one that it does not, forward and backward, on one thread, for products from a
-quarter of its threshold to 36 times as large, with experts that have one sequence each and experts
-that share them. A ratio above 1 is time that the other path would have saved.
+`moe.model.experts.by_sequence` counts products and knows no processor: each row times the path that
+it chooses against the one that it does not, forward and backward, on one thread, over widths, with
+few and with many sequences an expert. A ratio above 1 is time that the other path would have saved.
 
-    python benchmarks/layer_paths.py [--repeats 7] [--widths 64,96,128,192,256,384,768]
+    python benchmarks/layer_paths.py [--repeats 7] [--widths 48,64,128,256,768]
 """
 
 from __future__ import annotations
@@ -20,9 +19,15 @@ from layer_speed import ACTIVATIONS, Case, Shape
 from moe.model import experts
 
 GOAL = 1.05
-CONTEXT, SEQUENCES = 256, 4
-# One sequence at most an expert; as many as there are; all on the same.
-SPREADS = ((16, 2, "balanced"), (4, 2, "balanced"), (16, 2, "collapsed"))
+CONTEXT = 256
+# Experts, chosen, sequences, load. One sequence at most an expert, two, all on the same two; many.
+SPREADS = (
+    (16, 2, 4, "balanced"),
+    (4, 2, 4, "balanced"),
+    (16, 2, 4, "collapsed"),
+    (64, 8, 8, "balanced"),
+    (4, 2, 16, "balanced"),
+)
 
 
 def row_of(case: Case, repeats: int) -> Row:
@@ -64,15 +69,17 @@ def row_of(case: Case, repeats: int) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=MIN_REPEATS)
-    parser.add_argument("--widths", default="64,96,128,192,256,384,768")
+    parser.add_argument("--widths", default="48,64,128,256,768")
     parser.add_argument("--context", type=int, default=CONTEXT, help="tokens of a sequence")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for width, (num_experts, top_k, load), activation in itertools.product(
+    for width, (num_experts, top_k, sequences, load), activation in itertools.product(
         map(int, options.widths.split(",")), SPREADS, ACTIVATIONS
     ):
-        shape = Shape(width, 4 * width, num_experts, top_k, SEQUENCES * options.context)
+        shape = Shape(
+            width, 4 * width // max(1, top_k // 2), num_experts, top_k, sequences * options.context
+        )
         case = Case(shape, "sequence", load, activation, options.context, "cpu", torch.float32)
         rows.append(row_of(case, options.repeats))
     print_result("layer_paths", rows, packages=("torch", "transformers"))

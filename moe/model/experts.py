@@ -1,8 +1,8 @@
 """N feed-forward networks side by side; each routed unit passes those chosen for it.
 
 Three ways through them: expert by expert over sorted assignments (`moe.model.experts_by_loop`), all
-in one grouped product on a GPU (`moe.model.experts_grouped`), and, where long sequences share few
-of their wide experts, sequence by sequence without sorting (`moe.model.experts_by_sequence`).
+in one grouped product on a GPU (`moe.model.experts_grouped`), and, of few sequences among so many
+experts, sequence by sequence without sorting (`moe.model.experts_by_sequence`).
 tests/moe/model/test_experts.py holds all of them equal to a per-token loop, in values and all
 gradients. The shapes are those of `moe.model.dispatch`.
 """
@@ -21,10 +21,6 @@ from moe.model.experts_grouped import grouped_mixture
 from moe.model.initialisation import INIT_STD, ZEROS, Rule
 from moe.model.router import Routing
 from moe.model.stacked import Stacked
-
-# Multiply-adds of one sequence's first product from which on it goes through its experts by itself.
-# Below it many small products cost more than gathering sequences by expert (docs/log.md).
-_MIN_SEQUENCE_MULTIPLY_ADDS = 1 << 24
 
 
 class Experts(nn.Module):
@@ -69,7 +65,7 @@ class Experts(nn.Module):
         )
         with torch.autocast(device, enabled=False):
             index_UK, kept_UK = routing.expert_index, routing.kept
-            if by_sequence(x_URD, weights[0], routing):
+            if by_sequence(x_URD, routing):
                 y_URD = SequenceMixture.apply(
                     x_URD, gate_UK, *weights, self.nonlinearity, index_UK, kept_UK
                 )
@@ -96,17 +92,17 @@ def is_grouped(x_URD: Tensor) -> bool:
     return x_URD.is_cuda and x_URD.dtype == torch.bfloat16
 
 
-def by_sequence(x_URD: Tensor, w_in_NDP: Tensor, routing: Routing) -> bool:
+def by_sequence(x_URD: Tensor, routing: Routing) -> bool:
     """Whether to use `SequenceMixture`: each sequence goes through its experts by itself, on a CPU.
 
-    Where a sequence's product is large enough, and most experts have one sequence at most. Where
-    several sequences share an expert, adding up their weight gradients costs more than gathering
-    their rows by expert.
+    Where that makes no more products than there are experts, or two at most for each expert that
+    has any: nothing is moved then, and no time goes to experts without. Where many sequences share
+    an expert, adding up their weight gradients costs more than gathering their rows by expert.
+    benchmarks/layer_paths.py measures both ways on the processor that it runs on.
     """
-    num_rows = x_URD.shape[1]
-    multiply_adds = num_rows * w_in_NDP[0].numel()
-    if x_URD.is_cuda or num_rows == 1 or multiply_adds < _MIN_SEQUENCE_MULTIPLY_ADDS:
+    if x_URD.is_cuda or x_URD.shape[1] == 1:
         return False
     kept_UK = routing.kept
     assignments = routing.expert_index.numel() if kept_UK is None else int(kept_UK.sum())
-    return assignments < 2 * int((routing.served_N > 0).sum())
+    served_N = routing.served_N
+    return assignments <= len(served_N) or assignments <= 2 * int((served_N > 0).sum())

@@ -1,9 +1,9 @@
 """Whole sequences through their experts: no sort, no gather, no scatter.
 
 The rows of a sequence lie together and share their gates, so a gate scales a product and no row is
-moved. One product is made for each sequence and chosen expert, which pays where they are large and
-an expert has few of them: `moe.model.experts` says when. The shapes are those of
-`moe.model.dispatch`; U are sequences here, and R their positions.
+moved. One product is made for each sequence and chosen expert, which pays where these are few:
+`moe.model.experts` says when. The shapes are those of `moe.model.dispatch`; U are sequences here,
+and R their positions.
 """
 
 from __future__ import annotations

@@ -195,32 +195,31 @@ def test_keeps_for_backward_no_more_than_a_dense_ffn_does(mixture, activation):
 @pytest.mark.parametrize(
     ("rows", "index", "whole"),
     [
-        (128, [[0, 1], [2, 3]], True),
-        (128, [[0, 1], [2, 0]], True),
-        (128, [[0, 1], [1, 0]], False),
-        (64, [[0, 1], [2, 3]], False),
+        (8, [[0, 1], [2, 3]], True),
+        (8, [[0, 1], [1, 0]], True),
+        (8, [[0, 1], [2, 3]] * 2, True),
+        (8, [[0, 1], [2, 3]] * 3, False),
+        (8, [[0, 1]] * 3, False),
+        (1, [[0, 1], [2, 3]], False),
     ],
-    ids=["each its own", "few shared", "all shared", "short"],
+    ids=["each its own", "no more than experts", "two each", "three each", "shared", "tokens"],
 )
-def test_long_sequences_that_share_few_wide_experts_go_by_themselves(
-    monkeypatch, rows, index, whole
-):
-    """Size and load decide, and both ways give the same."""
+def test_few_sequences_for_so_many_experts_go_by_themselves(monkeypatch, rows, index, whole):
+    """Load decides, and both ways give the same."""
     index_UK = torch.tensor(index)
-    module = Experts(num_experts=4, d_model=256, d_expert=512).double()
+    module = Experts(num_experts=4, d_model=16, d_expert=32).double()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    x_BSD = torch.randn(2, rows, 256, dtype=torch.float64)
+    x_BSD = torch.randn(len(index), rows, 16, dtype=torch.float64)
     routing = Routing(
-        unit="sequence",
+        unit="sequence" if rows > 1 else "token",
         expert_index=index_UK,
-        gate=torch.rand(2, 2, dtype=torch.float64),
+        gate=torch.rand(len(index), 2, dtype=torch.float64),
         counts_N=count_tokens(index_UK, 4, rows),
     )
-    assert module_of_experts.by_sequence(x_BSD, module.weight_in, routing) == whole
+    assert module_of_experts.by_sequence(x_BSD, routing) == whole
     y_BSD = module(x_BSD, routing)
-    monkeypatch.setattr(module_of_experts, "_MIN_SEQUENCE_MULTIPLY_ADDS", math.inf)
-    assert not module_of_experts.by_sequence(x_BSD, module.weight_in, routing)
+    monkeypatch.setattr(module_of_experts, "by_sequence", lambda *_: rows > 1 and not whole)
     torch.testing.assert_close(module(x_BSD, routing), y_BSD)
 
 
