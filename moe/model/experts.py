@@ -22,6 +22,9 @@ from moe.model.initialisation import INIT_STD, ZEROS, Rule
 from moe.model.router import Routing
 from moe.model.stacked import Stacked
 
+# Of one sequence's first product, below which its experts count as narrow (docs/log.md).
+_NARROW_MULTIPLY_ADDS = 1 << 25
+
 
 class Experts(nn.Module):
     """Weights of all experts of a block: out = act(x W_in + b_in) W_out + b_out.
@@ -65,7 +68,7 @@ class Experts(nn.Module):
         )
         with torch.autocast(device, enabled=False):
             index_UK, kept_UK = routing.expert_index, routing.kept
-            if by_sequence(x_URD, routing):
+            if by_sequence(x_URD, weights[0], routing):
                 y_URD = SequenceMixture.apply(
                     x_URD, gate_UK, *weights, self.nonlinearity, index_UK, kept_UK
                 )
@@ -92,17 +95,20 @@ def is_grouped(x_URD: Tensor) -> bool:
     return x_URD.is_cuda and x_URD.dtype == torch.bfloat16
 
 
-def by_sequence(x_URD: Tensor, routing: Routing) -> bool:
+def by_sequence(x_URD: Tensor, w_in_NDP: Tensor, routing: Routing) -> bool:
     """Whether to use `SequenceMixture`: each sequence goes through its experts by itself, on a CPU.
 
-    Where that makes no more products than there are experts, or two at most for each expert that
-    has any: nothing is moved then, and no time goes to experts without. Where many sequences share
-    an expert, adding up their weight gradients costs more than gathering their rows by expert.
-    benchmarks/layer_paths.py measures both ways on the processor that it runs on.
+    Where most experts have one sequence at most: nothing is moved then. Where several sequences
+    share an expert, adding up their weight gradients costs more than gathering their rows by
+    expert; but of narrow experts less than going through all of them, if their number is as large
+    as that of the products, or half of it and each has some. benchmarks/layer_paths.py measures
+    both ways on the processor that it runs on.
     """
-    if x_URD.is_cuda or x_URD.shape[1] == 1:
+    num_rows = x_URD.shape[1]
+    if x_URD.is_cuda or num_rows == 1:
         return False
-    kept_UK = routing.kept
-    assignments = routing.expert_index.numel() if kept_UK is None else int(kept_UK.sum())
-    served_N = routing.served_N
-    return assignments <= len(served_N) or assignments <= 2 * int((served_N > 0).sum())
+    kept_UK, served_N = routing.kept, routing.served_N
+    products = routing.expert_index.numel() if kept_UK is None else int(kept_UK.sum())
+    served = int((served_N > 0).sum())
+    is_narrow = num_rows * w_in_NDP[0].numel() < _NARROW_MULTIPLY_ADDS
+    return products < 2 * served or (is_narrow and products <= max(len(served_N), 2 * served))

@@ -193,19 +193,26 @@ def test_keeps_for_backward_no_more_than_a_dense_ffn_does(mixture, activation):
 
 
 @pytest.mark.parametrize(
-    ("rows", "index", "whole"),
+    ("rows", "index", "narrow", "wide"),
     [
-        (8, [[0, 1], [2, 3]], True),
-        (8, [[0, 1], [1, 0]], True),
-        (8, [[0, 1], [2, 3]] * 2, True),
-        (8, [[0, 1], [2, 3]] * 3, False),
-        (8, [[0, 1]] * 3, False),
-        (1, [[0, 1], [2, 3]], False),
+        (8, [[0, 1], [2, 3]], True, True),
+        (8, [[0, 1], [1, 0]], True, False),
+        (8, [[0, 1], [2, 3]] * 2, True, False),
+        (8, [[0, 1], [2, 3]] * 3, False, False),
+        (8, [[0, 1]] * 3, False, False),
+        (1, [[0, 1], [2, 3]], False, False),
     ],
     ids=["each its own", "no more than experts", "two each", "three each", "shared", "tokens"],
 )
-def test_few_sequences_for_so_many_experts_go_by_themselves(monkeypatch, rows, index, whole):
-    """Load decides, and both ways give the same."""
+@pytest.mark.parametrize("is_narrow", [True, False])
+def test_few_sequences_for_so_many_experts_go_by_themselves(
+    monkeypatch, rows, index, narrow, wide, is_narrow
+):
+    """Load and width decide, and both ways give the same."""
+    whole = narrow if is_narrow else wide
+    monkeypatch.setattr(
+        module_of_experts, "_NARROW_MULTIPLY_ADDS", rows * 16 * 32 + (1 if is_narrow else 0)
+    )
     index_UK = torch.tensor(index)
     module = Experts(num_experts=4, d_model=16, d_expert=32).double()
     for parameter in module.parameters():
@@ -217,7 +224,7 @@ def test_few_sequences_for_so_many_experts_go_by_themselves(monkeypatch, rows, i
         gate=torch.rand(len(index), 2, dtype=torch.float64),
         counts_N=count_tokens(index_UK, 4, rows),
     )
-    assert module_of_experts.by_sequence(x_BSD, routing) == whole
+    assert module_of_experts.by_sequence(x_BSD, module.weight_in, routing) == whole
     y_BSD = module(x_BSD, routing)
     monkeypatch.setattr(module_of_experts, "by_sequence", lambda *_: rows > 1 and not whole)
     torch.testing.assert_close(module(x_BSD, routing), y_BSD)
