@@ -48,6 +48,7 @@ from orchestrator.trials.sampling import propose
 from orchestrator.trials.search_history import BoundedHistory
 from orchestrator.trials.seed_groups import SeedGroups
 from orchestrator.trials.spending import Limits, Spending
+from orchestrator.trials.trained_again import TrainedAgain
 from orchestrator.trials.trial_queue import TrialQueue
 from orchestrator.trials.trial_table import TrialTable
 from studies.search import STUDY
@@ -202,7 +203,7 @@ def chosen_s(launch: Launch, options: argparse.Namespace) -> float:
         draws=NothingDrawn(),
         reusable={},
         spending=spending,
-        retry_failed=False,
+        again=TrainedAgain(),
     )
     begun: deque[int] = deque()
     taken = []

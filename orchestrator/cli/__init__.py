@@ -20,6 +20,7 @@ from orchestrator.cli import (  # noqa: F401  (each adds its commands to the app
     figure_command,
     new_command,
     plan_command,
+    promote_command,
     read_commands,
     recommend_command,
     report_command,

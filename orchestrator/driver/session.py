@@ -49,6 +49,7 @@ from orchestrator.stores.moved_home import settle
 from orchestrator.stores.optuna_launches import (
     LADDER,
     OWNER,
+    PROMOTED,
     REGISTRATIONS,
     WARM_START,
     LaunchInfo,
@@ -67,6 +68,7 @@ from orchestrator.trials.earlier_launches import lacking_lines, warm_start_lines
 from orchestrator.trials.ledger import Ledger
 from orchestrator.trials.reconcile import reconcile
 from orchestrator.trials.spending import LeftOut
+from orchestrator.trials.trained_again import TrainedAgain
 from orchestrator.trials.trial_writer import Listener
 
 Say = Callable[[str], None]
@@ -240,7 +242,7 @@ def opened(
                     finished_elsewhere=finished_elsewhere(storage, launch.name),
                     run_tags=_run_tags(options.resources),
                     point_tags=tokens.tags_of,
-                    retry_failed=options.retry_failed,
+                    again=_trained_again(options, search.info),
                     listener=listener,
                     say=say,
                     limits=options.limits,
@@ -286,6 +288,11 @@ def _more(launch: Launch, options: Options, info: LaunchInfo) -> SeedAllocator |
     if options.until_decided:
         return SeedAllocator(launch, options.home, info.attributes)
     return None
+
+
+def _trained_again(options: Options, info: LaunchInfo) -> TrainedAgain:
+    promoted = frozenset(info.attributes.get(PROMOTED, ()))
+    return TrainedAgain(failed=options.retry_failed, promoted=promoted)
 
 
 def _grown_line(path: str, values: list[Any]) -> str:

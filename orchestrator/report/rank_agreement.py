@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.report.statistics import RankCorrelation, kendall_tau
-from orchestrator.report.tau_interval import tau_interval
+from orchestrator.report.tau_over_points import interval_over_points
 from orchestrator.stores.trial_record import TrialRecord
 
 LEAST = 3  # points in common, below which nothing is told
@@ -26,7 +26,7 @@ def rank_agreement(
     found = kendall_tau(a, b)
     if found.tau is None:
         return None
-    low, high = tau_interval(round(found.tau, 6), found.n)
+    low, high = interval_over_points(round(found.tau, 6), found.n)
     return replace(found, ci_low=low, ci_high=high)
 
 

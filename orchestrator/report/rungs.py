@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from orchestrator.report.statistics import kendall_tau
-from orchestrator.report.tau_interval import tau_interval
+from orchestrator.report.tau_over_points import interval_over_points
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.early_stopping import StoppingRule, rule_of
 
@@ -83,7 +83,9 @@ def rungs(
         only = step if len(lengths) == 1 else None
         seen = sorted({reached for curve in curves.values() for reached, _ in curve})
         judged_at = next((reached for reached in seen if reached >= step), None) if only else None
-        low, high = tau_interval(tau, len(at)) if by_point and tau is not None else (None, None)
+        low, high = (
+            interval_over_points(tau, len(at)) if by_point and tau is not None else (None, None)
+        )
         found.append(
             Rung(
                 share=step / longest,

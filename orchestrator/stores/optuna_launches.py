@@ -39,6 +39,7 @@ REGISTRATIONS = "registrations"  # what the study claimed, and since when
 WARM_START = "warm_start"  # what its sampler was told of earlier launches, by their names:
 TOLD_TRIALS, TOLD_COSTS = "trials", "costs"  # config hashes of trials, and what these came to
 LADDER = "ladder"  # of an upper rung: where its points come from, and which they are
+PROMOTED = "promoted"  # points that are trained to their end though early stopping ended them
 OWNER = "owner"
 DRIVERS = "drivers"
 
@@ -112,7 +113,7 @@ def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> Launc
     }
     if launch.study.objectives:
         attributes[OBJECTIVES] = list(launch.study.objectives)
-    attributes |= {key: existing[key] for key in (WARM_START, LADDER) if key in existing}
+    attributes |= {key: existing[key] for key in (WARM_START, LADDER, PROMOTED) if key in existing}
     attributes[REGISTRATIONS] = _registered(storage, known, launch, now=now)
     directions = directions_of(launch.study.objectives or [launch.study.metric])
     return _study_with(storage, launch.name, directions, attributes)

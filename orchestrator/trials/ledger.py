@@ -32,6 +32,7 @@ from orchestrator.trials.sampling import distributions_at
 from orchestrator.trials.seed_groups import SeedGroups
 from orchestrator.trials.spending import LeftOut, Limits, Spending
 from orchestrator.trials.stopping import Stopping
+from orchestrator.trials.trained_again import TrainedAgain
 from orchestrator.trials.trial_queue import More, TrialQueue
 from orchestrator.trials.trial_table import TrialTable
 from orchestrator.trials.trial_writer import Listener, TrialWriter
@@ -63,7 +64,7 @@ class Ledger:
         finished_elsewhere: Mapping[str, Finished],
         run_tags: Mapping[str, str],
         point_tags: Callable[[Point], Mapping[str, str]] = lambda _: {},
-        retry_failed: bool = False,
+        again: TrainedAgain | None = None,
         listener: Listener | None = None,
         say: Callable[[str], None] | None = None,
         limits: Limits | None = None,
@@ -96,7 +97,7 @@ class Ledger:
             listener=listener,
             now=now,
         )
-        self._groups = SeedGroups(launch, self.trials, retry_failed=retry_failed)
+        self._groups = SeedGroups(launch, self.trials, again=again)
         self.queue = TrialQueue(
             launch,
             self.trials,
@@ -105,7 +106,7 @@ class Ledger:
             draws=search,
             reusable=finished_elsewhere,
             spending=self.spending,
-            retry_failed=retry_failed,
+            again=again or TrainedAgain(),
             more=more,
         )
         self._stopping = Stopping(self._groups, self.trials, self.queue, self._writer)

@@ -21,6 +21,7 @@ from enum import Enum
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.early_stopping import Judge, StoppingRule
 from orchestrator.study.launch import Launch
+from orchestrator.trials.trained_again import TrainedAgain
 from orchestrator.trials.trial_table import Trials
 
 
@@ -33,11 +34,16 @@ class Verdict(Enum):
 class SeedGroups:
     """The points of one launch under its stopping rule; without one, everything goes on.
 
-    A point is named by its `cell_hash`. Failed trials that are to be repeated count as not run.
+    A point is named by its `cell_hash`. Trials that are to be trained again count as not run, and
+    nothing stops a promoted point.
     """
 
-    def __init__(self, launch: Launch, trials: Trials, *, retry_failed: bool = False) -> None:
+    def __init__(
+        self, launch: Launch, trials: Trials, *, again: TrainedAgain | None = None
+    ) -> None:
         self._trials = trials
+        again = again or TrainedAgain()
+        self._promoted = again.promoted
         self._launch = launch.name
         self._seeds = frozenset(launch.seeds)
         self._cost = launch.study.measure.cost
@@ -51,7 +57,7 @@ class SeedGroups:
         # A judge for each corpus: on easier text every loss is lower
         self._judges: dict[str | None, Judge] = {}
         for record in trials:
-            if not (retry_failed and record.state == "failed"):
+            if not again.has(record):
                 self.add(record)
         if rule is not None:
             self._read_record()
@@ -140,7 +146,8 @@ class SeedGroups:
         self._passed[point] = sum(reached <= step for reached in rungs)
         params = next(iter(members.values())).params
         stops = judge.stops(self._ids[point], step, num_steps, self._cost(mean), params)
-        return stops and not self._rule.guards(self._launch, point)
+        spared = point in self._promoted or self._rule.guards(self._launch, point)
+        return stops and not spared
 
     def _of_launch(self, point: str) -> dict[int, TrialRecord]:
         return {r.seed: r for r in self.members(point) if r.seed in self._seeds}

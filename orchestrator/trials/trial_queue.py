@@ -26,6 +26,7 @@ from orchestrator.trials.sampling import (
 )
 from orchestrator.trials.seed_groups import SeedGroups
 from orchestrator.trials.spending import Spending
+from orchestrator.trials.trained_again import TrainedAgain
 from orchestrator.trials.trial_table import Trials
 
 Add = Callable[[Point, Mapping[str, BaseDistribution], str], TrialRecord]
@@ -67,7 +68,7 @@ class TrialQueue:
         groups: SeedGroups,
         reusable: Container[str],
         spending: Spending,
-        retry_failed: bool,
+        again: TrainedAgain,
         more: More | None = None,
     ) -> None:
         self._launch = launch
@@ -89,22 +90,22 @@ class TrialQueue:
         self.not_found: str | None = None
         self.kept_back: str | None = None
         if launch.study.is_grid:
-            self._plan_grid(retry_failed)
+            self._plan_grid(again)
         else:
-            self._plan_sampled(retry_failed)
+            self._plan_sampled(again)
             if more is None:
                 self._queue_first()
 
     # The plan ------------------------------------------------------------------------------------
 
-    def _plan_grid(self, retry_failed: bool) -> None:
+    def _plan_grid(self, again: TrainedAgain) -> None:
         points = self._launch.points()
         self._points = {p.config_hash: p for p in reversed(points)}
         for record in self._trials.waiting() if self._more else ():
             if (point := self._more.known_point(record)) is not None:
                 self._points.setdefault(record.config_hash, point)
         self._queue_known()
-        covered = self._covered(retry_failed)
+        covered = self._covered(again)
         new = []
         for point in points:
             if point.config_hash not in covered and not self._groups.is_stopped(point.cell_hash):
@@ -136,11 +137,11 @@ class TrialQueue:
             note = note_of(point, against.get(point.seed))
             self._queue(point, distributions_of(point, distributions), note)
 
-    def _plan_sampled(self, retry_failed: bool) -> None:
+    def _plan_sampled(self, again: TrainedAgain) -> None:
         for record in self._trials.waiting():
             self._known(record)
         self._queue_known()
-        covered = self._covered(retry_failed)
+        covered = self._covered(again)
         seeds: dict[str, set[int]] = {}
         for record in self._trials:
             if record.config_hash in covered:
@@ -221,8 +222,8 @@ class TrialQueue:
         for one in reversed(made):
             self._first(one.number)
 
-    def _covered(self, retry_failed: bool) -> set[str]:
-        return {r.config_hash for r in self._trials if not (retry_failed and r.state == "failed")}
+    def _covered(self, again: TrainedAgain) -> set[str]:
+        return {r.config_hash for r in self._trials if not again.has(r)}
 
     def _queue_known(self) -> None:
         for record in self._trials.waiting():

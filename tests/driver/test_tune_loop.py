@@ -16,8 +16,11 @@ from mlflow.tracking import MlflowClient
 from moe.data.token_store import TokenStore
 from moe.metrics import VAL_LOSS
 from moe.train.training_run import train
+from orchestrator.base.errors import BadInput
 from orchestrator.cluster.connection import Resources
+from orchestrator.driver.promoting import promote
 from orchestrator.driver.tune_loop import run
+from orchestrator.report.records import read_launch
 from orchestrator.report.tables import table_of
 from orchestrator.stores.trial_record import MLFLOW_STATUS_OF, STATE_OF, count_states
 from orchestrator.study import EarlyStopping
@@ -115,6 +118,30 @@ def test_early_stopping_prunes_truthfully(home, hold, sampled_study):
             assert record.value is None
             assert max(record.curve) < 8
     stores_agree(home, session)
+    a_promoted_point_goes_on_from_its_checkpoint(home, hold, study, session.records)
+
+
+def a_promoted_point_goes_on_from_its_checkpoint(home, hold, study, records):
+    stopped = next(r for r in records if r.state == "pruned")
+    (told,) = promote(read_launch(study.name, home=home), [stopped.cell], home, None)
+    assert (told.seeds, told.step, told.anew) == ((0,), max(stopped.curve), None)
+    with hold(study, options={"concurrency": 2}) as session:
+        run(session)
+    (new,) = session.records[len(records) :]
+    assert (new.state, new.config_hash) == ("complete", stopped.config_hash)
+    assert max(new.curve) == 8
+    client = MlflowClient(home.mlflow_uri)
+    before, after = (
+        {(m.step, m.value, m.timestamp) for m in client.get_metric_history(r.run_id, VAL_LOSS)}
+        for r in (stopped, new)
+    )
+    assert before < after, "what was measured before the end is not measured again"
+    stores_agree(home, session)
+    with pytest.raises(BadInput, match=f"{stopped.cell} is complete, pruned"):
+        promote(read_launch(study.name, home=home), [stopped.cell], home, None)
+    with hold(study) as again:
+        run(again)
+    assert len(again.records) == len(session.records)
 
 
 def test_two_worker_trials_stopped_early_leave_the_cluster_free(home, hold, sampled_study):

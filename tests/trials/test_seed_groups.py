@@ -7,7 +7,10 @@ import dataclasses
 import pytest
 from mlflow.tracking import MlflowClient
 
+from orchestrator.base.errors import LaunchHeld
 from orchestrator.cluster.connection import Resources
+from orchestrator.driver.promoting import promote
+from orchestrator.report.records import read_launch
 from orchestrator.stores.trial_record import WORKERS, WORKERS_BEFORE, count_states
 from orchestrator.study import EarlyStopping, Study
 from orchestrator.study.resolve import resolve
@@ -106,6 +109,28 @@ def test_stores_agree_and_nothing_trains_twice(hold, study, home):
     for record in session.records:
         assert client.get_run(record.run_id).info.status == statuses[record.state]
     assert count_states(session.records)["waiting"] == 0
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 1000])
+def test_a_promoted_point_runs_to_its_end_at_every_seed(hold, study, home, rounds):
+    """Though its driver dies in the middle, and though the rule would stop it once more."""
+    with hold(study) as session:
+        Driver(session.ledger, 2).run()
+        with pytest.raises(LaunchHeld):
+            promote(read_launch("grouped", home=home), ["d"], home, None)
+    before = states(session)
+    assert set(before["d"].values()) == {"pruned"}
+    (told,) = promote(read_launch("grouped", home=home), ["d"], home, None)
+    assert (told.cell, told.seeds) == ("d", (0, 1))
+    with hold(study) as session:
+        Driver(session.ledger, 1).run(rounds)
+    with hold(study) as session:
+        Driver(session.ledger, 2).run()
+    assert states(session) == {**before, "d": {0: "complete", 1: "complete"}}
+    assert len(session.records) == sum(map(len, before.values())) + 2
+    with hold(study) as again:
+        Driver(again.ledger, 2).run()
+    assert len(again.records) == len(session.records)
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3])

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from orchestrator.report.tau_interval import tau_interval
+from orchestrator.report.tau_over_points import interval_over_points
 
 
 def test_five_points_that_agree_are_no_proof():
-    low, high = tau_interval(1.0, 5)
+    low, high = interval_over_points(1.0, 5)
     assert high == 1.0
     assert 0.1 < low < 0.6
-    assert tau_interval(1.0, 20)[0] > 0.7
-    assert tau_interval(-1.0, 5) == pytest.approx((-high, -low), abs=0.05)
+    assert interval_over_points(1.0, 20)[0] > 0.7
+    assert interval_over_points(-1.0, 5) == pytest.approx((-high, -low), abs=0.05)
 
 
 @pytest.mark.parametrize("n", [5, 12, 30, 61])
@@ -27,6 +27,6 @@ def test_the_interval_covers_the_truth(n, true):
     for _ in range(500):
         x, e = rng.standard_normal((2, n))
         tau = kendalltau(x, rho * x + math.sqrt(1 - rho**2) * e)[0]
-        low, high = tau_interval(round(float(tau), 6), n)
+        low, high = interval_over_points(round(float(tau), 6), n)
         covered += low <= true <= high
     assert covered / 500 >= 0.93

@@ -4,7 +4,7 @@ It has all values of tau under which the one seen is not among the outer 2.5% on
 points of two normal variables: looked up by simulation, since with five points a bootstrap mostly
 draws ties, and Fisher's z (Fieller, Hartley and Pearson 1957) leaves the range there and falls
 short where tau is near 1: among 12 points it holds 0.9 in 80% of samples. Beyond `_MANY` points it
-does. tests/report/test_tau_interval.py holds both to the truth.
+does. tests/report/test_tau_over_points.py holds both to the truth.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SAME = 1e-5  # taus of so few points lie further apart, or are the same but for
 
 
 @lru_cache
-def tau_interval(tau: float, n: int) -> tuple[float, float]:
+def interval_over_points(tau: float, n: int) -> tuple[float, float]:
     """Of a tau over `n` points without ties."""
     if n > _MANY:
         z, half = math.atanh(min(max(tau, -1 + 1e-9), 1 - 1e-9)), 1.96 * math.sqrt(0.437 / (n - 4))
