@@ -85,16 +85,18 @@ class Search:
     @cached_property
     def judged(self) -> list[tuple[TrialRecord, float]]:
         """Trials that ended, with their cost. One that was stopped early counts as what it would
-        have come to had it fallen, from its last evaluation on, as the median of the others."""
+        have come to had it fallen, from its last evaluation on, as the median of the others; but
+        for one that was promoted, and has come to its end since."""
         cost = describe(self.metric).cost
         complete = [r for r in self.records if r.state == "complete" and self._is_here(r)]
         found = [(record, cost(record.value)) for record in complete]
+        done = {record.config_hash for record in complete}
         for record in self.records:
             if not self._is_here(record):
                 continue
             if record.diverged:
                 found.append((record, float("inf")))
-            elif record.state == "pruned" and record.curve:
+            elif record.state == "pruned" and record.curve and record.config_hash not in done:
                 at = max(record.curve)
                 rest = [cost(r.value) - cost(r.curve[at]) for r in complete if at in r.curve]
                 fall = statistics.median(rest) if rest else 0.0

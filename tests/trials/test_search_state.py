@@ -41,6 +41,7 @@ def record(number, params, space=SPACE, state="complete", value=None, curve=None
     known = optuna_distributions(space)
     own = {"number": number, "trial_id": number, "state": state, "value": value, "params": params}
     own |= {"distributions": {path: known[path] for path in params}, "curve": curve or {}}
+    own |= {"config_hash": repr(params)}
     return TrialRecord(**{**fields, **own, "attributes": attributes})
 
 
@@ -91,6 +92,9 @@ def test_a_trial_stopped_early_counts_as_what_it_would_have_come_to():
     search = searched([*falls, stopped, diverged, failed, elsewhere, running])
     assert [one.cost for one in search.seen] == [2.0, 2.0, 2.0, 2.5, float("inf")]
     assert search.pending == [point(2)]
+    promoted = record(8, point(16), value=2.2, curve={2: 3.5, 4: 2.2})
+    search = searched([*falls, stopped, promoted])
+    assert [one.cost for one in search.seen] == [2.0, 2.0, 2.0, 2.2]
 
 
 def test_a_genetic_sampler_knows_its_generations():
