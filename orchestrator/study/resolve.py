@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moe.config import ConfigError, TrialConfig
-from moe.data.corpus import Corpus
-from moe.identity import cell_hash
 from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.study.corpora import CORPUS_PATH, corpora_of, opened_corpora
 from orchestrator.study.followed_labels import followed_labels
-from orchestrator.study.launch import Launch, Point, with_digest
+from orchestrator.study.launch import Launch, Point
+from orchestrator.study.merged_cells import merge_equal, trained_as
 from orchestrator.study.samplers import as_sampler
 from orchestrator.study.study import Study
 from search_spaces.cells import Cell
@@ -97,7 +96,7 @@ def resolve(
         if unread and need_corpus:
             raise BadInput(next(iter(unread.values())))
         followed = followed_labels(cells, base, space, study.claims)
-        cells, merged = _merge_equal(cells, base, corpora, followed)
+        cells, merged = merge_equal(cells, base, corpora, followed)
         launch = Launch(
             study=study,
             scale=scale,
@@ -164,35 +163,6 @@ def _with_metric(study: Study, space: Space | None) -> Space | None:
     return dataclasses.replace(space, rules=(*space.rules, *rules)) if rules else space
 
 
-def _merge_equal(
-    cells: Sequence[Cell],
-    base: TrialConfig,
-    corpora: Mapping[str, Corpus],
-    followed: frozenset[str],
-) -> tuple[tuple[Cell, ...], dict[str, str]]:
-    """Cells that are the same run over this base (all experts chosen: dense-active is dense-total;
-    two corpora of the same text) become one, under the first one's name; the others' names, with
-    the one that stands for them."""
-    kept: dict[tuple[str, ...], Cell] = {}
-    merged = {}
-    for cell in cells:
-        config = with_digest(cell.config(base), corpora, followed)
-        key = (cell_hash(config),) if config.data.digest else _trained_as(config)
-        if key in kept:
-            merged[cell.name] = kept[key].name
-        else:
-            kept[key] = cell
-    return tuple(kept.values()), merged
-
-
-def _trained_as(config: TrialConfig) -> tuple[str, ...]:
-    """What a config trains while its tokens' digest is unknown: where they come from stands for
-    it, which no hash holds."""
-    data = config.data
-    labels = "+".join(data.sequence_label_columns)
-    return cell_hash(config), data.corpus, data.text_column, data.tokenizer, labels
-
-
 def _refuse_idle(
     study: Study,
     scale: TrialConfig,
@@ -204,7 +174,7 @@ def _refuse_idle(
     """An override, or a corpus, that changes no trial would promise a difference that the table
     does not have."""
     given = {**overrides, CORPUS_PATH: corpus_spec}
-    trained = [_trained_as(cell.config(overlay(scale, given))) for cell in cells]
+    trained = [trained_as(cell.config(overlay(scale, given))) for cell in cells]
     for path, value in given.items():
         if value == get(scale, path):
             idle = space is not None and path in space.axes and path != CORPUS_PATH
@@ -213,7 +183,7 @@ def _refuse_idle(
         else:
             try:
                 rest = overlay(scale, {p: v for p, v in given.items() if p != path})
-                without = [_trained_as(cell.config(rest)) for cell in study.cells_over(rest)]
+                without = [trained_as(cell.config(rest)) for cell in study.cells_over(rest)]
             except ConfigError:
                 continue  # the others need this one, so it is not idle
             idle = trained == without
