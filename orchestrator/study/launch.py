@@ -80,6 +80,7 @@ class Launch:
     space: Space | None
     trials: int
     labels_kept: frozenset[str] = frozenset()  # kept apart though the study follows them not
+    followed_beside: frozenset[str] = frozenset()  # by the study that its cells are tuned for
     earlier: tuple[Earlier, ...] = ()  # searches of the home that its sampler is told of
 
     @property
@@ -249,12 +250,13 @@ class Launch:
 
     def _with_digest(self, config: TrialConfig) -> TrialConfig:
         """With the digest of its own corpus under its own tokenizer; "" where it was not read."""
-        return with_digest(config, self.corpora, self._followed_labels)
+        return with_digest(config, self.corpora, self.followed)
 
     @cached_property
-    def _followed_labels(self) -> frozenset[str]:
-        followed = followed_labels(self.cells, self.base, self.space, self.study.claims)
-        return followed | self.labels_kept
+    def followed(self) -> frozenset[str]:
+        """Labels whose values no sequence mixes, where the corpus has them."""
+        own = followed_labels(self.cells, self.base, self.space, self.study.claims)
+        return own | self.labels_kept | self.followed_beside
 
     def with_all_labels_apart(self) -> Launch:
         """The same on tokens of version 1, of which no sequence mixes values of any label."""

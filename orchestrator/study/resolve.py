@@ -16,7 +16,7 @@ from orchestrator.study.launch import Launch, Point
 from orchestrator.study.merged_cells import merge_equal, trained_as
 from orchestrator.study.samplers import as_sampler
 from orchestrator.study.study import Study
-from search_spaces.cells import Cell
+from orchestrator.study.tuning import require_tuning, trained_cells
 from search_spaces.domains import Choice
 from search_spaces.overlay import get, overlay
 from search_spaces.space import Rule, Space
@@ -88,19 +88,21 @@ def resolve(
         space = _with_metric(study, study.space_over(base))
         cells = study.cells_over(base)
         study.require_comparable_claims(cells, base)
+        asked_seeds = tuple(seeds if seeds is not None else study.seeds_at(scale))
+        require_tuning(study, base, asked_seeds)
         specs = corpora_of(base, cells, space)
         if corpus_spec == default and spec not in specs:
             raise BadInput(_idle_message("--corpus", CORPUS_PATH))
-        _refuse_idle(study, study.scales[scale], spec, overrides, cells, space)
+        _refuse_idle(study, study.scales[scale], spec, overrides, space)
         corpora, unread = opened_corpora(specs, base.data.text_column)
         if unread and need_corpus:
             raise BadInput(next(iter(unread.values())))
         followed = followed_labels(cells, base, space, study.claims)
-        cells, merged = merge_equal(cells, base, corpora, followed)
+        cells, merged = merge_equal(cells, base, corpora, followed, study.tuned_over(base))
         launch = Launch(
             study=study,
             scale=scale,
-            seeds=tuple(seeds if seeds is not None else study.seeds_at(scale)),
+            seeds=asked_seeds,
             overrides=overrides,
             corpus_spec=spec,
             corpus_specs=specs,
@@ -168,13 +170,12 @@ def _refuse_idle(
     scale: TrialConfig,
     corpus_spec: str,
     overrides: Mapping[str, Any],
-    cells: Sequence[Cell],
     space: Space | None,
 ) -> None:
     """An override, or a corpus, that changes no trial would promise a difference that the table
     does not have."""
     given = {**overrides, CORPUS_PATH: corpus_spec}
-    trained = [trained_as(cell.config(overlay(scale, given))) for cell in cells]
+    trained = _all_trained(study, overlay(scale, given))
     for path, value in given.items():
         if value == get(scale, path):
             idle = space is not None and path in space.axes and path != CORPUS_PATH
@@ -183,13 +184,17 @@ def _refuse_idle(
         else:
             try:
                 rest = overlay(scale, {p: v for p, v in given.items() if p != path})
-                without = [trained_as(cell.config(rest)) for cell in study.cells_over(rest)]
+                without = _all_trained(study, rest)
             except ConfigError:
                 continue  # the others need this one, so it is not idle
             idle = trained == without
         if idle:
             option = "--corpus" if path == CORPUS_PATH else "--set"
             raise BadInput(_idle_message(option, path))
+
+
+def _all_trained(study: Study, base: TrialConfig) -> list[tuple[str, ...]]:
+    return [trained_as(cell.config(base)) for cell in trained_cells(study, base)]
 
 
 def _idle_message(option: str, path: str) -> str:

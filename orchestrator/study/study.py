@@ -20,6 +20,7 @@ from orchestrator.study.early_stopping import StoppingRule
 from orchestrator.study.ladder_rules import checked_ladder
 from orchestrator.study.objectives import require_objectives
 from orchestrator.study.samplers import as_sampler
+from orchestrator.study.tuning_rules import Tune, checked_axes, checked_tuning
 from search_spaces.cells import Cell
 from search_spaces.domains import Domain
 from search_spaces.space import Space
@@ -36,6 +37,10 @@ class Study:
     `nuisance` are axes that are tuned within each design and never themselves the answer, such as
     the learning rate: drawn like those of the space, while `recommend` sets designs against each
     other at each one's own best.
+    `tune` (path of `optim` -> values, or a function of the scale's config that returns that) gives
+    each cell of a grid its own: it is tried with every combination on `tune_seeds`, which are never
+    judged, and its seeds are trained with the best by `metric` on validation. A cell that sets such
+    a path itself says what it is to have, and keeps it.
     `warm_start`: the sampler is told of earlier launches of the home that searched the same axes,
     at any scale; none of their trials counts as one of this study.
     `ladder` are scales, the small one first: the lowest is searched, and each other trains the best
@@ -62,6 +67,8 @@ class Study:
     cells: Sequence[Cell] | Callable[[TrialConfig], Sequence[Cell]] | None = None
     space: Space | Callable[[TrialConfig], Space] | None = None
     nuisance: Mapping[str, Domain] = field(default_factory=dict)
+    tune: Tune = field(default_factory=dict)
+    tune_seeds: tuple[int, ...] = ()  # tuning_rules.TUNE_SEEDS where it tunes
     trials: int = 0
     warm_start: bool = False
     ladder: tuple[str, ...] = ()
@@ -204,6 +211,16 @@ class Study:
                 f"scale_seeds names scales of the study, {', '.join(self.scales)}; received "
                 f"{', '.join(sorted(unknown))}. Correct it."
             )
+        if self.tune or self.tune_seeds != ():
+            seeds = checked_tuning(
+                self.tune,
+                self.tune_seeds,
+                study=self.name,
+                is_sampled=self.space is not None,
+                judged=(self.seeds, *self.scale_seeds.values()),
+                design=self.design,
+            )
+            object.__setattr__(self, "tune_seeds", seeds)
 
     def _take_objectives(self) -> None:
         """The first becomes `metric`. Raises ValueError where a study cannot have them."""
@@ -296,6 +313,14 @@ class Study:
                 "nuisance."
             )
         return dataclasses.replace(space, axes={**space.axes, **self.nuisance})
+
+    def tuned_over(self, base: TrialConfig) -> dict[str, tuple[Any, ...]]:
+        """The values that each cell of a grid is tried with, by path; none of a study that tunes
+        nothing. Raises ConfigError as `cells_over`, and as `tuning_rules.checked_axes`."""
+        if not self.tune:
+            return {}
+        axes = _called(self.tune, base, self.name) if callable(self.tune) else self.tune
+        return checked_axes(axes, self.name)
 
     def seeds_at(self, scale: str) -> tuple[int, ...]:
         """The replicates of a cell, unless --seeds names others."""
