@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,8 +34,10 @@ from orchestrator.cli.parameters import (
 from orchestrator.cluster.connection import Resources
 
 if TYPE_CHECKING:
+    from orchestrator.driver.options import Options
     from orchestrator.driver.session import Session
     from orchestrator.stores.trial_record import TrialRecord  # brings Optuna with it
+    from orchestrator.study.launch import Launch
 
 
 @app.command("run")
@@ -124,13 +126,7 @@ def run_command(
 
     Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
     """
-    from orchestrator.cli.notify import Notifier
-    from orchestrator.cli.progress import RunProgress
     from orchestrator.driver.options import Options
-    from orchestrator.driver.publish import publish
-    from orchestrator.driver.session import opened
-    from orchestrator.driver.tune_loop import run
-    from orchestrator.stores.trial_record import count_states
     from orchestrator.trials.spending import Limits
 
     launch = asked.resolved(study, trials=trials, sampler=sampler, warm_start=warm_start)
@@ -160,6 +156,39 @@ def run_command(
         until_decided=until_decided,
         system_metrics=system_metrics,
     )
+    sessions = list(_in_order(launch, options, notify))
+    print_session(sessions[-1], as_json)
+    undelivered = any(session.undelivered for session in sessions)
+    raise typer.Exit(sessions[-1].exit_code or int(undelivered))
+
+
+def _in_order(launch: Launch, options: Options, notify: str | None) -> Iterator[Session]:
+    """The tuning of a grid's cells, where nothing is chosen for some of them yet, and once that has
+    come to its end the launch itself."""
+    from orchestrator.driver.cell_tuning import to_be_tuned
+    from orchestrator.driver.session import require_runnable
+
+    url = options.storage_url
+    tuning = to_be_tuned(launch, url, retry_failed=options.retry_failed)
+    if tuning is not None:
+        require_runnable(launch, options)  # what follows is refused before this is paid for
+        errors.print(f"tuning first: {tuning.name}", highlight=False, soft_wrap=True)
+        session = _to_its_end(tuning, replace(options, until_decided=False), notify)
+        yield session
+        if session.interrupted or to_be_tuned(launch, url) is not None:
+            return
+    yield _to_its_end(launch, options, notify)
+
+
+def _to_its_end(launch: Launch, options: Options, notify: str | None) -> Session:
+    """One launch, until nothing of it is left to run or somebody interrupts it."""
+    from orchestrator.cli.notify import Notifier
+    from orchestrator.cli.progress import RunProgress
+    from orchestrator.driver.publish import publish
+    from orchestrator.driver.session import opened
+    from orchestrator.driver.tune_loop import run
+    from orchestrator.stores.trial_record import count_states
+
     with (
         # Ray prints a lost node's last words on stdout, where a script's JSON belongs.
         redirect_stdout(sys.stderr),
@@ -182,8 +211,7 @@ def run_command(
             publish(session)
         if notifier is not None:
             notifier.ended(states=count_states(session.records), interrupted=session.interrupted)
-    print_session(session, as_json)
-    raise typer.Exit(session.exit_code)
+    return session
 
 
 def _where_to_watch(session: Session) -> Iterator[str]:
@@ -211,11 +239,13 @@ def ingest_command(
     stores: WhichStores,
     as_json: JsonOption = False,
 ) -> None:
-    """Results of `python -m moe.train` runs made elsewhere become trials of the launch.
+    """Results of `python -m moe.train` runs made elsewhere become trials of the launch; of a study
+    that tunes its cells, of the tuning as long as that is not complete.
 
     Examples: moe-study ingest quickstart results/ --scale gpu
     moe-study ingest quickstart results.tar.gz
     """
+    from orchestrator.driver.cell_tuning import to_be_tuned
     from orchestrator.driver.ingest import find_results, ingest, results_folder
     from orchestrator.driver.options import Options
     from orchestrator.driver.session import opened
@@ -224,6 +254,7 @@ def ingest_command(
         found = find_results(folder)
         launch = asked.resolved(study)
         options = Options(home=Home.at(stores.home), **stores.outside)
+        launch = to_be_tuned(launch, options.storage_url) or launch
         with opened(launch, options, say=errors.print, start_cluster=False) as session:
             taken = ingest(session, found)
     errors.print(f"ingested {taken} of {len(found)} runs", highlight=False)
@@ -273,11 +304,13 @@ def _on_cpu(device: str) -> bool:
 def print_session(session: Any, as_json: bool) -> None:
     from orchestrator.driver.until_decided import lines_of
     from orchestrator.stores.trial_record import count_states
+    from orchestrator.study.chosen_values import Choices
     from orchestrator.trials.spending import spent
 
     name, launch = session.launch.study.name, session.launch.name
     queue = session.ledger.queue
     states = count_states(session.records)
+    choices = Choices.of(session.info.attributes)
     if as_json:
         print_json(
             {
@@ -291,6 +324,7 @@ def print_session(session: Any, as_json: bool) -> None:
                 "not_found": queue.not_found,
                 "claims": [asdict(standing) for standing in session.standings],
                 "left_out": session.left_out.as_json() if session.left_out else None,
+                **({"tuning": choices.as_json()} if choices else {}),
             }
         )
     else:

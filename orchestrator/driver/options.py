@@ -37,6 +37,11 @@ class Options:
     system_metrics: bool = False
 
     @property
+    def storage_url(self) -> str:
+        """Of Optuna's storage."""
+        return self.home.optuna_storage if self.optuna_storage is None else self.optuna_storage
+
+    @property
     def place(self) -> CheckpointPlace:
         return CheckpointPlace.of(self.home, self.checkpoint_uri)
 

@@ -21,6 +21,7 @@ from orchestrator.base.provenance import git_state
 from orchestrator.base.urls import redact
 from orchestrator.cluster import capacity, connection, nodes
 from orchestrator.cluster.connection import Resources
+from orchestrator.driver.cell_tuning import beside_tuning, keep_choices, require_unjudged, tuned
 from orchestrator.driver.dense_runs import DenseRun, find_dense_runs
 from orchestrator.driver.ladder import climb_lines, climbing, keep
 from orchestrator.driver.memory_admission import (
@@ -62,6 +63,7 @@ from orchestrator.stores.reuse import finished_elsewhere, laid_out_as_before
 from orchestrator.stores.sqlite_files import with_log
 from orchestrator.stores.trial_record import WORKERS, TrialRecord
 from orchestrator.study.cautions import cautions
+from orchestrator.study.chosen_values import Choices
 from orchestrator.study.launch import Launch
 from orchestrator.study.registration import tag_text
 from orchestrator.trials.earlier_launches import lacking_lines, warm_start_lines, warm_started
@@ -168,16 +170,12 @@ def opened(
     StudyError where a store goes away while the launch begins.
     """
     home = options.home
-    storage_url = _chosen(options.optuna_storage, home.optuna_storage)
-    mlflow_uri = _chosen(options.mlflow_uri, home.mlflow_uri)
+    storage_url = options.storage_url
+    mlflow_uri = home.mlflow_uri if options.mlflow_uri is None else options.mlflow_uri
     quiet()
     # Torch makes this folder in /tmp as soon as an optimiser is built; workers inherit the setting.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home.root / "torch-cache"))
-    require_sane(launch, options)
-    if options.until_decided:
-        require_decidable(launch)
-    if options.recommending:
-        require_raceable(launch)
+    require_runnable(launch, options)
     home.require_writable()
     require_folders(options)
     require_usable(storage_url)
@@ -185,6 +183,7 @@ def opened(
     if options.checkpoint_uri is not None:
         options.place.require_usable()
     launch, climb = climbing(launch, home, storage_url)
+    launch, choices = tuned(launch, storage_url)
     worth_saying: list[str | None] = []
     granted = allowed(launch, options.resources)
     if start_cluster and options.address is None:
@@ -219,6 +218,7 @@ def opened(
                 stack.enter_context(with_log(file, let_go=engine.dispose))
         search = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
         keep(climb, search)
+        keep_choices(choices, search)
         if not options.recommending:  # which draws nothing
             launch = warm_started(launch, search, storage, home)
         added = search.added_choices(launch)
@@ -227,6 +227,7 @@ def opened(
         try:
             mended = reconcile(search, tracking, metric=launch.study.metric)
             records = search.records()
+            require_unjudged(launch, records)
             search.state_current(launch.points() if launch.study.is_grid else (), records)
             records = told_apart(records, search.info.attributes, home)
             session = Session(
@@ -245,7 +246,7 @@ def opened(
                     again=_trained_again(options, search.info),
                     listener=listener,
                     say=say,
-                    limits=options.limits,
+                    limits=beside_tuning(options.limits, choices),
                     workers=options.resources.workers,
                     more=_more(launch, options, search.info),
                 ),
@@ -279,6 +280,15 @@ def opened(
             yield session
         finally:
             _leave(session)
+
+
+def require_runnable(launch: Launch, options: Options) -> None:
+    """Raises BadInput where a launch cannot be what its options ask."""
+    require_sane(launch, options)
+    if options.until_decided:
+        require_decidable(launch)
+    if options.recommending:
+        require_raceable(launch)
 
 
 def _more(launch: Launch, options: Options, info: LaunchInfo) -> SeedAllocator | Racer | None:
@@ -320,6 +330,8 @@ def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
         yield from warm_start_lines(session.launch, info.attributes[WARM_START])
         yield from lacking_lines(session.launch, info.attributes[WARM_START])
     yield from climb_lines(session.launch, info.attributes.get(LADDER))
+    if (choices := Choices.of(info.attributes)) is not None:
+        yield from choices.lines()
     for record in session.ledger.queue.unknown:
         yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
     found, lengths = rungs_of_launch(
@@ -386,10 +398,6 @@ def _how_to_deliver(session: Session) -> str:
         f"back: moe-study deliver --home {session.options.home.root}"
         + (f" --mlflow-uri {redact(uri)}" if uri else "")
     )
-
-
-def _chosen(url: str | None, default: str) -> str:
-    return default if url is None else url
 
 
 def _run_tags(resources: Resources) -> dict[str, str]:

@@ -22,6 +22,7 @@ from orchestrator.base.provenance import provenance
 from orchestrator.stores.optuna_private import known_tables, study_id_of
 from orchestrator.stores.optuna_sql import ids_in
 from orchestrator.stores.trial_record import CELL_HASH, CONFIG, TrialRecord
+from orchestrator.study.chosen_values import TUNED, Choices
 from orchestrator.study.constraints import CONSTRAINTS, constraints_of, listed
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.objectives import directions_of
@@ -113,7 +114,10 @@ def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> Launc
     }
     if launch.study.objectives:
         attributes[OBJECTIVES] = list(launch.study.objectives)
-    attributes |= {key: existing[key] for key in (WARM_START, LADDER, PROMOTED) if key in existing}
+    decided = (WARM_START, LADDER, PROMOTED, TUNED)
+    attributes |= {key: existing[key] for key in decided if key in existing}
+    if TUNED in attributes and not launch.study.tune:
+        attributes[TUNED] = None  # its cells are as the study has them again
     attributes[REGISTRATIONS] = _registered(storage, known, launch, now=now)
     directions = directions_of(launch.study.objectives or [launch.study.metric])
     return _study_with(storage, launch.name, directions, attributes)
@@ -149,7 +153,17 @@ def open_imported(
         known = existing.get(DRIVERS, [])
         others = [d for d in attributes.get(DRIVERS, []) if d not in known]
         own = {**existing, DRIVERS: [*known, *others]}
+        own |= {TUNED: _joined(existing, attributes)} if attributes.get(TUNED) else {}
     return _study_with(storage, name, directions, own)
+
+
+def _joined(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+    """What was chosen for a launch's cells in two homes; `import` refuses where they differ."""
+    ours, theirs = Choices.of(here), Choices.of(there)
+    assert theirs is not None
+    if ours is None:
+        return theirs.as_json()
+    return dataclasses.replace(ours, cells={**theirs.cells, **ours.cells}).as_json()
 
 
 def _study_with(
@@ -239,8 +253,10 @@ def _bounded(info: LaunchInfo, violating: str) -> str:
 
 
 def origin_lines(attributes: Mapping[str, Any]) -> list[str]:
-    """Where a sampled launch's points come from, if not from its own search alone."""
+    """Where a launch's points come from, if not from its study or its own search alone."""
     lines = []
+    if (choices := Choices.of(attributes)) is not None:
+        lines += choices.sentences()
     if told := attributes.get(WARM_START):
         named = ", ".join(f"{name} ({len(of[TOLD_TRIALS])} trials)" for name, of in told.items())
         lines.append(

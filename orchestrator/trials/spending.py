@@ -43,10 +43,13 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """None is no limit."""
+    """None is no limit. `..._before` is what another launch spent for this one, and counts as a
+    part of it: the tuning of its cells."""
 
     tokens: int | None = None
     device_s: float | None = None
+    tokens_before: int = 0
+    device_s_before: float = 0.0
 
     @property
     def any(self) -> bool:
@@ -103,7 +106,7 @@ class Spending:
         """Running trials have also spent what passed since they were last heard of."""
         passed = len(self._heard) * self._now() - self._heard_at
         running = self._heard_s + passed * self.workers + sum(self._lost.values())
-        return self._trials.device_s_at_rest + running
+        return self.limits.device_s_before + self._trials.device_s_at_rest + running
 
     def device_s_of(self, record: TrialRecord) -> float:
         if record.number not in self._heard:
@@ -117,7 +120,7 @@ class Spending:
         if (reason := self.exhausted()) or self.limits.tokens is None:
             return reason
         rest = point.tokens - self._trials.tokens_of(record)
-        taken = self._trials.tokens_committed
+        taken = self.limits.tokens_before + self._trials.tokens_committed
         if taken + rest <= self.limits.tokens:
             return None
         return (
