@@ -11,6 +11,7 @@ from moe.identity import told
 from orchestrator.base.errors import BadInput
 from orchestrator.stores.optuna_launches import BASE, LaunchInfo
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.chosen_values import Choices
 from orchestrator.study.corpora import CORPUS_PATH
 from orchestrator.study.study import Study
 from search_spaces.overlay import overlay
@@ -49,14 +50,28 @@ def _edits(
             if differs := _differing(then, now, axes):
                 yield differs
             return
-        cells = {cell.name: cell.config(base) for cell in study.cells_over(base)}
+        choices = Choices.of(attributes) if study.tune else None
+        given = choices.values if choices else {}
+        cells = {
+            cell.name: overlay(base, {**given.get(cell.name, {}), **cell.overrides})
+            for cell in study.cells_over(base)
+        }
+        tuned = study.tuned_over(base)
     except (ConfigError, BadInput):  # what `run` will refuse, with the reason
         return
+    then = _asked(choices.axes, choices.seeds) if choices else None
+    if tuned and then != _asked(tuned, study.tune_seeds):
+        among = "; ".join(f"{path} among {', '.join(map(str, v))}" for path, v in tuned.items())
+        yield f"it tunes {among}, on seeds {', '.join(map(str, study.tune_seeds))}"
     for record in {r.cell: r for r in records if not r.is_older}.values():
         if record.cell not in cells:
             yield f"it has no cell {record.cell}"
         elif differs := _differing(record.config, told(cells[record.cell])):
             yield f"cell {record.cell} has {differs}"
+
+
+def _asked(axes: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> Any:
+    return {path: sorted(values, key=str) for path, values in axes.items()}, sorted(seeds)
 
 
 def _differing(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -189,12 +189,16 @@ def load_of(cell: CellTrials, home: Home, x_per_step: float) -> Load | None:
     )
 
 
-def balance_pairs(cells: Sequence[CellTrials]) -> list[tuple[str, str]]:
-    """Cells that differ in their balance loss and in nothing else; the one without comes first."""
+def balance_pairs(
+    cells: Sequence[CellTrials], *, tuned: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """Cells that differ in their balance loss and in nothing else, but for paths that were `tuned`
+    for each; the one without comes first."""
 
     def rest(cell: CellTrials) -> dict[str, Any]:
         own = {"corpus_digest": cell.corpus_digest}
-        return own | {k: v for k, v in cell.trials[0].params.items() if not k.startswith(_BALANCE)}
+        params = {k: v for k, v in cell.trials[0].params.items() if k not in tuned}
+        return own | {k: v for k, v in params.items() if not k.startswith(_BALANCE)}
 
     def kind(cell: CellTrials) -> str | None:
         return cell.trials[0].params.get(_BALANCE)

@@ -6,7 +6,7 @@ moves along with the two of them (the gate with the unit of routing) is not held
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -48,8 +48,11 @@ class Interaction:
     along: tuple[str, ...]
 
 
-def interactions(cells: Sequence[CellTrials], design: Design) -> list[Interaction]:
-    """Of a grid, those over the most cells first, at most `MOST_SHOWN`.
+def interactions(
+    cells: Sequence[CellTrials], design: Design, *, tuned: Collection[str] = ()
+) -> list[Interaction]:
+    """Of a grid, those over the most cells first, at most `MOST_SHOWN`. What was `tuned` for each
+    cell by itself is no axis, and not held equal.
 
     Intervals are those of the design's own test, each by itself.
     """
@@ -57,7 +60,7 @@ def interactions(cells: Sequence[CellTrials], design: Design) -> list[Interactio
     found = []
     for digest in dict.fromkeys(cell.corpus_digest for cell in cells):
         trials = {cell.name: cell for cell in cells if cell.corpus_digest == digest}
-        every = {name: _values(cell) for name, cell in trials.items()}
+        every = {name: _values(cell, tuned) for name, cell in trials.items()}
         mixtures = {name: of for name, of in every.items() if _at(of, "moe.num_experts")}
         values = mixtures or every  # of a dense model a mixture's axes say nothing
         key, following = _key(values)
@@ -70,9 +73,10 @@ def interactions(cells: Sequence[CellTrials], design: Design) -> list[Interactio
     return found[:MOST_SHOWN]
 
 
-def _values(cell: CellTrials) -> Values:
+def _values(cell: CellTrials, without: Collection[str]) -> Values:
     """What the cell sets, and where it does not, what its config has."""
-    return {**(cell.trials[0].config or {}), **cell.trials[0].params}
+    values = {**(cell.trials[0].config or {}), **cell.trials[0].params}
+    return {path: value for path, value in values.items() if path not in without}
 
 
 def _at(values: Values, path: str) -> Any:

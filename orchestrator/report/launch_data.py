@@ -149,9 +149,9 @@ class LaunchData:
     @cached_property
     def interactions(self) -> list[Interaction]:
         """Two axes at a time; none of a search, which `recommend` tells from a model of it."""
-        return (
-            [] if self.is_search or self.design is None else interactions(self.cells, self.design)
-        )
+        if self.is_search or self.design is None:
+            return []
+        return interactions(self.cells, self.design, tuned=self.launch.tuned_paths)
 
     @cached_property
     def points_by_corpus(self) -> dict[str | None, list[TrialRecord]]:
@@ -172,9 +172,8 @@ class LaunchData:
     def balanced_pairs(self) -> list[tuple[Load, Load]]:
         """Loads of cells that differ in their balance loss alone; the one without comes first."""
         loads = {load.cell: load for load in self.loads}
-        return [
-            (loads[a], loads[b]) for a, b in balance_pairs(self.cells) if a in loads and b in loads
-        ]
+        pairs = balance_pairs(self.cells, tuned=self.launch.tuned_paths)
+        return [(loads[a], loads[b]) for a, b in pairs if a in loads and b in loads]
 
     @property
     def probes(self) -> list[tuple[str, Sequence[Mapping[str, Any]], list[Specialization]]]:

@@ -32,6 +32,7 @@ from orchestrator.stores.optuna_storage import open_storage, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.stores.violations import marked
+from orchestrator.study.chosen_values import Choices
 from orchestrator.study.constraints import constraints_of, listed
 from orchestrator.study.study import Study
 
@@ -76,6 +77,12 @@ class LaunchRecords:
     def judged_metric(self) -> str:
         """What tables, figures of final values and claims show: the metric, or that on the test."""
         return judged_metric(self.metric, self.trials)
+
+    @property
+    def tuned_paths(self) -> frozenset[str]:
+        """What was chosen for each cell by itself: by such a value no two cells are told apart."""
+        choices = Choices.of(self.info.attributes)
+        return frozenset(choices.axes if choices else ())
 
     def importances(self) -> dict[str, Importance]:
         """Of a sampled study's parameters; empty of a grid, and where there is too little."""
@@ -129,8 +136,8 @@ class LaunchRecords:
         )
 
     def origin_lines(self) -> list[str]:
-        """Where its points come from, if not from its own search alone, and whether the order there
-        is the order here, over the points that both ran."""
+        """Where its points come from, if not from its study or its own search alone, and of other
+        launches whether the order there is the order here, over the points that both ran."""
         lines, of = origin_lines(self.info.attributes), self.info.attributes
         climbed = [of[LADDER]["from"]] if LADDER in of else []
         for name in [*climbed, *(of.get(WARM_START) or ())]:
