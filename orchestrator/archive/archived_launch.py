@@ -47,6 +47,7 @@ from orchestrator.stores.trial_record import (
     PARAMS_TOTAL,
     SEED,
 )
+from orchestrator.study.chosen_values import Choices
 
 # A point of a curve in MLflow: which trial, metric, step, when it was first written, value.
 CURVE_SCHEMA = pa.schema(
@@ -223,6 +224,7 @@ def _require_whole(launch: ArchivedLaunch) -> None:
         raise ValueError("it has other objectives than directions")
     if missing := set(_ATTRIBUTES) - launch.attributes.keys():
         raise ValueError(f"the launch has no {', '.join(sorted(missing))}")
+    Choices.of(launch.attributes)
     keys = [archived.key for archived in launch.trials]
     if len(set(keys)) != len(keys):
         raise ValueError("a trial is in it twice")

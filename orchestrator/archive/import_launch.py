@@ -54,6 +54,7 @@ from orchestrator.stores.trial_record import (
     STATE_OF,
     TrialRecord,
 )
+from orchestrator.study.chosen_values import Choices, values_text
 from orchestrator.trials.adoption import adopt
 from orchestrator.trials.reconcile import reconcile
 
@@ -214,6 +215,7 @@ def _require_fits(launch: ArchivedLaunch, storage_url: str) -> None:
                 f"{there!r} in the file. "
                 "Import it into another --home."
             )
+    _require_same_choices(launch, info)
     if bool(info.attributes.get(LABELS_KEPT, True)) != bool(
         launch.attributes.get(LABELS_KEPT, True)
     ):
@@ -222,6 +224,20 @@ def _require_fits(launch: ArchivedLaunch, storage_url: str) -> None:
             "file keep other labels apart. Import it into another --home."
         )
     OptunaTrials(storage, info).require_same_space(archived.trial for archived in launch.trials)
+
+
+def _require_same_choices(launch: ArchivedLaunch, info: LaunchInfo) -> None:
+    """Raises BadInput where a cell was given other values there: its seeds are of two cells."""
+    here, there = Choices.of(info.attributes), Choices.of(launch.attributes)
+    for name in here.cells if here and there else ():
+        ours, theirs = here.cells[name], there.cells.get(name)
+        if theirs is not None and (ours.of, ours.values) != (theirs.of, theirs.values):
+            raise BadInput(
+                f"launches of one name are one launch, whose cells were tuned once; {launch.name} "
+                f"has {name} with {values_text(ours.values)} here and "
+                f"{values_text(theirs.values)} in the file, or chose it by other values or seeds. "
+                "Import it into another --home."
+            )
 
 
 def _existing(name: str, storage_url: str) -> tuple[BaseStorage, LaunchInfo] | None:
