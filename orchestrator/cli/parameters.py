@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,6 +23,8 @@ from orchestrator.study.launch import Launch
 from orchestrator.study.library import load_study, study_names
 from orchestrator.study.resolve import resolve
 from orchestrator.study.study import Study
+from orchestrator.study.tuning import tuning_study
+from orchestrator.study.tuning_rules import TUNING
 from search_spaces.families import expand
 from search_spaces.overlay import parse_override
 
@@ -289,7 +291,7 @@ def read_newest(study: str, which: WhichLaunch) -> tuple[Study, LaunchRecords]:
         options = ("--scale", "--set", "--corpus", "--home", "--optuna-storage")
         given = dict(zip(options, dataclasses.astuple(which), strict=True))
         return _read_export(Path(study), given)
-    loaded = load_study(study)
+    loaded = _tuning_of(study, load_study_here) or load_study(study)
     launch = read_launch(loaded.name, **which.asked)
     if line := edit_line(loaded, launch.info, launch.trials):
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -315,5 +317,19 @@ def load_study_here(name: str) -> Study:
 
     Raises BadInput where neither has it.
     """
+    if (tuning := _tuning_of(name, load_study_here)) is not None:
+        return tuning
     file = Path(f"{name}.py")
     return load_study(str(file) if name not in study_names() and file.is_file() else name)
+
+
+def _tuning_of(name: str, load: Callable[[str], Study]) -> Study | None:
+    """The grid that tries the values of a study's cells, where the name is that of its launch,
+    `STUDY-tuning`; None where it is of no study that tunes."""
+    if not name.endswith(TUNING) or name in study_names():
+        return None
+    try:
+        study = load(name.removesuffix(TUNING))
+    except BadInput:  # said of the whole name
+        return None
+    return tuning_study(study) if study.tune else None

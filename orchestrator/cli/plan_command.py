@@ -44,12 +44,15 @@ def list_studies(as_json: JsonOption = False) -> None:
 
     Example: moe-study list
     """
-    from orchestrator.study.plan import plan
+    from orchestrator.study.plan import plan, tuning_cost
 
     rows = []
     for name in study_names():
         launch = resolve(load_study(name), need_corpus=False)
         planned = plan(launch)
+        if (cost := tuning_cost(launch)) is not None:  # a part of what the study costs
+            for key in ("trials", "tokens_total", "flops_total"):
+                planned[key] += getattr(cost, key)
         rows.append(
             {
                 "study": name,
@@ -131,10 +134,17 @@ def plan_command(
     if write_configs is not None:
         if not launch.is_read:
             launch = asked.resolved(study, trials=trials, sampler=sampler)
-        paths = write(launch, write_configs)
+            launch, origin = origin_of(launch, Home.at(home))
+        if origin.cost is not None and origin.refused is not None:
+            raise BadInput(origin.refused)
+        # Of a grid whose cells are still to be tuned, what `ingest` takes first.
+        written = origin.tuning or launch
+        paths = write(written, write_configs)
         errors.print(f"wrote {len(paths)} configs to {write_configs}", highlight=False)
-        if launch.study.is_grid:
-            for line in _token_folders(launch):
+        if written.study.is_grid:
+            if origin.tuning is not None:
+                errors.print(_of_the_tuning(written), markup=False, highlight=False)
+            for line in _token_folders(written):
                 errors.print(line, markup=False)
     noted = [*cautions(launch), *_upcycled(launch, Home.at(home)), *origin.lines]
     powers = _powers(launch, Home.at(home), spread)
@@ -162,7 +172,7 @@ def plan_command(
         errors.print(f"how long it takes cannot be told: {error}", highlight=False)
         pace = None
     if pace is not None:
-        minutes = planned["flops_total"] * pace.seconds_per_flop / 60
+        minutes = (planned["flops_total"] + origin.flops_before) * pace.seconds_per_flop / 60
         output.print(
             f"about {minutes:.0f} minutes of one worker, going by {pace.trials} trials of this "
             "home at this scale",
@@ -193,6 +203,13 @@ def plan_command(
         output.print(f"claims are judged by a design: {launch.study.design}", highlight=False)
         headings = ("claim", "were there", "spread", "n", "power", "n for 80%", "spread from")
         print_rows(headings, map(_power_row, powers), fold={"were there", "spread from"})
+
+
+def _of_the_tuning(tuning: Launch) -> str:
+    return (
+        f"they are those of {tuning.study.name}: once `ingest` has their results, the same command "
+        "writes those of the cells with what was chosen"
+    )
 
 
 def _powers(launch: Launch, home: Home, spread: float | None) -> list[ClaimPower]:

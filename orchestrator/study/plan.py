@@ -14,6 +14,7 @@ from moe.memory import estimate
 from orchestrator.base.errors import BadInput
 from orchestrator.study.corpus_notes import corpus_notes
 from orchestrator.study.launch import Launch, Point
+from orchestrator.study.tuning import tuning_launch
 from search_spaces.space import Infeasible
 
 _COST_SAMPLE = 64
@@ -74,6 +75,33 @@ def plan(launch: Launch, prepared: Path | None = None, given: Given = Given()) -
         "notes": corpus_notes(launch, points),
         "merged": dict(launch.merged),
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningCost:
+    """What it costs to try the values of a grid's cells. A value changes neither the tokens nor the
+    FLOPs of a trial."""
+
+    launch: str | None
+    seeds: tuple[int, ...]
+    trials: int
+    tokens_total: int
+    flops_total: int
+
+
+def tuning_cost(launch: Launch) -> TuningCost | None:
+    """None where the study tunes nothing."""
+    if not launch.study.tune:
+        return None
+    tuning = tuning_launch(launch)
+    trials, tokens, flops = _totals(tuning.points())
+    return TuningCost(
+        launch=tuning.name if launch.is_read else None,
+        seeds=tuning.seeds,
+        trials=trials,
+        tokens_total=tokens,
+        flops_total=flops,
+    )
 
 
 def _num_points(launch: Launch) -> int:
