@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.archive.archived_launch import read
+
 ROOT = Path(__file__).parents[2]
 _TABLES = runpy.run_path(str(ROOT / "docs" / "result_tables.py"))
 FILES = _TABLES["exports"]()
@@ -18,7 +20,8 @@ RESULTS = ROOT / "docs" / "results"
 def test_a_page_is_what_its_export_says(file):
     page = file.with_suffix(".md").read_text("utf-8")
     assert page == _TABLES["page_of"](file), "run `make results`"
-    assert file.stat().st_size < 500_000
+    trials = len(read(file).trials)  # most of it the losses of each by document
+    assert file.stat().st_size < 20_000 + 12_000 * trials
 
 
 def test_the_page_of_the_claims_has_each_once_with_what_the_exports_say():
