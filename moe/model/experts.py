@@ -68,12 +68,13 @@ class Experts(nn.Module):
         )
         with torch.autocast(device, enabled=False):
             index_UK, kept_UK = routing.expert_index, routing.kept
-            if by_sequence(x_URD, weights[0], routing):
+            grouped = is_grouped(x_URD)
+            if not grouped and by_sequence(x_URD, weights[0], routing):
                 y_URD = SequenceMixture.apply(
                     x_URD, gate_UK, *weights, self.nonlinearity, index_UK, kept_UK
                 )
             else:
-                mixture = grouped_mixture if is_grouped(x_URD) else LoopedMixture.apply
+                mixture = grouped_mixture if grouped else LoopedMixture.apply
                 dispatch = sort_by_expert(index_UK, kept_UK)
                 gate = gate_UK if kept_UK is None else gate_UK[kept_UK]
                 y_URD = mixture(

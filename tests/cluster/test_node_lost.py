@@ -19,7 +19,7 @@ from orchestrator.report.records import read_launch
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(study_file, on_several_nodes):
-    study = study_file("lost", num_steps=400, eval_every=50)
+    study = study_file("lost", num_steps=1000, eval_every=125)
     folder, told = on_several_nodes("two_nodes.py", study)
 
     assert told["lost"], "a node was lost while two trials ran"
@@ -30,7 +30,7 @@ def test_a_lost_node_costs_nothing_and_what_it_made_comes_back(study_file, on_se
     client = MlflowClient(home.mlflow_uri)
     for trial in told["trials"]:
         history = client.get_metric_history(trial["mlflow_run_id"], VAL_LOSS)
-        assert [m.step for m in history] == list(range(50, 401, 50)), "nothing lost or doubled"
+        assert [m.step for m in history] == list(range(125, 1001, 125)), "nothing lost or doubled"
         assert client.get_run(trial["mlflow_run_id"]).info.status == "FINISHED"
         kept = [a.path for a in client.list_artifacts(trial["mlflow_run_id"], "routing")]
         assert kept == ["routing/routing.parquet"], "made on another node, kept by the driver"
