@@ -56,20 +56,20 @@ def promote(
         points = {trials[0].cell_hash for trials in found}
         known = info.attributes.get(PROMOTED, ())
         OptunaTrials(storage, info).keep(PROMOTED, sorted({*known, *points}))
-    return [_promoted(trials, home) for trials in found]
+    return [_promoted(trials) for trials in found]
 
 
-def _promoted(trials: Sequence[TrialRecord], home: Home) -> Promoted:
+def _promoted(trials: Sequence[TrialRecord]) -> Promoted:
     curves = [set(record.curve) for record in trials]
     return Promoted(
         cell=trials[0].cell,
         seeds=tuple(sorted(record.seed for record in trials)),
         step=max(set.intersection(*curves), default=0),
-        anew=_why_anew(trials, home),
+        anew=_why_anew(trials),
     )
 
 
-def _why_anew(trials: Sequence[TrialRecord], home: Home) -> str | None:
+def _why_anew(trials: Sequence[TrialRecord]) -> str | None:
     """None also where checkpoints were kept elsewhere: `run --checkpoint-uri` finds them."""
     if any(record.code and record.code != trains_as(moe_digest()) for record in trials):
         return "other code trained what there is"
