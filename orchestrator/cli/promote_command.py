@@ -31,7 +31,7 @@ def promote_command(
     """Have points that early stopping ended trained to their end, whatever they come to there.
 
     The next `run` of the launch continues them from their checkpoints, as new trials.
-    Example: moe-study promote search num_experts=8-top_k=2-1f3a
+    Example: moe-study promote search N16-K2-G1-learned-token-gate_switch-lr0.0083-e158
     """
     from orchestrator.driver.promoting import promote
 

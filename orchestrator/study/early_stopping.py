@@ -166,7 +166,7 @@ class _Halving:
 
 class _Rung:
     """Who came there, with which values: negated, as floats in a row, so that a cutoff among
-    thousands is taken in a tenth of a millisecond."""
+    thousands is taken in half a millisecond (docs/log.md)."""
 
     def __init__(self) -> None:
         self.trials: set[int] = set()

@@ -14,6 +14,7 @@ from typing import Any
 
 from moe.config import ConfigError, TrialConfig
 from moe.identity import cell_hash
+from orchestrator.study.chosen_values import values_text
 from orchestrator.study.design import Fixed
 from orchestrator.study.launch import Launch
 from orchestrator.study.merged_cells import merge_equal
@@ -130,7 +131,9 @@ def require_tuning(study: Study, base: TrialConfig, judged: Iterable[int]) -> No
         try:
             config = each.trained.config(base)
         except ConfigError as error:
-            raise ConfigError(f"cell {each.cell} with {_text(each.values)}: {error}") from None
+            raise ConfigError(
+                f"cell {each.cell} with {values_text(each.values)}: {error}"
+            ) from None
         runs.setdefault(each.cell, set()).add(cell_hash(config))
     if not runs:
         raise ConfigError(
@@ -144,7 +147,3 @@ def require_tuning(study: Study, base: TrialConfig, judged: Iterable[int]) -> No
             f"{', '.join(study.tuned_over(base))}, which changes nothing in cell {same[0]}. Tune "
             "what has an effect there."
         )
-
-
-def _text(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path}={value}" for path, value in values.items())
