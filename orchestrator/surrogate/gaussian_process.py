@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg, optimize
+from threadpoolctl import ThreadpoolController
 
 Array = np.ndarray
 
@@ -18,6 +19,11 @@ _LENGTH_SD = 1.0  # of the logarithm of a length, about the prior's own
 _NOISE_MEAN, _NOISE_SD = np.log(1e-2), 2.0  # of log(noise variance / variance of the values)
 _SCALE_SD = 1.0
 _JITTER = 1e-8
+
+# Trials keep the driver's cores busy. On two such, the threads of a product of 200 rows wait for
+# each other: a point took 35 s with two threads and 0.7 s with one (docs/log.md). It is found once
+# numpy and scipy have loaded theirs.
+_on_one_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,7 @@ class GaussianProcess:
     scale: float
     noise: float
 
+    @_on_one_thread
     def __post_init__(self) -> None:
         K = self._kernel(self.rows, self.rows)
         K[np.diag_indices_from(K)] += self.noise + _JITTER
@@ -44,6 +51,7 @@ class GaussianProcess:
         squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
         return self.scale * _matern(np.maximum(squared, 0.0))
 
+    @_on_one_thread
     def predict(self, rows: Array) -> tuple[Array, Array]:
         """Mean and standard deviation (M,) of the function, without the noise of a value."""
         k = self._kernel(rows, self.rows)
@@ -51,6 +59,7 @@ class GaussianProcess:
         variance = self.scale - (half**2).sum(0)
         return k @ self._alpha, np.sqrt(np.maximum(variance, 1e-12))
 
+    @_on_one_thread
     def joint(self, rows: Array) -> tuple[Array, Array]:
         """Mean (M,) and covariance (M, M) of the function."""
         k = self._kernel(rows, self.rows)
@@ -73,6 +82,7 @@ class GaussianProcess:
         )
 
 
+@_on_one_thread
 def fitted(rows: Array, values: Array, groups: Array) -> GaussianProcess:
     """The most probable process of values (N,) of mean 0 and variance 1 at rows (N, D)."""
     num_groups = int(groups.max()) + 1 if len(groups) else 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import linalg, optimize
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from orchestrator.surrogate import gaussian_process
 from orchestrator.surrogate.gaussian_process import GaussianProcess, fitted
@@ -75,3 +76,29 @@ def test_a_point_under_way_leaves_the_mean_and_takes_the_doubt(generator):
     assert np.all(later_sd <= sd + 1e-9)
     assert later_sd[0] < sd[0]
     assert process.with_pending(np.zeros((0, 2))) is process
+
+
+def test_products_are_made_by_one_thread_and_others_keep_theirs(generator, monkeypatch):
+    """Two on cores that trials keep busy took fifty times as long."""
+
+    def threads():
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    during = []
+    for module, name in ((linalg, "cholesky"), (linalg, "solve_triangular")):
+        whole = getattr(module, name)
+
+        def watched(*args, _whole=whole, **kwargs):
+            during.append(threads())
+            return _whole(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, watched)
+    rows = generator.random((12, 2))
+    with threadpool_limits(2, user_api="blas"):
+        process = fitted(rows, rows.sum(1) - rows.sum(1).mean(), np.array([0, 1]))
+        process.predict(rows)
+        process.joint(rows)
+        process.with_pending(rows[:1])
+        assert threads() == {2}
+    assert len(during) > 5
+    assert all(found == {1} for found in during)
