@@ -33,6 +33,8 @@ from orchestrator.trials.ledger import Assignment, Ledger
 
 log = logging.getLogger(__name__)
 
+DRAW_PATIENCE_S = 0.1  # what the loop waits for an event too, before it asks again
+
 
 def number_of(trial: Trial) -> int:
     return trial.config["job"]["number"]
@@ -84,7 +86,9 @@ class LedgerSearcher(_NotPickled, Searcher):
             is_over = self._first is None and self._ledger.queue.is_all_started
             return Searcher.FINISHED if is_over else None
         try:
-            assignment = self._first or self._ledger.next(patience_s=LOOP_PATIENCE_S)
+            assignment = self._first or self._ledger.next(
+                patience_s=LOOP_PATIENCE_S, draw_patience_s=DRAW_PATIENCE_S
+            )
             self._first = None
         except StoreUnavailable as error:
             if not self._is_waiting:

@@ -39,14 +39,17 @@ def completed_point(
     fixed = launch.space.require_within(values)
     seed = generator_seed(launch, index, 0)
     asked = _Asked(launch, fixed, known_as)
+    generator = random.Random(f"{seed} beside the sampler")
+    point = asked.tried(with_values(launch.space, fixed, generator))
+    if asked.is_whole:  # nothing is left to draw
+        if point is None:
+            raise ConfigError(asked.refused)
+        return point
     search = search_of(launch, history, fixed=fixed, is_open=asked.is_open)
     suggestions = launch.sampler.suggestions(search, seed=seed, index=index)
     for drawn in islice(suggestions, DRAWS_OF_SAMPLER):
         if (point := asked.tried(drawn)) is not None:
             return point
-        if asked.is_whole:
-            raise ConfigError(asked.refused)
-    generator = random.Random(f"{seed} beside the sampler")
     if launch.space.is_enumerable:
         points = [v for v in launch.feasible_points or [] if fixed.items() <= v.items()]
         for values in generator.sample(points, len(points)):
@@ -54,16 +57,12 @@ def completed_point(
                 return point
         if not points:  # for the reason
             asked.tried(with_values(launch.space, fixed, generator))
-        if asked.is_whole:
-            raise ConfigError(asked.refused)
         raise ConfigError(
             f"no new feasible point has the values {fixed}. Of one it is said: {asked.refused}"
         )
     for _ in range(DRAWS_OF_THE_REST):
         if (point := asked.tried(with_values(launch.space, fixed, generator))) is not None:
             return point
-        if asked.is_whole:
-            raise ConfigError(asked.refused)
     raise ConfigError(
         f"no new feasible point with the values {fixed} was found in {DRAWS_OF_THE_REST:,} draws "
         f"of the rest, which proves nothing. Give more values. Of one it is said: {asked.refused}"

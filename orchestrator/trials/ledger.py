@@ -130,8 +130,11 @@ class Ledger:
 
     # What is handed out --------------------------------------------------------------------------
 
-    def next(self, *, patience_s: float | None = None) -> Assignment | None:
-        """The next trial to run, its MLflow run made; None if there is none.
+    def next(
+        self, *, patience_s: float | None = None, draw_patience_s: float | None = None
+    ) -> Assignment | None:
+        """The next trial to run, its MLflow run made; None if there is none, and, while others are
+        under way, if its point is not drawn within `draw_patience_s` (None: it is waited for).
 
         A trial whose configuration was trained before, in this home, is completed from that result.
         Raises StoreUnavailable while MLflow does not answer within `patience_s` (None: its own
@@ -139,7 +142,7 @@ class Ledger:
         """
         self._stopping.end_seeds_of_stopped_points()
         self._take_in_enqueued()
-        while (number := self.queue.next()) is not None:
+        while (number := self.queue.next(draw_patience_s)) is not None:
             assignment = self._hand_out(number, patience_s)
             source = self._elsewhere.get(assignment.record.config_hash)
             if source is None:

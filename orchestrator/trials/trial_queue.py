@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution
@@ -16,6 +17,7 @@ from moe.config import ConfigError
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.trials.asked_points import completed_point
+from orchestrator.trials.drawing import Drawing
 from orchestrator.trials.grid import distributions_of, grid_distributions, note_of
 from orchestrator.trials.sampling import (
     DRAWS,
@@ -85,6 +87,7 @@ class TrialQueue:
         self._with_hash: dict[str, list[int]] = {}  # and all of them by configuration
         self._held: set[int] = set()  # at a rung, until the other seeds of the point are there
         self._stopped: list[int] = []  # of points that were stopped: to be ended, not handed out
+        self._drawing: Drawing[tuple[Point, dict[str, BaseDistribution]]] = Drawing()
         self.unknown: list[TrialRecord] = []
         self.exhausted: str | None = None
         self.not_found: str | None = None
@@ -254,19 +257,23 @@ class TrialQueue:
         same = self._with_hash.setdefault(record.config_hash, [])
         same.insert(0 if first else len(same), record.number)
 
-    def _sample(self) -> None:
-        """The next point of a sampled study, as one waiting trial for each seed."""
-        trials = self._trials
-        if trials.num_cells >= self._launch.trials or self.exhausted or self.not_found:
+    def _sample(self, patience_s: float | None) -> None:
+        """The next point of a sampled study, as one waiting trial for each seed; where it is not
+        drawn in `patience_s`, and trials are under way, none yet."""
+        trials, index, failed = self._trials, self._trials.num_cells, self._draws.failed_draws
+        if index >= self._launch.trials or self.exhausted or self.not_found:
             return
+        draw = partial(
+            propose,
+            self._launch,
+            trials.shown_to_sampler,
+            index=index,
+            is_new=lambda candidate: not trials.has_cell(candidate.cell_hash),
+            failed_draws=failed,
+        )
+        patience_s = patience_s if self.may_have_more else None
         try:
-            point, distributions = propose(
-                self._launch,
-                trials.shown_to_sampler,
-                index=trials.num_cells,
-                is_new=lambda candidate: not trials.has_cell(candidate.cell_hash),
-                failed_draws=self._draws.failed_draws,
-            )
+            drawn = self._drawing.drawn((index, failed), draw, patience_s=patience_s)
         except SpaceExhausted as error:
             self.exhausted = str(error)
             return
@@ -274,17 +281,19 @@ class TrialQueue:
             self.not_found = str(error)
             self._draws.note_failed_draws(DRAWS)
             return
-        self._queue_point(point, distributions)
+        if drawn is not None:
+            self._queue_point(*drawn)
 
     # What is next --------------------------------------------------------------------------------
 
-    def next(self) -> int | None:
-        """The first waiting trial if the limits hold it, else the first that costs nothing."""
+    def next(self, draw_patience_s: float | None = None) -> int | None:
+        """The first waiting trial if the limits hold it, else the first that costs nothing. None
+        also while others are under way and the next point is not drawn in `draw_patience_s`."""
         if not self._waiting:
             if self._launch.study.is_grid or self._more is not None:
                 self._extend()
             else:
-                self._sample()
+                self._sample(draw_patience_s)
         if not self._waiting:
             return None
         first = next(iter(self._waiting))
