@@ -39,9 +39,9 @@ from orchestrator.stores.optuna_launches import (
 )
 from orchestrator.stores.optuna_private import relational
 from orchestrator.stores.optuna_storage import (
-    local_store_file,
     open_storage,
     require_usable,
+    storage_if_any,
     trouble_named,
 )
 from orchestrator.stores.optuna_trials import OptunaTrials
@@ -241,12 +241,8 @@ def _require_same_choices(launch: ArchivedLaunch, info: LaunchInfo) -> None:
 
 
 def _existing(name: str, storage_url: str) -> tuple[BaseStorage, LaunchInfo] | None:
-    file = local_store_file(storage_url)
-    if file is not None and not file.exists():
-        return None
-    try:
-        storage = open_storage(storage_url, create=False)
-    except BadInput:  # no tables yet: what is wrong with it was said by `require_usable`
+    storage = storage_if_any(storage_url)
+    if storage is None:
         return None
     with trouble_named(storage_url):
         infos = [info for info in launches_in(storage) if info.name == name]

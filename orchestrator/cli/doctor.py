@@ -209,13 +209,13 @@ def _store(name: str, look: Callable[[], str]) -> Check:
 
 def _look_at_optuna(home: Home, url: str | None) -> str:
     from orchestrator.stores.optuna_launches import launches_in
-    from orchestrator.stores.optuna_storage import local_store_file, open_storage
+    from orchestrator.stores.optuna_storage import local_store_file, storage_if_any
 
     chosen = url or home.optuna_storage
-    file = local_store_file(chosen)
-    if file is not None and not file.exists():
-        return f"{file} is made by the first run"
-    launches = launches_in(open_storage(chosen, create=False))
+    file, storage = local_store_file(chosen), storage_if_any(chosen)
+    if storage is None:
+        return f"{file or redact(chosen)} is made by the first run"
+    launches = launches_in(storage)
     return f"{file or redact(chosen)} holds {_counted(len(launches), 'launch', 'launches')}"
 
 

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from moe.config import ConfigError
 from orchestrator.base.errors import BadInput, StudyError
 from orchestrator.stores.optuna_launches import LaunchInfo, launches_in
-from orchestrator.stores.optuna_storage import open_storage, trouble_named
+from orchestrator.stores.optuna_storage import storage_if_any, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.reuse import laid_out_as_before
 from orchestrator.stores.trial_record import FINISHED_STATES, TrialRecord
@@ -50,7 +50,7 @@ def tuned(launch: Launch, url: str) -> tuple[Launch, Choices | None]:
     """
     if not launch.study.tune:
         return launch, None
-    storage = _opened(url)
+    storage = storage_if_any(url)
     if storage is None:
         raise BadInput(_not_yet(launch, "this home has none of it"))
     with trouble_named(url):
@@ -64,7 +64,7 @@ def to_be_tuned(launch: Launch, url: str, *, retry_failed: bool = False) -> Laun
     of them failed. Raises BadInput as `require_unjudged`."""
     if not launch.study.tune:
         return None
-    storage = _opened(url)
+    storage = storage_if_any(url)
     if storage is None:
         return tuning_launch(launch)
     with trouble_named(url):
@@ -155,13 +155,6 @@ def _by_configuration(records: Iterable[TrialRecord]) -> dict[str, TrialRecord]:
         if known is None or order.index(record.state) < order.index(known.state):
             found[record.config_hash] = record
     return found
-
-
-def _opened(url: str) -> BaseStorage | None:
-    try:
-        return open_storage(url, create=False)
-    except BadInput:  # no record yet
-        return None
 
 
 def _kept(launch: Launch, infos: Iterable[LaunchInfo]) -> Choices | None:

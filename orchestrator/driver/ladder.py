@@ -23,7 +23,7 @@ from orchestrator.report.rank_agreement import LEAST, agreement_text, rank_agree
 from orchestrator.report.statistics import RankCorrelation
 from orchestrator.stores.configurations import told_apart
 from orchestrator.stores.optuna_launches import LADDER, LaunchInfo, launches_in
-from orchestrator.stores.optuna_storage import open_storage, trouble_named
+from orchestrator.stores.optuna_storage import storage_if_any, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.corpora import CORPUS_PATH
@@ -70,7 +70,9 @@ def climbing(launch: Launch, home: Home, url: str) -> tuple[Launch, Climb | None
     """
     if launch.rung_below is None:
         return launch, None
-    storage = _opened(launch, url)
+    storage = storage_if_any(url)
+    if storage is None:
+        raise BadInput(_not_there(launch, "this home has none"))
     with trouble_named(url):
         climb = _climb_of(launch, home, storage)
     taken = climb.points[: launch.trials]
@@ -111,9 +113,8 @@ def pair_lines(launch: Launch, pairs: Sequence[Pair]) -> Iterator[str]:
 
 def known_pairs(launch: Launch, home: Home, url: str) -> list[Pair]:
     """Of launches of one study that this home has at these two rungs, the newest first."""
-    try:
-        storage = open_storage(url, create=False)
-    except BadInput:  # no record yet
+    storage = storage_if_any(url)
+    if storage is None:
         return []
     rungs: tuple[list[tuple[LaunchInfo, list[TrialRecord]]], ...] = ([], [])
     with trouble_named(url):
@@ -131,13 +132,6 @@ def known_pairs(launch: Launch, home: Home, url: str) -> list[Pair]:
             if agreement is not None:
                 found.append(Pair(below=below.name, above=above.name, agreement=agreement))
     return found
-
-
-def _opened(launch: Launch, url: str) -> BaseStorage:
-    try:
-        return open_storage(url, create=False)
-    except BadInput:
-        raise BadInput(_not_there(launch, "this home has none")) from None
 
 
 def _not_there(launch: Launch, why: str) -> str:

@@ -18,7 +18,7 @@ from orchestrator.driver.ladder import (
     pair_lines,
 )
 from orchestrator.stores.optuna_launches import WARM_START, launches_in
-from orchestrator.stores.optuna_storage import open_storage, trouble_named
+from orchestrator.stores.optuna_storage import storage_if_any, trouble_named
 from orchestrator.study.chosen_values import Choices
 from orchestrator.study.launch import Launch
 from orchestrator.study.plan import TuningCost, plan, tuning_cost
@@ -108,9 +108,8 @@ def _tuned(launch: Launch, url: str) -> tuple[Launch, Origin]:
 
 
 def _told(launch: Launch, home: Home, url: str) -> Fixed:
-    try:
-        storage = open_storage(url, create=False)
-    except BadInput:  # no record yet
+    storage = storage_if_any(url)
+    if storage is None:
         return {}
     with trouble_named(url):
         own = (info for info in launches_in(storage) if info.name == launch.name)

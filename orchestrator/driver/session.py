@@ -56,7 +56,12 @@ from orchestrator.stores.optuna_launches import (
     LaunchInfo,
 )
 from orchestrator.stores.optuna_private import relational
-from orchestrator.stores.optuna_storage import open_storage, require_usable, trouble_named
+from orchestrator.stores.optuna_storage import (
+    open_storage,
+    require_usable,
+    storage_if_any,
+    trouble_named,
+)
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.parent_run import STOPPED_BY, TAG_LIMIT, require_not_deleted
 from orchestrator.stores.reuse import finished_elsewhere, laid_out_as_before
@@ -345,9 +350,8 @@ def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
 
 
 def _as_before(launch: Launch, storage_url: str) -> Launch:
-    try:
-        storage = open_storage(storage_url, create=False)
-    except BadInput:  # no record yet
+    storage = storage_if_any(storage_url)
+    if storage is None:
         return launch
     try:
         return laid_out_as_before(launch, storage)

@@ -7,7 +7,7 @@ from orchestrator.report.claim_power import Spread, SpreadOf, pooled_spread, spr
 from orchestrator.report.evidence import Values
 from orchestrator.report.judge import values_of
 from orchestrator.stores.optuna_launches import launches_in
-from orchestrator.stores.optuna_storage import local_store_file, open_storage, trouble_named
+from orchestrator.stores.optuna_storage import storage_if_any, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 
 
@@ -23,9 +23,8 @@ def spread_of_home(home: Home, *, study: str, scale: str) -> SpreadOf:
     """
     own: list[Values] = []
     others: list[Values] = []
-    file = local_store_file(home.optuna_storage)
-    if file is not None and file.exists():
-        storage = open_storage(home.optuna_storage, create=False)
+    storage = storage_if_any(home.optuna_storage)
+    if storage is not None:
         with trouble_named(home.optuna_storage):
             for info in reversed(launches_in(storage)):
                 if info.attributes["scale"] != scale or info.attributes["sampled"]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.base.home import Home
 from orchestrator.stores.optuna_launches import launches_in
-from orchestrator.stores.optuna_storage import local_store_file, open_storage, trouble_named
+from orchestrator.stores.optuna_storage import storage_if_any, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import FLOPS_PER_TOKEN
 
@@ -25,10 +25,9 @@ def pace_of(home: Home, *, scale: str) -> Pace | None:
 
     None where there are none. Raises StudyError where the home's record cannot be read.
     """
-    file = local_store_file(home.optuna_storage)
-    if file is None or not file.exists():
+    storage = storage_if_any(home.optuna_storage)
+    if storage is None:
         return None
-    storage = open_storage(home.optuna_storage, create=False)
     with trouble_named(home.optuna_storage):
         found = [
             record.device_s / (record.tokens * record.attributes[FLOPS_PER_TOKEN])

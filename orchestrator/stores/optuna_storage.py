@@ -39,6 +39,10 @@ _JOURNAL_GRACE_S = 5
 _newest_tables: dict[str, str] = {}  # the schema, by Optuna's version
 
 
+class NoRecordYet(BadInput):
+    """Nothing was ever run there: no file, or no tables, which the first driver makes."""
+
+
 def local_store_file(url: str) -> Path | None:
     """The file of a storage that lives on this machine's disk; None for a server."""
     for prefix in (_SQLITE, _JOURNAL):
@@ -65,15 +69,15 @@ def require_usable(url: str) -> None:
 def open_storage(url: str, *, create: bool) -> BaseStorage:
     """With `create` for the driver that holds the storage; without for readers, who change nothing.
 
-    Raises BadInput where it cannot be used or (a reader) is not there, Unreachable where no server
-    answers.
+    Raises BadInput where it cannot be used, NoRecordYet where (a reader) it is not there,
+    Unreachable where no server answers.
     """
     file = local_store_file(url)
     if file is None:
         with _server(url, create=create) as engine_url:
             return _relational(engine_url, create=create, connect_args=postgresql.CONNECT_ARGS)
     if not create and not os.path.isfile(file):
-        raise BadInput(
+        raise NoRecordYet(
             f"there is no record of a search yet; looked for {file}. Run a study first, or name "
             f"another --home or {OPTION}."
         )
@@ -89,6 +93,14 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
             f"an Optuna storage is a {kind} that can be used; received {file} ({_why(error)}). "
             "Mend it or move it away, or name another."
         ) from None
+
+
+def storage_if_any(url: str) -> BaseStorage | None:
+    """For a reader to whom no record is an answer too. Raises as `open_storage` does."""
+    try:
+        return open_storage(url, create=False)
+    except NoRecordYet:
+        return None
 
 
 @contextmanager
@@ -171,7 +183,7 @@ def _require_ours(tables: list[str], shown: str, *, create: bool) -> None:
             f"tables (MLflow's, perhaps). Name another with {OPTION}."
         )
     if not create:
-        raise BadInput(
+        raise NoRecordYet(
             f"there is no record of a search yet in {shown}. Run a study first, or name another "
             f"{OPTION}."
         )

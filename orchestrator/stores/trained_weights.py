@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 from moe.train.run_folder import Storage
 from orchestrator.base.checkpoint_place import CheckpointPlace
-from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.stores.optuna_launches import launches_in
-from orchestrator.stores.optuna_storage import open_storage, trouble_named
+from orchestrator.stores.optuna_storage import storage_if_any, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import CHECKPOINT_PLACE, TrialRecord
 
@@ -37,9 +36,8 @@ def folder_with_weights(
 def complete_trial(storage_url: str, config_hash: str) -> TrialRecord | None:
     """The complete trial of a config hash, in whichever launch; None where there is none, or no
     record at all."""
-    try:
-        storage = open_storage(storage_url, create=False)
-    except BadInput:
+    storage = storage_if_any(storage_url)
+    if storage is None:
         return None
     with trouble_named(storage_url):
         for info in launches_in(storage):
