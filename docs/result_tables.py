@@ -15,9 +15,17 @@ from pathlib import Path
 
 from orchestrator.archive.archived_launch import ArchivedLaunch, read, records_of
 from orchestrator.archive.container import SUFFIX
+from orchestrator.report.recommendation_text import (
+    EFFECT_HEADINGS,
+    FINALIST_HEADINGS,
+    effect_rows,
+    finalist_rows,
+    lines_of,
+)
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.table_text import render
 from orchestrator.report.verdict_text import markdown_table, verdict_word
+from orchestrator.stores.optuna_launches import RECOMMENDATION
 from orchestrator.stores.trial_record import count_states
 from orchestrator.study.library import load_study
 
@@ -64,6 +72,12 @@ def page_of(file: Path) -> str:
 
 
 def _about(archived: ArchivedLaunch, launch: LaunchRecords) -> Iterator[str]:
+    if (told := launch.info.attributes.get(RECOMMENDATION)) is not None:
+        yield "## Recommendation"
+        yield "\n".join(f"- {line}" for line in lines_of(told))
+        yield "\n".join(markdown_table(FINALIST_HEADINGS, finalist_rows(told)))
+        if rows := effect_rows(told):
+            yield "\n".join(markdown_table(EFFECT_HEADINGS, rows))
     states = {s: n for s, n in count_states(launch.trials).items() if n}
     yield "Trials: " + ", ".join(f"{count} {state}" for state, count in states.items()) + "."
     for driver in archived.attributes.get("drivers", []):

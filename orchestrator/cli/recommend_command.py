@@ -168,7 +168,11 @@ def _recommendation(session: Session) -> Recommendation:
 
 
 def _keep(session: Session, found: Recommendation) -> None:
-    """Beside the launch's other files, in MLflow."""
+    """With the launch, for whoever reads it, and beside its other files in MLflow."""
+    from orchestrator.stores.optuna_launches import RECOMMENDATION
+
+    if found.race.is_over:
+        session.search.keep(RECOMMENDATION, found.as_json())
     path = session.parent_folder / FILE
     path.write_text(json.dumps(found.as_json(), indent=2) + "\n")
     session.tracking.log_artifact(session.tracking.parent_run_id, path)

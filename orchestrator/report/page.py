@@ -21,6 +21,15 @@ from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.base.whole_files import whole
 from orchestrator.report.cost import cost_rows
+from orchestrator.report.recommendation import count_ended
+from orchestrator.report.recommendation_text import (
+    EFFECT_HEADINGS,
+    FINALIST_HEADINGS,
+    effect_rows,
+    finalist_rows,
+    lines_of,
+    since_line,
+)
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
 from orchestrator.report.table_columns import BASELINE, NOTHING, Column, columns_of
@@ -28,7 +37,7 @@ from orchestrator.report.table_text import footnotes
 from orchestrator.report.tables import Row, Table
 from orchestrator.report.verdict_text import remarks, verdict_word
 from orchestrator.report.verdicts import Verdict
-from orchestrator.stores.optuna_launches import WARM_START
+from orchestrator.stores.optuna_launches import RECOMMENDATION, WARM_START
 from orchestrator.stores.trial_record import RUN_LINK, TrialRecord, count_states
 from orchestrator.study.library import study_names
 from orchestrator.study.study import Study
@@ -78,6 +87,7 @@ def render_report(launch: LaunchRecords, study: Study, *, mlflow: str | None = N
         remarks=remarks(table.judgement),
         evidence=table.judgement.evidence,
         verdicts=[_verdict(verdict) for verdict in table.judgement.verdicts],
+        recommendation=_recommendation(launch),
         table=_table(table, launch.trials),
         sections=sections,
         cost=cost_rows(launch.trials),
@@ -153,6 +163,24 @@ def _drawing(verdict: Verdict) -> dict[str, Any] | None:
         "text": f"{verdict.compared}: {verdict.estimate:+.4f}, interval from "
         f"{verdict.ci_low:+.4f} to {verdict.ci_high:+.4f}, zero in the middle"
         + (f", margin {margin:.4f} on both sides" if margin else ""),
+    }
+
+
+def _recommendation(launch: LaunchRecords) -> dict[str, Any] | None:
+    told = launch.info.attributes.get(RECOMMENDATION)
+    if told is None:
+        return None
+    lines = [*lines_of(told), since_line(told, count_ended(launch.trials))]
+    return {
+        "lines": list(filter(None, lines)),
+        "tables": [
+            {"headings": headings, "rows": rows}
+            for headings, rows in (
+                (FINALIST_HEADINGS, finalist_rows(told)),
+                (EFFECT_HEADINGS, effect_rows(told)),
+            )
+            if rows
+        ],
     }
 
 

@@ -1,24 +1,30 @@
-"""What a search recommends, in words and as JSON: the winner of its race, how sure that is, and who
-cannot be told apart from it."""
+"""What a search recommends, as JSON that its launch keeps: the winner of its race, how sure that
+is, and who cannot be told apart from it. Its words are those of `recommendation_text`."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from moe.metrics import on_test
 from orchestrator.report.race import ALPHA, CONFIRM_SEEDS, Finalist, Race, is_fresh
+from orchestrator.report.recommendation_text import lines_of
 from orchestrator.report.statistics import Estimate
-from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.stores.trial_record import FINISHED_STATES, TrialRecord
 from orchestrator.surrogate.effects import Effects
+
+
+def count_ended(trials: Iterable[TrialRecord]) -> int:
+    return sum(record.state in FINISHED_STATES for record in trials if not record.is_older)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """`chosen_at` are means over the search's seeds, by point: what each looked like as it was
-    chosen. `confirmed_metric` is that of the test split where the launch has one."""
+    """`by_trials` had ended when this was told. `chosen_at` are means over the search's seeds, by
+    point: what each looked like as it was chosen. `confirmed_metric` is that of the test split
+    where the launch has one."""
 
     study: str
     launch: str
@@ -26,6 +32,7 @@ class Recommendation:
     race: Race
     cells: Mapping[str, str]
     params: Mapping[str, Mapping[str, Any]]
+    by_trials: int
     chosen_at: Mapping[str, float]
     confirmed_metric: str
     confirmed: Estimate | None
@@ -68,6 +75,7 @@ class Recommendation:
             race=race,
             cells={record.cell_hash: record.cell for record in current},
             params={record.cell_hash: dict(record.params) for record in current},
+            by_trials=count_ended(current),
             chosen_at={point: statistics.fmean(values) for point, values in chosen.items()},
             confirmed_metric=told,
             confirmed=race.confirmed(values),
@@ -81,6 +89,7 @@ class Recommendation:
             "launch": self.launch,
             "metric": self.metric,
             "is_over": race.is_over,
+            "by_trials": self.by_trials,
             "trainings": {
                 "finalists": budget.finalists,
                 "race": budget.race,
@@ -138,58 +147,4 @@ class Recommendation:
 
     def lines(self) -> list[str]:
         """For people: the answer first."""
-        race, winner, sure = self.race, self.race.winner, self.confirmed
-        if winner is None and race.is_over:
-            return [f"nothing is recommended: {self._why_nothing()}"]
-        if winner is None:
-            left = sum(not one.why for one in race.finalists)
-            return [f"the race goes on: {left} of {len(race.finalists)} points are left"]
-        values = ", ".join(f"{path}={value}" for path, value in self.params[winner.point].items())
-        found = [f"recommended: {self.cells[winner.point]} ({values})"]
-        looked = f"it looked like {self.chosen_at[winner.point]:.4f} when it was chosen"
-        raced = f"{winner.mean:.4f} over {len(winner.values)} seeds of the race"
-        if sure is None:
-            found.append(f"{self.metric}: {looked}, {raced}; not confirmed yet")
-        elif sure.low is None:
-            found.append(f"{self.confirmed_metric}: {sure.mean:.4f} at one fresh seed; {looked}")
-        else:
-            found.append(
-                f"{self.confirmed_metric}: {sure.mean:.4f} [{sure.low:.4f}, {sure.high:.4f}] over "
-                f"{sure.n} seeds that nothing was chosen by; on {self.metric} {looked}, {raced}"
-            )
-        if others := race.not_told_apart:
-            named = ", ".join(self._named(one) for one in others)
-            found.append(f"cannot be told apart from it at {ALPHA:.0%} of all races: {named}")
-        else:
-            found.append(f"every other finalist is decided against, at {ALPHA:.0%} of all races")
-        return [*found, *self._effect_lines()]
-
-    def _effect_lines(self) -> Iterator[str]:
-        """What is told of single axes and of pairs: those whose intervals leave out nothing."""
-        for one in self.effects.main:
-            if one.is_clear:
-                yield (
-                    f"{one.path}={_short(one.value)} would cost {one.cost:+.4f} "
-                    f"[{one.low:+.4f}, {one.high:+.4f}]"
-                )
-        for one in self.effects.pairs:
-            if one.is_clear:
-                yield (
-                    f"{one.path}={_short(one.value)} and {one.other}={_short(one.other_value)} "
-                    f"together cost {one.cost:+.4f} [{one.low:+.4f}, {one.high:+.4f}] beside what "
-                    "each costs"
-                )
-        unclear = sum(not one.is_clear for one in self.effects.main)
-        if unclear:
-            yield f"of {unclear} of the other values of axes the cost cannot be told from none"
-        if self.effects.why_not:
-            yield f"not told: {self.effects.why_not}"
-
-    def _named(self, one: Finalist) -> str:
-        if one.difference is None:
-            return f"{self.cells[one.point]} (no two seeds in common)"
-        return f"{self.cells[one.point]} ({one.difference:+.4f} over {len(one.values)} seeds)"
-
-
-def _short(value: Any) -> Any:
-    return float(f"{value:.3g}") if type(value) is float else value
+        return lines_of(self.as_json())

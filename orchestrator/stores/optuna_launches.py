@@ -41,6 +41,7 @@ WARM_START = "warm_start"  # what its sampler was told of earlier launches, by t
 TOLD_TRIALS, TOLD_COSTS = "trials", "costs"  # config hashes of trials, and what these came to
 LADDER = "ladder"  # of an upper rung: where its points come from, and which they are
 PROMOTED = "promoted"  # points that are trained to their end though early stopping ended them
+RECOMMENDATION = "recommendation"  # what `recommend` came to (orchestrator.report)
 OWNER = "owner"
 DRIVERS = "drivers"
 
@@ -114,7 +115,7 @@ def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> Launc
     }
     if launch.study.objectives:
         attributes[OBJECTIVES] = list(launch.study.objectives)
-    decided = (WARM_START, LADDER, PROMOTED, TUNED)
+    decided = (WARM_START, LADDER, PROMOTED, TUNED, RECOMMENDATION)
     attributes |= {key: existing[key] for key in decided if key in existing}
     if TUNED in attributes and not launch.study.tune:
         attributes[TUNED] = None  # its cells are as the study has them again

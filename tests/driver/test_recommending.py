@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 
 import pytest
 
 from moe.metrics import VAL_LOSS
+from orchestrator.archive.archived_launch import read
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.cli.recommend_command import _recommendation
 from orchestrator.driver.recommending import Asked, best_points, require_raceable
 from orchestrator.report.follow_up import require_new
 from orchestrator.report.race import CONFIRM_SEEDS, RACE_SEEDS, is_fresh, searched
+from orchestrator.report.recommendation_text import finalist_rows, lines_of
+from orchestrator.stores.optuna_launches import RECOMMENDATION
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
 from search_spaces.domains import Choice
@@ -148,6 +152,39 @@ def test_the_command_tells_and_writes_a_study_that_resolves(
     code, _, err = moe_study("recommend", "mine.py", *where, *more)
     assert code == 2
     assert "overwrites nothing" in err
+
+
+def test_what_was_recommended_stays_with_the_launch(home, corpus, moe_study, tmp_path, monkeypatch):
+    """Readers that have no space at hand tell it: the page, and an export."""
+    monkeypatch.setattr("orchestrator.driver.tune_loop.run", work)
+    monkeypatch.setattr("orchestrator.driver.publish.publish", lambda session: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(FILE)
+    where = ("--home", home.root, "--corpus", corpus)
+
+    def page():
+        code, _, err = moe_study("report", "mine.py", "--home", home.root, "-o", "report.html")
+        assert code == 0, err
+        return re.sub(r"\s+", " ", (tmp_path / "report.html").read_text())
+
+    assert moe_study("run", "mine.py", *where)[0] == 0
+    assert "Recommendation" not in page()
+    code, said, _ = moe_study("recommend", "mine.py", *where, "--trainings", "8")
+    assert code == 0
+    text = page()
+    assert said.partition(" (")[0] in text
+    assert "seeds that nothing was chosen by" in text
+    assert "every other finalist is decided against" in text
+    assert "more trials have ended" not in text
+
+    code, _, err = moe_study("export", "mine.py", "--home", home.root, "-o", "mine.moe-study")
+    assert code == 0, err
+    told = read(tmp_path / "mine.moe-study").attributes[RECOMMENDATION]
+    assert lines_of(told)[0].startswith("recommended: N8-K2")
+    assert len(finalist_rows(told)) == len(told["finalists"]) > 1
+
+    assert moe_study("run", "mine.py", *where, "--trials", "9")[0] == 0
+    assert "since this was told more trials have ended (1): " in page()
 
 
 def test_one_finalist_a_design_and_its_rate_is_no_answer(hold, study):

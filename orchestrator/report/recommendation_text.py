@@ -1,0 +1,144 @@
+"""A recommendation in words and tables, from the JSON that its launch keeps: the same on a
+terminal, on the report's page and among the results, where the study's space is not at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Told = Mapping[str, Any]  # Recommendation.as_json
+
+FINALIST_HEADINGS = (
+    "finalist",
+    "looked like",
+    "race mean",
+    "seeds",
+    "behind the winner",
+    "interval",
+    "how it ended",
+)
+EFFECT_HEADINGS = ("instead of the recommended", "would cost", "95% interval")
+
+
+def lines_of(told: Told) -> list[str]:
+    """For people: the answer first."""
+    winner = told["winner"]
+    if winner is None and told["is_over"]:
+        return [f"nothing is recommended: {told['nothing_because']}"]
+    if winner is None:
+        left = sum(one["why"] == "in the race" for one in told["finalists"])
+        return [f"the race goes on: {left} of {len(told['finalists'])} points are left"]
+    found = [
+        f"recommended: {winner['cell']} ({_values(winner['params'])})",
+        _how_good(told["metric"], winner, _seeds_of(told, winner["cell"])),
+        _beside(told),
+    ]
+    return [*found, *_effect_lines(told)]
+
+
+def _how_good(metric: str, winner: Told, race_seeds: int) -> str:
+    looked = f"it looked like {winner['chosen_at']:.4f} when it was chosen"
+    raced = f"{winner['race_mean']:.4f} over {race_seeds} seeds of the race"
+    sure = winner["confirmed"]
+    if sure is None:
+        return f"{metric}: {looked}, {raced}; not confirmed yet"
+    if sure["ci_low"] is None:
+        return f"{sure['metric']}: {sure['mean']:.4f} at one fresh seed; {looked}"
+    return (
+        f"{sure['metric']}: {sure['mean']:.4f} [{sure['ci_low']:.4f}, {sure['ci_high']:.4f}] over "
+        f"{sure['n']} seeds that nothing was chosen by; on {metric} {looked}, {raced}"
+    )
+
+
+def _beside(told: Told) -> str:
+    others = [one for one in told["finalists"] if one["cell"] in told["not_told_apart"]]
+    if not others:
+        return f"every other finalist is decided against, at {told['alpha']:.0%} of all races"
+    named = ", ".join(map(_named, others))
+    return f"cannot be told apart from it at {told['alpha']:.0%} of all races: {named}"
+
+
+def _named(one: Told) -> str:
+    if one["difference"] is None:
+        return f"{one['cell']} (no two seeds in common)"
+    return f"{one['cell']} ({one['difference']:+.4f} over {one['n']} seeds)"
+
+
+def _seeds_of(told: Told, cell: str) -> int:
+    return next(one["n"] for one in told["finalists"] if one["cell"] == cell)
+
+
+def _effect_lines(told: Told) -> Iterator[str]:
+    """What is told of single axes and of pairs: those whose intervals leave out nothing."""
+    clear = [one for one in told["effects"] if _is_clear(one)]
+    pairs = [one for one in told["interactions"] if _is_clear(one)]
+    for one in clear:
+        yield f"{_change(one)} would cost {_cost(one)}"
+    for one in pairs:
+        yield f"{_change(one)} together cost {_cost(one)} beside what each costs"
+    if unclear := len(told["effects"]) - len(clear):
+        yield f"of {unclear} of the other values of axes the cost cannot be told from none"
+    if told["effects_left_out"]:
+        yield f"not told: {told['effects_left_out']}"
+
+
+def _is_clear(one: Told) -> bool:
+    return one["low"] > 0 or one["high"] < 0
+
+
+def _change(one: Told) -> str:
+    first = f"{one['path']}={_short(one['value'])}"
+    return f"{first} and {one['other']}={_short(one['other_value'])}" if one["other"] else first
+
+
+def _cost(one: Told) -> str:
+    return f"{one['cost']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}]"
+
+
+def finalist_rows(told: Told) -> list[list[str]]:
+    return [
+        [
+            one["cell"],
+            _number(one["chosen_at"]),
+            _number(one["mean"]),
+            str(one["n"]),
+            _number(one["difference"], sign="+"),
+            _interval(one["ci_low"], one["ci_high"]),
+            one["why"],
+        ]
+        for one in told["finalists"]
+    ]
+
+
+def effect_rows(told: Told) -> list[list[str]]:
+    """Of each other value of each axis; then of the pairs that cost more or less together."""
+    pairs = [one for one in told["interactions"] if _is_clear(one)]
+    return [
+        [_change(one), _number(one["cost"], sign="+"), _interval(one["low"], one["high"])]
+        for one in (*told["effects"], *pairs)
+    ]
+
+
+def since_line(told: Told, ended: int) -> str | None:
+    """What is to be said where trials have ended since it was told."""
+    more = ended - told["by_trials"]
+    if more <= 0:
+        return None
+    again = f"`moe-study recommend {told['study']}` tells again"
+    return f"since this was told more trials have ended ({more}): {again}"
+
+
+def _values(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path}={value}" for path, value in params.items())
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.4f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.3g}") if type(value) is float else value
