@@ -7,6 +7,8 @@ no number of this study stands beside one of another study.
 
 from __future__ import annotations
 
+from typing import Any
+
 from moe.config import TrialConfig
 from orchestrator.study import Better, Equivalent, Study
 from search_spaces.cells import Cell
@@ -27,15 +29,25 @@ def _name(router: str, representation: str) -> str:
     return mixture("sequence", router=router, suffix=f"-{representation}").name
 
 
+def prefix_length(base: TrialConfig) -> int:
+    return max(1, base.model.context_length // 4)
+
+
+def counted_from(base: TrialConfig) -> dict[str, Any]:
+    """The first quarter of the context counts in no loss."""
+    return {"train.loss_start": prefix_length(base)}
+
+
+def read_from_prefix(base: TrialConfig) -> dict[str, Any]:
+    """The router of a sequence reads the first quarter of the context alone."""
+    return {"moe.sequence_representation": "prefix", "moe.prefix_length": prefix_length(base)}
+
+
 def cells(base: TrialConfig) -> list[Cell]:
-    prefix_length = max(1, base.model.context_length // 4)
-    counted = {"train.loss_start": prefix_length}
+    counted = counted_from(base)
     read = {
         "mean": {"moe.sequence_representation": "mean"},
-        "prefix": {
-            "moe.sequence_representation": "prefix",
-            "moe.prefix_length": prefix_length,
-        },
+        "prefix": read_from_prefix(base),
     }
     return [
         dense(2, also=counted),

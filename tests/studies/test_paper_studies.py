@@ -133,10 +133,12 @@ def test_study_resolves_with_the_cells_of_its_claims(name, scale):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_cell_of_two_studies_has_one_hash(scale):
-    """sequence_leak leaves positions out of the loss, balance_scope has its own micro-batch, and
-    the studies of other papers their own blocks and widths: theirs are other runs."""
+    """sequence_leak and table1_causal leave positions out of the loss, balance_scope has its own
+    micro-batch, and the studies of other papers their own blocks and widths: theirs are other
+    runs."""
     seen: dict[str, str] = {}
-    others = {"sequence_leak", "balance_scope", "deepseek_moe", "olmoe_ablations", "granularity"}
+    others = {"sequence_leak", "table1_causal", "balance_scope"}
+    others |= {"deepseek_moe", "olmoe_ablations", "granularity"}
     for name in set(AROUND_THE_PAPER) - others:
         for cell, config in configs(load_study(name), scale).items():
             assert seen.setdefault(cell, cell_hash(config)) == cell_hash(config), cell
@@ -190,6 +192,21 @@ def test_leak_counts_the_same_positions_in_all_cells(scale):
     for claim in study.claims[:2]:
         changed = moved(study, claim.a, claim.b)
         assert changed == {"moe.sequence_representation", "moe.prefix_length"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_causal_table_moves_what_sequences_read_and_what_counts_alone(scale):
+    table, causal = (configs(load_study(name), scale) for name in ("paper_table1", "table1_causal"))
+    leak = configs(sequence_leak.STUDY, scale)
+    assert table.keys() == causal.keys()
+    for cell, config in causal.items():
+        assert not config.leaks_future, cell
+        expected = {"train.loss_start"}
+        if table[cell].moe.routing_unit == "sequence" and table[cell].moe.num_experts:
+            expected |= {"moe.sequence_representation", "moe.prefix_length"}
+        assert set(diff(table[cell], config)) == expected, cell
+    shared = {cell_hash(c) for c in causal.values()} & {cell_hash(c) for c in leak.values()}
+    assert len(shared) == 3, "trained once with sequence_leak"
 
 
 @pytest.mark.parametrize("scale", SCALES)
