@@ -14,22 +14,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import BaseStorage
-
 from orchestrator.base.errors import BadInput
 from orchestrator.base.provenance import git_state
-from orchestrator.base.urls import redact
 from orchestrator.cluster import capacity, connection, nodes
 from orchestrator.cluster.connection import Resources
 from orchestrator.driver.cell_tuning import beside_tuning, keep_choices, require_unjudged, tuned
 from orchestrator.driver.dense_runs import DenseRun, find_dense_runs
-from orchestrator.driver.ladder import climb_lines, climbing, keep
+from orchestrator.driver.ladder import climbing, keep
+from orchestrator.driver.leaving import leave
 from orchestrator.driver.memory_admission import (
     has_memory,
     memory_here,
     memory_of_nodes,
     require_memory,
 )
+from orchestrator.driver.opening_lines import grown_lines, opening_lines
 from orchestrator.driver.options import Options, allowed, require_folders, require_sane
 from orchestrator.driver.prepared_corpora import Preparing, Tokens
 from orchestrator.driver.recommending import Racer, require_raceable
@@ -37,8 +36,6 @@ from orchestrator.driver.until_decided import SeedAllocator, require_decidable
 from orchestrator.report.allocation import Standing
 from orchestrator.report.race import Race
 from orchestrator.report.records import LaunchRecords
-from orchestrator.report.rungs import rung_line, rungs_of_launch
-from orchestrator.report.table_files import write_environment, write_registration, write_table
 from orchestrator.report.tables import Table
 from orchestrator.stores.configurations import told_apart
 from orchestrator.stores.driver_lock import driver_locks
@@ -48,11 +45,9 @@ from orchestrator.stores.mlflow_private import database_of
 from orchestrator.stores.mlflow_runs import MlflowRuns, absence_named
 from orchestrator.stores.moved_home import settle
 from orchestrator.stores.optuna_launches import (
-    LADDER,
     OWNER,
     PROMOTED,
     REGISTRATIONS,
-    WARM_START,
     LaunchInfo,
 )
 from orchestrator.stores.optuna_private import relational
@@ -63,15 +58,13 @@ from orchestrator.stores.optuna_storage import (
     trouble_named,
 )
 from orchestrator.stores.optuna_trials import OptunaTrials
-from orchestrator.stores.parent_run import STOPPED_BY, TAG_LIMIT, require_not_deleted
+from orchestrator.stores.parent_run import TAG_LIMIT, require_not_deleted
 from orchestrator.stores.reuse import finished_elsewhere, laid_out_as_before
 from orchestrator.stores.sqlite_files import with_log
 from orchestrator.stores.trial_record import WORKERS, TrialRecord
-from orchestrator.study.cautions import cautions
-from orchestrator.study.chosen_values import Choices
 from orchestrator.study.launch import Launch
 from orchestrator.study.registration import tag_text
-from orchestrator.trials.earlier_launches import lacking_lines, warm_start_lines, warm_started
+from orchestrator.trials.earlier_launches import warm_started
 from orchestrator.trials.ledger import Ledger
 from orchestrator.trials.reconcile import reconcile
 from orchestrator.trials.spending import LeftOut
@@ -263,12 +256,11 @@ def opened(
                 dense_runs=dense_runs,
                 granted=granted,
             )
-            grown = [_grown_line(path, values) for path, values in added.items()]
             about = [
                 *moved,
                 *mended,
-                *grown,
-                *_worth_saying(session, storage),
+                *grown_lines(added),
+                *opening_lines(session, storage),
                 *filter(None, worth_saying),
             ]
             tracking.begin()
@@ -284,7 +276,7 @@ def opened(
                 session.tell(line)
             yield session
         finally:
-            _leave(session)
+            leave(session)
 
 
 def require_runnable(launch: Launch, options: Options) -> None:
@@ -310,45 +302,6 @@ def _trained_again(options: Options, info: LaunchInfo) -> TrainedAgain:
     return TrainedAgain(failed=options.retry_failed, promoted=promoted)
 
 
-def _grown_line(path: str, values: list[Any]) -> str:
-    return (
-        f"{path} has the new choices {', '.join(map(str, values))}: earlier trials were drawn "
-        "without them, and the sampler goes on with what it knows"
-    )
-
-
-def _worth_saying(session: Session, storage: BaseStorage) -> Iterator[str]:
-    for corpus in session.launch.corpora.values():
-        yield from corpus.notes
-    yield from session.tokens.lines()
-    if kept := session.launch.labels_kept:
-        yield (
-            f"no sequence mixes values of {', '.join(sorted(kept))}, as in earlier launches on "
-            "this corpus here: results go together; a new home keeps apart what a study follows"
-        )
-    for name, other in session.launch.merged.items():
-        yield f"cell {name} is the same configuration as {other}: trained once, as {other}"
-    yield from cautions(session.launch)
-    yield from filter(None, [session.launch.sampler_line])
-    info = session.info
-    if session.launch.is_warm_started and not session.options.recommending:
-        yield from warm_start_lines(session.launch, info.attributes[WARM_START])
-        yield from lacking_lines(session.launch, info.attributes[WARM_START])
-    yield from climb_lines(session.launch, info.attributes.get(LADDER))
-    if (choices := Choices.of(info.attributes)) is not None:
-        yield from choices.lines()
-    for record in session.ledger.queue.unknown:
-        yield f"trial {record.number} ({record.cell}) waits, but the study no longer has it"
-    found, lengths = rungs_of_launch(
-        info.attributes,
-        session.records,
-        launch=info.name,
-        others=OptunaTrials.alike(storage, info),
-    )
-    if found:
-        yield rung_line(found, lengths)
-
-
 def _as_before(launch: Launch, storage_url: str) -> Launch:
     storage = storage_if_any(storage_url)
     if storage is None:
@@ -366,42 +319,6 @@ def _mark_place(launch: Launch, options: Options) -> str:
     marker = nodes.mark(place, f"{options.home.root}/{launch.name}")
     nodes.require_place_on_nodes(place, marker)
     return marker
-
-
-def _leave(session: Session) -> None:
-    ledger, tracking = session.ledger, session.tracking
-    try:
-        ledger.release_running()
-        for why in filter(None, (ledger.queue.exhausted, ledger.queue.not_found)):
-            session.tell(why)
-        if (left_out := session.left_out) is not None and not session.interrupted:
-            session.tell(str(left_out))
-            tracking.set_tags(tracking.parent_run_id, {STOPPED_BY: str(left_out)})
-        folder = session.parent_folder
-        files = [*write_table(session.table(), folder), write_environment(folder)]
-        if history := session.search.info.attributes.get(REGISTRATIONS):
-            files.append(write_registration(history, folder))
-        for path in files:
-            tracking.log_artifact(tracking.parent_run_id, path)
-    finally:  # a store or disk that fails here must not keep the outbox from being delivered
-        try:
-            delivered = tracking.close("KILLED" if session.interrupted else "FINISHED")
-        except KeyboardInterrupt:  # a second one, while MLflow is waited for
-            session.interrupted, delivered = True, False
-        for line in tracking.rejected:
-            session.tell(f"MLflow refused {line}")
-        session.undelivered = not delivered or bool(tracking.rejected)
-        if session.undelivered:
-            session.tell(_how_to_deliver(session))
-
-
-def _how_to_deliver(session: Session) -> str:
-    uri = session.options.mlflow_uri
-    return (
-        f"metrics are not yet in MLflow; {session.tracking.outbox_path} keeps them. Once it is "
-        f"back: moe-study deliver --home {session.options.home.root}"
-        + (f" --mlflow-uri {redact(uri)}" if uri else "")
-    )
 
 
 def _run_tags(resources: Resources) -> dict[str, str]:
