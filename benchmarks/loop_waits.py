@@ -23,7 +23,7 @@ from search_quality import record_of
 
 from orchestrator.driver.tune_adapters import DRAW_PATIENCE_S
 from orchestrator.study.samplers import Gp, Values
-from orchestrator.trials.drawing import Drawing
+from orchestrator.trials.drawn_beside import Drawing
 from orchestrator.trials.search_state import Search
 from studies.scales import SMOKE
 

@@ -17,7 +17,7 @@ from moe.config import ConfigError
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.launch import Launch, Point
 from orchestrator.trials.asked_points import completed_point
-from orchestrator.trials.drawing import Drawing
+from orchestrator.trials.drawn_beside import Drawing
 from orchestrator.trials.grid import distributions_of, grid_distributions, note_of
 from orchestrator.trials.sampling import (
     DRAWS,

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.driver.tune_adapters import LedgerSearcher
 from orchestrator.study import Study
 from orchestrator.study.samplers import Random, Sampler
-from orchestrator.trials.drawing import Drawing
+from orchestrator.trials.drawn_beside import Drawing
 from orchestrator.trials.sampling import propose
 from search_spaces.domains import Choice, Float
 from search_spaces.space import Space
