@@ -32,6 +32,7 @@ from orchestrator.base.errors import is_disk_trouble
 from orchestrator.cluster import driver_heartbeat, failure_cause
 from orchestrator.cluster.nodes import require_shared
 from orchestrator.cluster.token_transfer import tokens_here
+from orchestrator.driver.freed_memory import give_back
 from orchestrator.driver.system_metrics import SystemMonitor, monitored
 
 EVENT = "event"
@@ -156,6 +157,7 @@ def _reporter(job: Job, monitor: SystemMonitor | None) -> Callable[[dict[str, fl
 
     def report(metrics: dict[str, float], checkpoint: Any) -> None:
         step, loss = int(metrics[STEP]), metrics[VAL_LOSS]
+        give_back()
         print(f"{job.title}: step {step} of {num_steps}, {VAL_LOSS} {loss:.4f}", flush=True)
         judged = metrics if step < num_steps else {}
         seen = monitor.take() if monitor else {}
@@ -206,6 +208,7 @@ def _fit(job: Job, report: Any) -> Any:
         ).fit()
     finally:
         _leave_process_group()
+        give_back()
     return outcome["result"]
 
 
