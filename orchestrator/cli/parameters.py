@@ -19,6 +19,7 @@ from rich.table import Table as RichTable
 from moe.config import ConfigError
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.base.urls import redact
 from orchestrator.study.launch import Launch
 from orchestrator.study.library import load_study, study_names
 from orchestrator.study.resolve import resolve
@@ -168,6 +169,15 @@ class AskedLaunch:
     overrides: SetOption = None
     corpus: CorpusOption = None
 
+    @property
+    def of_corpus(self) -> list[str]:
+        """As a command that follows repeats it."""
+        return [] if self.corpus is None else ["--corpus", self.corpus]
+
+    @property
+    def changes(self) -> list[str]:
+        return [word for change in self.overrides or () for word in ("--set", change)]
+
     def resolved(
         self,
         study: str,
@@ -200,6 +210,16 @@ class WhichStores:
     home: HomeOption = None
     optuna_storage: StorageOption = None
     mlflow_uri: MlflowOption = None
+
+    @property
+    def options(self) -> list[str]:
+        """As a command that follows repeats them, without a password."""
+        given = {
+            "--home": self.home,
+            "--optuna-storage": self.optuna_storage,
+            "--mlflow-uri": self.mlflow_uri,
+        }
+        return [w for name, value in given.items() if value for w in (name, redact(str(value)))]
 
     @property
     def outside(self) -> dict[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -78,11 +79,11 @@ def recommend_command(
     from orchestrator.driver.recommending import Asked
     from orchestrator.driver.session import opened
     from orchestrator.driver.tune_loop import run
-    from orchestrator.report.follow_up import require_new, write_follow_up
+    from orchestrator.report.follow_up import require_writable, write_follow_up
 
-    if write_study is not None:
-        require_new(write_study)
     launch = asked.resolved(study)
+    if write_study is not None:
+        require_writable(write_study, launch)
     options = Options(
         home=Home.at(stores.home),
         **stores.outside,
@@ -106,8 +107,9 @@ def recommend_command(
         progress.planned(session.ledger)
         run(session)
         found = _recommendation(session)
-        if not session.interrupted:
+        if found.race.is_over:
             _keep(session, found)
+        if not session.interrupted:
             publish(session)
     if as_json:
         print_json(found.as_json())
@@ -115,17 +117,21 @@ def recommend_command(
         for line in found.lines():
             output.print(line, highlight=False)
     if (above := launch.study.rung_above(launch.scale)) and found.race.is_over:
+        again = ["--scale", above, *asked.changes, *asked.of_corpus, *stores.options]
         errors.print(
-            f"next: moe-study run {study} --scale {above}, the next rung of its ladder, where the "
-            f"best {launch.study.ladder_points} points are trained",
+            f"next: {shlex.join(['moe-study', 'run', study, *again])}, the next rung of its "
+            f"ladder, where the best {launch.study.ladder_points} points are trained",
             highlight=False,
         )
-    if write_study is not None and found.race.winner is not None:
+    if write_study is not None and found.race.is_over and found.race.winner is not None:
         name = write_follow_up(write_study, study, launch, found)
-        errors.print(f"next: moe-study run {write_study} ({name})", highlight=False)
+        again = [str(write_study), *asked.of_corpus, *stores.options]
+        errors.print(f"next: {shlex.join(['moe-study', 'run', *again])} ({name})", highlight=False)
     if session.interrupted:
         errors.print("interrupted; the same command continues", highlight=False)
-    raise typer.Exit(session.exit_code or (0 if found.race.is_over else 1))
+        raise typer.Exit(130)
+    # A trial of the search that failed is no fault of the race.
+    raise typer.Exit(0 if found.race.is_over and not session.undelivered else 1)
 
 
 def _require_searched(launch: Launch, options: Options) -> None:
@@ -171,8 +177,7 @@ def _keep(session: Session, found: Recommendation) -> None:
     """With the launch, for whoever reads it, and beside its other files in MLflow."""
     from orchestrator.stores.optuna_launches import RECOMMENDATION
 
-    if found.race.is_over:
-        session.search.keep(RECOMMENDATION, found.as_json())
+    session.search.keep(RECOMMENDATION, found.as_json())
     path = session.parent_folder / FILE
     path.write_text(json.dumps(found.as_json(), indent=2) + "\n")
     session.tracking.log_artifact(session.tracking.parent_run_id, path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
 
-from orchestrator.driver.ladder import climb_lines
+from orchestrator.driver.ladder import climb_lines, known_pairs, pair_lines
 from orchestrator.report.rungs import rung_line, rungs_of_launch
 from orchestrator.stores.optuna_launches import LADDER, WARM_START
 from orchestrator.stores.optuna_trials import OptunaTrials
@@ -46,6 +46,14 @@ def opening_lines(session: Session, storage: BaseStorage) -> Iterator[str]:
         yield from warm_start_lines(session.launch, info.attributes[WARM_START])
         yield from lacking_lines(session.launch, info.attributes[WARM_START])
     yield from climb_lines(session.launch, info.attributes.get(LADDER))
+    if session.launch.rung_below is not None:
+        pairs = known_pairs(session.launch, session.options.home, session.options.storage_url)
+        yield from pair_lines(session.launch, pairs)
+    if (race := session.race) is not None and not race.is_over:
+        yield (
+            f"race: {race.budget.finalists} finalists on {race.budget.race} trainings at fresh "
+            f"seeds, and {race.budget.confirm} more of the one that is left"
+        )
     if (choices := Choices.of(info.attributes)) is not None:
         yield from choices.lines()
     for record in session.ledger.queue.unknown:

@@ -72,10 +72,18 @@ def require_raceable(launch: Launch) -> None:
             "a recommendation is on one text, since losses on different ones do not compare; "
             f"received {launch.corpus_text}. Search each by itself: --corpus SPEC."
         )
+
+
+def require_no_race_seeds(launch: Launch) -> None:
+    """Raises BadInput where a search would choose by seeds that its race is to be fair by: they are
+    told apart by their numbers alone."""
+    if launch.study.is_grid:
+        return
     if taken := [seed for seed in launch.seeds if RACE_SEEDS <= seed < SEEDS_END]:
         raise BadInput(
-            f"seeds {RACE_SEEDS} to {SEEDS_END - 1} are those of the race, which no point is "
-            f"chosen by; received {taken} among the study's. Choose others with --seeds."
+            f"seeds {RACE_SEEDS} to {SEEDS_END - 1} are those of `recommend`, which no point is "
+            f"chosen by; received {taken} for a search. Give it others, in the study or with "
+            "--seeds."
         )
 
 

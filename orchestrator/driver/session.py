@@ -31,7 +31,7 @@ from orchestrator.driver.memory_admission import (
 from orchestrator.driver.opening_lines import grown_lines, opening_lines
 from orchestrator.driver.options import Options, allowed, require_folders, require_sane
 from orchestrator.driver.prepared_corpora import Preparing, Tokens
-from orchestrator.driver.recommending import Racer, require_raceable
+from orchestrator.driver.recommending import Racer, require_no_race_seeds, require_raceable
 from orchestrator.driver.until_decided import SeedAllocator, require_decidable
 from orchestrator.report.allocation import Standing
 from orchestrator.report.race import Race
@@ -59,7 +59,7 @@ from orchestrator.stores.optuna_storage import (
 )
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.parent_run import TAG_LIMIT, require_not_deleted
-from orchestrator.stores.reuse import finished_elsewhere, laid_out_as_before
+from orchestrator.stores.reuse import Finished, finished_elsewhere, laid_out_as_before
 from orchestrator.stores.sqlite_files import with_log
 from orchestrator.stores.trial_record import WORKERS, TrialRecord
 from orchestrator.study.launch import Launch
@@ -214,7 +214,10 @@ def opened(
             if engine is not None and url.startswith("sqlite:///"):
                 file = Path(url.removeprefix("sqlite:///"))
                 stack.enter_context(with_log(file, let_go=engine.dispose))
-        search = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
+        elsewhere = finished_elsewhere(storage, launch.name)
+        search = OptunaTrials.open(
+            storage, launch, now=datetime.now(UTC), reusable=_num_reusable(launch, elsewhere)
+        )
         keep(climb, search)
         keep_choices(choices, search)
         if not options.recommending:  # which draws nothing
@@ -238,7 +241,7 @@ def opened(
                     search,
                     tracking,
                     records=records,
-                    finished_elsewhere=finished_elsewhere(storage, launch.name),
+                    finished_elsewhere=elsewhere,
                     run_tags=_run_tags(options.resources),
                     point_tags=tokens.tags_of,
                     again=_trained_again(options, search.info),
@@ -282,6 +285,7 @@ def opened(
 def require_runnable(launch: Launch, options: Options) -> None:
     """Raises BadInput where a launch cannot be what its options ask."""
     require_sane(launch, options)
+    require_no_race_seeds(launch)
     if options.until_decided:
         require_decidable(launch)
     if options.recommending:
@@ -300,6 +304,13 @@ def _more(launch: Launch, options: Options, info: LaunchInfo) -> SeedAllocator |
 def _trained_again(options: Options, info: LaunchInfo) -> TrainedAgain:
     promoted = frozenset(info.attributes.get(PROMOTED, ()))
     return TrainedAgain(failed=options.retry_failed, promoted=promoted)
+
+
+def _num_reusable(launch: Launch, elsewhere: Mapping[str, Finished]) -> int:
+    """Results of a grid that this home has already, and anyone may have seen."""
+    if not (launch.study.is_grid and launch.study.claims):
+        return 0
+    return sum(point.config_hash in elsewhere for point in launch.points())
 
 
 def _as_before(launch: Launch, storage_url: str) -> Launch:

@@ -6,6 +6,7 @@ killed anywhere is followed by one that goes on with the same seeds in the same 
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -143,7 +144,8 @@ def _seeds_of(cells: Sequence[str], records: Sequence[TrialRecord]) -> dict[str,
 
 def _next_seed(cells: Sequence[str], records: Sequence[TrialRecord]) -> tuple[int, tuple[str, ...]]:
     """The first seed, in the order of asking, that some of the cells have and others lack; else
-    one that other cells have; else the least new one. And the cells that lack it."""
+    one that other cells have; else the least new one from the study's least on. And the cells that
+    lack it."""
     begun = _seeds_of(cells, records)
     asked = list(dict.fromkeys(r.seed for r in sorted(records, key=lambda r: r.number)))
     lacking = {s: tuple(c for c in cells if s not in begun[c]) for s in asked}
@@ -153,7 +155,7 @@ def _next_seed(cells: Sequence[str], records: Sequence[TrialRecord]) -> tuple[in
     for seed, missing in lacking.items():
         if missing:
             return seed, missing
-    new = next(seed for seed in range(len(asked) + 1) if seed not in lacking)
+    new = next(seed for seed in itertools.count(min(asked, default=0)) if seed not in lacking)
     return new, tuple(cells)
 
 

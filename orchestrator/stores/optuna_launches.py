@@ -82,8 +82,11 @@ def launches_in(storage: BaseStorage) -> list[LaunchInfo]:
     return sorted(found, key=lambda info: info.attributes[STARTED_AT])
 
 
-def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> LaunchInfo:
-    """Creates the launch's study, or loads it; study attributes are brought up to date."""
+def open_launch(
+    storage: BaseStorage, launch: Launch, *, now: datetime, reusable: int = 0
+) -> LaunchInfo:
+    """Creates the launch's study, or loads it; study attributes are brought up to date. `reusable`:
+    results of it that the storage has of other launches."""
     known = launches_in(storage)
     existing = next((info.attributes for info in known if info.name == launch.name), {})
     _require_metric(launch, existing)
@@ -119,19 +122,24 @@ def open_launch(storage: BaseStorage, launch: Launch, *, now: datetime) -> Launc
     attributes |= {key: existing[key] for key in decided if key in existing}
     if TUNED in attributes and not launch.study.tune:
         attributes[TUNED] = None  # its cells are as the study has them again
-    attributes[REGISTRATIONS] = _registered(storage, known, launch, now=now)
+    attributes[REGISTRATIONS] = _registered(storage, known, launch, now=now, reusable=reusable)
     directions = directions_of(launch.study.objectives or [launch.study.metric])
     return _study_with(storage, launch.name, directions, attributes)
 
 
 def _registered(
-    storage: BaseStorage, known: Iterable[LaunchInfo], launch: Launch, *, now: datetime
+    storage: BaseStorage,
+    known: Iterable[LaunchInfo],
+    launch: Launch,
+    *,
+    now: datetime,
+    reusable: int,
 ) -> list[dict[str, Any]]:
     """What the study claims, beside what it claimed before."""
     info = next((info for info in known if info.name == launch.name), None)
     history = (info.attributes.get(REGISTRATIONS) or []) if info else []
     results = _count_complete(storage, info.study_id) if info else 0
-    return register(history, launch.study, launch.seeds, now=now, results=results)
+    return register(history, launch.study, launch.seeds, now=now, results=max(results, reusable))
 
 
 def _count_complete(storage: BaseStorage, study_id: int) -> int:

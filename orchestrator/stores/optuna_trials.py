@@ -55,9 +55,12 @@ class OptunaTrials:
         self.info = info
 
     @classmethod
-    def open(cls, storage: BaseStorage, launch: Launch, *, now: datetime) -> OptunaTrials:
-        """The launch's study, made or brought up to date. Raises BadInput on another metric."""
-        return cls(storage, open_launch(storage, launch, now=now))
+    def open(
+        cls, storage: BaseStorage, launch: Launch, *, now: datetime, reusable: int = 0
+    ) -> OptunaTrials:
+        """The launch's study, made or brought up to date: `reusable` of its results are known from
+        other launches. Raises BadInput on another metric."""
+        return cls(storage, open_launch(storage, launch, now=now, reusable=reusable))
 
     @classmethod
     def alike(cls, storage: BaseStorage, info: LaunchInfo) -> Iterator[TrialRecord]:

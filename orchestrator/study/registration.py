@@ -80,7 +80,9 @@ def register(
 ) -> list[dict[str, Any]]:
     """The history with what the study says now, where it says something new.
 
-    `results` are the launch's complete trials. A study that never claimed anything has no history.
+    `results` are the launch's complete trials, or, where these are more, those of other launches
+    of the home that stand for its own: whoever made the claims may have seen them. A study that
+    never claimed anything has no history.
     """
     entry = {
         AT: now.isoformat(),

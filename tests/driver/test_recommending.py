@@ -15,12 +15,13 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.cli.recommend_command import _recommendation
 from orchestrator.driver.recommending import Asked, best_points, require_raceable
-from orchestrator.report.follow_up import require_new
-from orchestrator.report.race import CONFIRM_SEEDS, RACE_SEEDS, is_fresh, searched
+from orchestrator.report.follow_up import require_writable, write_follow_up
+from orchestrator.report.race import CONFIRM_SEEDS, RACE_SEEDS, SEEDS_END, is_fresh, searched
 from orchestrator.report.recommendation_text import finalist_rows, lines_of
 from orchestrator.stores.optuna_launches import RECOMMENDATION
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
+from orchestrator.surrogate.effects import Effect, Effects
 from search_spaces.domains import Choice
 from search_spaces.space import Space
 from tests.fixtures.studies import search_file
@@ -96,8 +97,11 @@ def test_what_cannot_be_raced_is_refused_before_anything_is_made(
 ):
     with pytest.raises(BadInput, match="a recommendation is of a search; received the grid"):
         require_raceable(resolve(grid_study, corpus_spec=corpus))
-    with pytest.raises(BadInput, match="seeds 1000 to 2999 are those of the race"):
-        require_raceable(resolve(study, corpus_spec=corpus, seeds=(0, 1001)))
+    code, out, err = moe_study(
+        "run", "search", "--seeds", "0,1001", "--home", tmp_path / "none", "--corpus", corpus
+    )
+    assert (code, out) == (2, "")
+    assert "seeds 1000 to 2999 are those of `recommend`" in err
     with pytest.raises(BadInput, match=r"--share, .* received 1"):
         Asked(share=1.0)
     new_home = tmp_path / "none"
@@ -109,7 +113,7 @@ def test_what_cannot_be_raced_is_refused_before_anything_is_made(
         (tmp_path / "a/b.py", "no folder"),
     ):
         with pytest.raises(BadInput, match=why):
-            require_new(path)
+            require_writable(path, resolve(study, corpus_spec=corpus))
 
 
 FILE = search_file(trials=8)
@@ -149,9 +153,59 @@ def test_the_command_tells_and_writes_a_study_that_resolves(
     answer = json.loads(out)
     assert (code, answer["is_over"]) == (0, True)
     assert answer["winner"]["params"] == cells["recommended"]
-    code, _, err = moe_study("recommend", "mine.py", *where, *more)
-    assert code == 2
-    assert "overwrites nothing" in err
+    assert set(follow_up.seeds).isdisjoint(range(SEEDS_END)), "the search's and the race's"
+    assert f"moe-study run next.py --corpus {corpus} --home {home.root}" in " ".join(err.split())
+    code, _, _ = moe_study("recommend", "mine.py", *where, *more)
+    assert code == 0, "the file says it already"
+    for text in ("edited", (tmp_path / "next.py").read_text() + "# edited"):
+        (tmp_path / "next.py").write_text(text)
+        code, _, err = moe_study("recommend", "mine.py", *where, *more)
+        assert code == 2
+        assert "overwrites nothing" in err
+        assert (tmp_path / "next.py").read_text() == text
+
+
+def test_a_race_that_was_broken_off_writes_no_study_and_continues(
+    home, corpus, moe_study, tmp_path, monkeypatch
+):
+    """Neither does a trial of the search that failed make a race fail."""
+    monkeypatch.setattr("orchestrator.driver.publish.publish", lambda session: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(FILE)
+    where = ("--home", home.root, "--corpus", corpus)
+
+    def search(session):
+        work(session, 7)
+        number = session.ledger.next().record.number
+        session.ledger.started(number)
+        session.ledger.failed(number, "diverged", diverged_at=4)
+
+    monkeypatch.setattr("orchestrator.driver.tune_loop.run", search)
+    assert moe_study("run", "mine.py", *where)[0] == 1
+
+    def broken_off(session):
+        """All of the race and one of two confirming trials: somebody is left, and not confirmed."""
+        while (assignment := session.ledger.next()) is not None:
+            number, point = assignment.record.number, assignment.point
+            session.ledger.started(number)
+            entry = {"step": 8, "tokens": 1024, "timestamp_ms": 1000}
+            entry[VAL_LOSS] = loss_of(point.overrides, point.seed)
+            session.ledger.completed(number, entry, tokens=1024)
+            if point.seed >= CONFIRM_SEEDS:
+                break
+        session.interrupted = True
+
+    monkeypatch.setattr("orchestrator.driver.tune_loop.run", broken_off)
+    asked = ("recommend", "mine.py", *where, "--trainings", "8", "--write-study", "next.py")
+    code, out, err = moe_study(*asked)
+    assert code == 130
+    assert "not confirmed yet" in out or "one fresh seed" in out
+    assert "the same command continues" in err
+    assert not (tmp_path / "next.py").exists()
+    monkeypatch.setattr("orchestrator.driver.tune_loop.run", work)
+    code, _, err = moe_study(*asked)
+    assert code == 0, err
+    assert (tmp_path / "next.py").read_text().startswith('"""Does what ')
 
 
 def test_what_was_recommended_stays_with_the_launch(home, corpus, moe_study, tmp_path, monkeypatch):
@@ -235,3 +289,28 @@ def test_finalists_are_ranked_by_what_all_trials_say_of_them(hold, study):
     assert len(ranked) == 14
     values = [experts[point] for point in ranked]
     assert values == sorted(values, reverse=True)
+
+
+def test_what_an_axis_costs_for_sure_is_a_claim_of_the_study_that_follows(hold, study, tmp_path):
+    effects = Effects(
+        main=(
+            Effect(path="moe.num_experts", value=6, cost=0.2, low=0.1, high=0.3),
+            Effect(path="moe.top_k", value=1, cost=-0.1, low=-0.2, high=-0.05),
+            Effect(path="moe.router", value="frozen", cost=0.01, low=-0.1, high=0.2),
+        )
+    )
+    with hold(study) as session:
+        work(session)
+        launch = session.launch
+    with hold(study, options=RACE) as session:
+        work(session)
+        found = dataclasses.replace(_recommendation(session), effects=effects)
+    write_follow_up(tmp_path / "next.py", "search", launch, found)
+    follow_up = load_study(str(tmp_path / "next.py"))
+    cells = {cell.name: cell.overrides for cell in follow_up.cells}
+    winner = cells["recommended"]
+    assert cells["with-num_experts-6"] == {**winner, "moe.num_experts": 6}
+    claims = {claim.id: (claim.a, claim.b) for claim in follow_up.claims}
+    assert claims["recommended-over-with-num_experts-6"] == ("recommended", "with-num_experts-6")
+    assert claims["with-top_k-1-over-recommended"] == ("with-top_k-1", "recommended")
+    assert not any("frozen" in name for name in cells)

@@ -13,8 +13,10 @@ from orchestrator.base.home import Home
 from orchestrator.driver.until_decided import require_decidable
 from orchestrator.report.allocation import next_allotment, standings
 from orchestrator.report.judge import judge_launch
+from orchestrator.stores.optuna_launches import REGISTRATIONS
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study import Better, Equivalent, Sequential
+from orchestrator.study.registration import standing
 from orchestrator.study.resolve import resolve
 
 UNTIL = {"until_decided": True}
@@ -151,3 +153,23 @@ def test_only_a_sequential_grid_with_claims_goes_on_until_decided(grid_study, sa
         with pytest.raises(BadInput, match="--until-decided adds seeds"):
             require_decidable(resolve(refused, need_corpus=False))
     require_decidable(resolve(study, need_corpus=False))
+
+
+def test_further_seeds_go_on_from_the_studys_own(study):
+    """Those of a study that follows a search are none that its cells were chosen by."""
+    begun = dataclasses.replace(study, seeds=(3000, 3001, 3002))
+    whole = allotted(begun)
+    assert len(whole) > 9
+    seeds = {seed for _, seed in whole}
+    assert seeds == set(range(3000, 3000 + len(seeds)))
+
+
+def test_claims_on_results_that_the_home_had_already_are_not_before_the_data(hold, study):
+    with hold(dataclasses.replace(study, name="earlier", claims=())) as session:
+        work(session)
+    with hold(study) as session:
+        (entry,) = session.search.info.attributes[REGISTRATIONS]
+        assert work(session) == 0, "all are taken from there"
+    assert entry["results"] == 9
+    told = {standing([entry], claim, metric=VAL_LOSS) for claim in study.claims}
+    assert told == {f"added {entry['at'][:10]}, after 9 results"}
