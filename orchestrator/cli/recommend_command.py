@@ -122,11 +122,13 @@ def recommend_command(
             f"next: {shlex.join(['moe-study', 'run', study, *again])}, the next rung of its "
             f"ladder, where the best {launch.study.ladder_points} points are trained",
             highlight=False,
+            soft_wrap=True,  # a command is to be copied whole
         )
     if write_study is not None and found.race.is_over and found.race.winner is not None:
         name = write_follow_up(write_study, study, launch, found)
         again = [str(write_study), *asked.of_corpus, *stores.options]
-        errors.print(f"next: {shlex.join(['moe-study', 'run', *again])} ({name})", highlight=False)
+        command = shlex.join(["moe-study", "run", *again])
+        errors.print(f"next: {command} ({name})", highlight=False, soft_wrap=True)
     if session.interrupted:
         errors.print("interrupted; the same command continues", highlight=False)
         raise typer.Exit(130)
