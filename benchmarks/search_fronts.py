@@ -24,7 +24,7 @@ import numpy as np
 import optuna
 from common import Row, print_result, row, tell
 from search_problems import Problem, Values, problems
-from search_quality import Points, interval, record_of
+from simulated_search import Points, interval, record_of
 
 from moe.accounting import account
 from moe.metrics import DEVICE_S, VAL_LOSS

@@ -7,36 +7,36 @@ one at a time, each trained once with the noise of one seed; recommended is the 
 value seen. 0 is the best point, 1 the median of random feasible ones.
 
 `before` is the search of before 2026-11-26: Optuna's TPE without groups or order, to which what was
-refused was not told.
+refused was not told. `auto` is told as whom it chooses. Peers (search_peers.py) are compared with
+it, paired by seeds. With `--at-once 8` a point is drawn while seven others are under way, and each
+sampler is compared with itself one at a time.
 
-    python benchmarks/search_quality.py [--seeds 20] [--trials 50] [--samplers gp,tpe] [--only MoE]
+    python benchmarks/search_quality.py [--seeds 20] [--trials 50] [--samplers auto,tpe]
+        [--only MoE,protein] [--peers optuna-gp,smac,ax] [--peer-seeds 8] [--at-once 8]
+        [--runs FILE]
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
-import random
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import optuna
 from common import Row, print_result, row, tell
 from optuna.trial import TrialState
+from peer_samplers import PEERS, installed
+from search_peers import Peer
 from search_problems import Problem, problems
+from search_runs import Key, Outcome, Runs
+from simulated_search import interval, searched
 
-from orchestrator.stores.choices import optuna_distributions
-from orchestrator.stores.trial_record import TrialRecord
-from orchestrator.study.samplers import Sampler, Search, Values, as_sampler
-from orchestrator.surrogate.earlier_searches import Earlier
-from orchestrator.trials.sampling import DRAWS_OF_SAMPLER
-from orchestrator.trials.search_state import Search as Searched
+from orchestrator.study.samplers import Auto, Sampler, Search, Values, as_sampler
 
 GOAL = 0.6
+LEAST = 1e-3  # regrets below it are equal
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -60,142 +60,149 @@ class Before(Sampler):
             study.tell(trial, state=TrialState.FAIL)
 
 
-def record_of(number: int, values: Values, value: float, problem: Problem) -> TrialRecord:
-    fields = dict.fromkeys(field.name for field in dataclasses.fields(TrialRecord))
-    known = optuna_distributions(problem.space)
-    own = {
-        "number": number,
-        "trial_id": number,
-        "state": "complete",
-        "value": value,
-        "params": values,
-        "distributions": {path: known[path] for path in values},
-        "attributes": {},
-        "curve": {},
-    }
-    return TrialRecord(**{**fields, **own})
+class Comparison:
+    """Every search that was asked for, and rows of samplers beside each other."""
+
+    def __init__(self, runs: Runs, *, trials: int, seeds: int, peer_seeds: int) -> None:
+        self._runs, self._trials = runs, trials
+        self._seeds, self._peer_seeds = seeds, peer_seeds
+        self.rows: list[Row] = []
+        self._ratios: dict[str, list[float]] = {}
+
+    def outcomes(
+        self, problem: Problem, name: str, sampler: Sampler, *, at_once: int = 1
+    ) -> list[Outcome]:
+        trials = self._trials_of(problem)
+        if isinstance(sampler, Auto):
+            sampler = sampler.chosen_for(problem.space, trials, 1)
+            tell(f"{problem.name}: auto is {sampler} at {trials} trials")
+            name = str(sampler)
+
+        def of(seed: int) -> Outcome:
+            run = searched(problem, sampler, trials=trials, seed=seed, at_once=at_once)
+            return Outcome(
+                regret=run.regrets[-1], fallbacks=run.fallbacks, suggestion_s=run.suggestion_s
+            )
+
+        seeds = self._peer_seeds if isinstance(sampler, Peer) else self._seeds
+        keys = [
+            Key(problem=problem.name, sampler=name, trials=trials, at_once=at_once, seed=seed)
+            for seed in range(seeds)
+        ]
+        return [self._runs.outcome(key, lambda key=key: of(key.seed)) for key in keys]
+
+    def _trials_of(self, problem: Problem) -> int:
+        return min(self._trials, (problem.space.size() or 10**9) // 2)
+
+    def beside(
+        self,
+        problem: Problem,
+        ours: tuple[str, list[Outcome]],
+        theirs: tuple[str, list[Outcome]],
+        *,
+        is_judged: bool = False,
+        within_noise: bool = False,
+    ) -> None:
+        """A row of means, over the seeds that both have. Judged, it has the goal to be no worse;
+        within noise, by the lower end of the interval of the paired difference."""
+        pairs = [(a.regret, b.regret) for a, b in zip(ours[1], theirs[1], strict=False)]
+        first, second = (statistics.fmean(values) for values in zip(*pairs, strict=True))
+        low, high = interval([a - b for a, b in pairs])
+        if not within_noise:
+            tell(
+                f"{problem.name}, {self._trials_of(problem)} trials, {len(pairs)} seeds: {ours[0]} "
+                f"{first:.3f}, {theirs[0]} {second:.3f}, less {first - second:+.3f} "
+                f"[{low:+.3f}, {high:+.3f}]"
+            )
+        case = f"{ours[0]}, {problem.name}, {self._trials_of(problem)} trials, {len(pairs)} seeds"
+        goal = 1.0 if is_judged or within_noise else None
+        if within_noise:
+            case, first = f"{case}, low end of the paired 95%", second + low
+        least = max(second, LEAST)
+        self.rows.append(
+            row(case, baseline=theirs[0], ours=first, theirs=least, unit="regret", goal=goal)
+        )
+        if theirs[0] == "before":
+            self._ratios.setdefault(ours[0], []).append(max(first, LEAST) / least)
+
+    def tell_of(self, problem: Problem, name: str, outcomes: list[Outcome]) -> None:
+        share = statistics.fmean(one.fallbacks for one in outcomes) / self._trials_of(problem)
+        error = statistics.stdev(one.regret for one in outcomes) if len(outcomes) > 1 else 0.0
+        tell(
+            f"{problem.name}, {name}: {statistics.fmean(one.regret for one in outcomes):.3f} "
+            f"(se {error / math.sqrt(len(outcomes)):.3f}, {len(outcomes)} seeds), random fallback "
+            f"{share:.1%}, {statistics.fmean(one.suggestion_s for one in outcomes) * 1e3:.0f} ms"
+        )
+
+    def add_ratios(self) -> None:
+        for name, of in self._ratios.items():
+            mean = math.exp(statistics.fmean(map(math.log, of)))
+            tell(f"{name}: geometric mean of ratios {mean:.2f}")
+            case = f"{name}, geometric mean of {len(of)} problems"
+            goal = GOAL if name == "auto" else None
+            self.rows.append(
+                row(case, baseline="before", ours=mean, theirs=1.0, unit="ratio", goal=goal)
+            )
 
 
-@dataclasses.dataclass
-class Run:
-    """One search: its trials, regret of the recommended point after each, and what it took."""
-
-    records: list[TrialRecord]
-    regrets: list[float]
-    fallbacks: int
-    suggestion_s: float
-
-
-class Points:
-    """What a sampler draws of a problem, each point once; at random (`fallbacks`) where it finds no
-    open one. `spent_s` is the CPU time of all draws."""
-
-    def __init__(self, problem: Problem, sampler: Sampler, seed: int) -> None:
-        self._problem, self._sampler, self._seed = problem, sampler, seed
-        self.rng = random.Random(f"{problem.name} {seed}")
-        self._known: set[Any] = set()
-        self.fallbacks, self.spent_s = 0, 0.0
-
-    def next(self, search: Callable[[Callable[[Values], bool]], Search], index: int) -> Values:
-        """`search`: what is known so far, by what says whether a point is open."""
-        begin = time.thread_time()
-        seed = hash((self._seed, index)) % 2**32
-        draws = self._sampler.suggestions(search(self._is_open), seed=seed, index=index)
-        values = next(filter(self._is_open, islice(draws, DRAWS_OF_SAMPLER)), None)
-        while values is None or not self._is_open(values):
-            drawn = self._problem.space.draw(self.rng)
-            if self._is_open(drawn):
-                values = drawn
-                self.fallbacks += 1
-        self.spent_s += time.thread_time() - begin
-        self._known.add(_key(values))
-        return values
-
-    def _is_open(self, values: Values) -> bool:
-        return _key(values) not in self._known and self._problem.is_feasible(values)
+def compare(comparison: Comparison, of: Iterable[Problem], kinds: Mapping[str, Sampler]) -> None:
+    """Each with `before`, and `auto` with each peer."""
+    for problem in of:
+        found = {n: comparison.outcomes(problem, n, sampler) for n, sampler in kinds.items()}
+        for name, outcomes in found.items():
+            comparison.tell_of(problem, name, outcomes)
+            if name != "before":
+                ours, before = (name, outcomes), ("before", found["before"])
+                comparison.beside(problem, ours, before, is_judged=name == "auto")
+        peers = [name for name, sampler in kinds.items() if isinstance(sampler, Peer)]
+        if not peers or "auto" not in found:
+            continue
+        for name in peers:
+            ours, theirs = ("auto", found["auto"]), (name, found[name])
+            comparison.beside(problem, ours, theirs)
+            comparison.beside(problem, ours, theirs, within_noise=True)
+    comparison.add_ratios()
 
 
-def _key(values: Values) -> Any:
-    return tuple(sorted(values.items()))
-
-
-def searched(
-    problem: Problem,
-    sampler: Sampler,
-    *,
-    trials: int,
-    seed: int,
-    earlier: Sequence[Earlier] = (),
-) -> Run:
-    points = Points(problem, sampler, seed)
-    records: list[TrialRecord] = []
-    regrets, best = [], math.inf
-    recommended: Values = {}
-
-    def search(is_open: Callable[[Values], bool]) -> Search:
-        return Searched(space=problem.space, records=records, is_open=is_open, earlier=earlier)
-
-    for index in range(trials):
-        values = points.next(search, index)
-        value = problem.observed(values, points.rng)
-        records.append(record_of(index, values, value, problem))
-        if value < best:
-            best, recommended = value, values
-        regrets.append(problem.regret(recommended))
-    return Run(records, regrets, points.fallbacks, points.spent_s / trials)
-
-
-def interval(differences: list[float]) -> tuple[float, float]:
-    """95% of means over 2,000 bootstraps of the seeds."""
-    rng = random.Random(0)
-    means = sorted(
-        statistics.fmean(rng.choices(differences, k=len(differences))) for _ in range(2000)
-    )
-    return means[49], means[1949]
+def compare_at_once(
+    comparison: Comparison, of: Iterable[Problem], kinds: Mapping[str, Sampler], at_once: int
+) -> None:
+    """Each with itself, one at a time."""
+    for problem in of:
+        for name, sampler in kinds.items():
+            together = comparison.outcomes(problem, name, sampler, at_once=at_once)
+            alone = comparison.outcomes(problem, name, sampler)
+            comparison.tell_of(problem, f"{name}, {at_once} at once", together)
+            ours, theirs = (f"{name}, {at_once} at once", together), (f"{name}, alone", alone)
+            comparison.beside(problem, ours, theirs)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=50)
-    parser.add_argument("--samplers", default="random,tpe,gp")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--samplers", default="random,tpe,auto")
+    parser.add_argument("--only", default="", help="parts of problems' names, with commas")
+    parser.add_argument("--peers", default="", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--peer-seeds", type=int, help="--seeds unless given")
+    parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--runs", type=Path, help="a file that keeps searches")
     options = parser.parse_args()
-    kinds: dict[str, Sampler] = {"before": Before()}
-    kinds |= {name: as_sampler(name) for name in options.samplers.split(",")}
-    rows: list[Row] = []
-    ratios: dict[str, list[float]] = {name: [] for name in kinds}
-    for problem in problems():
-        if options.only not in problem.name:
-            continue
-        trials = min(options.trials, (problem.space.size() or 10**9) // 2)
-        found: dict[str, list[float]] = {}
-        for name, sampler in kinds.items():
-            runs = [searched(problem, sampler, trials=trials, seed=s) for s in range(options.seeds)]
-            found[name] = [run.regrets[-1] for run in runs]
-            share = sum(run.fallbacks for run in runs) / (trials * options.seeds)
-            mean, before = statistics.fmean(found[name]), statistics.fmean(found["before"])
-            differences = [a - b for a, b in zip(found[name], found["before"], strict=True)]
-            low, high = interval(differences)
-            tell(
-                f"{problem.name}, {trials} trials, {name}: {mean:.3f}, less before "
-                f"{statistics.fmean(differences):+.3f} [{low:+.3f}, {high:+.3f}], random fallback "
-                f"{share:.1%}, {statistics.fmean(r.suggestion_s for r in runs) * 1e3:.0f} ms"
-            )
-            ratios[name].append(max(mean, 1e-3) / max(before, 1e-3))
-            if name != "before":
-                case = f"{name}, {problem.name}, {trials} trials, {options.seeds} seeds"
-                rows.append(row(case, baseline="before", ours=mean, theirs=before, unit="regret"))
-    for name, of in ratios.items():
-        mean = math.exp(statistics.fmean(map(math.log, of)))
-        tell(f"{name}: geometric mean of ratios {mean:.2f}")
-        if name != "before":
-            goal = GOAL if name == "gp" else None
-            case = f"{name}, geometric mean of {len(of)} problems"
-            rows.append(
-                row(case, baseline="before", ours=mean, theirs=1.0, unit="ratio", goal=goal)
-            )
-    print_result("search_quality", rows, packages=("optuna", "numpy", "scipy"))
+    comparison = Comparison(
+        Runs(options.runs),
+        trials=options.trials,
+        seeds=options.seeds,
+        peer_seeds=options.peer_seeds or options.seeds,
+    )
+    chosen = [p for p in problems() if any(part in p.name for part in options.only.split(","))]
+    kinds = {name: as_sampler(name) for name in options.samplers.split(",")}
+    if options.at_once > 1:
+        compare_at_once(comparison, chosen, kinds, options.at_once)
+    else:
+        peers = installed(filter(None, options.peers.split(",")), trials=options.trials)
+        compare(comparison, chosen, {"before": Before(), **kinds, **peers})
+    packages = ("optuna", "numpy", "scipy")
+    print_result("search_quality", comparison.rows, packages=packages)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 from common import Row, print_result, row, tell
 from scipy.stats import kendalltau
 from search_problems import SEED_SD, Problem, Values, surrogate, wide_space
-from search_quality import interval, searched
+from simulated_search import interval, searched
 
 from orchestrator.study.samplers import Sampler, as_sampler
 from orchestrator.surrogate.columns import position
