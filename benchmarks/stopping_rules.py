@@ -1,11 +1,11 @@
 """What a rule of early stopping costs and saves: searches replayed on recorded learning curves.
 
 Each search draws points of the table of search_table.py (benchmarks/data/search_curves.json), at
-random or by TPE, and trains them one after the other under each rule. Told of each rule, over all
-searches: how often the best point that was drawn is stopped, what the best that came to its end
-costs beside it (nats), device time (steps times the table's median seconds a step), and what the
-curves that came to their end say of Kendall's tau between a rung and the end, beside the tau of all
-points that were drawn, which the table knows.
+random, by TPE or by whom `auto` chooses (gp), and trains them one after the other under each rule.
+Told of each rule, over all searches: how often the best point that was drawn is stopped, what the
+best that came to its end costs beside it (nats), device time (steps times the table's median
+seconds a step), and what the curves that came to their end say of Kendall's tau between a rung and
+the end, beside the tau of all points that were drawn, which the table knows.
 
     python benchmarks/stopping_rules.py [--searches 400] [--trials 40] [--sampler random]
 """
@@ -17,14 +17,13 @@ import dataclasses
 import statistics
 
 from common import Row, print_result, row, tell
-from search_saves import TABLE, Table, _suggestions
+from search_saves import ASHA, TABLE, Table, suggestions
 
 from orchestrator.report.rungs import Rung, rungs
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.early_stopping import EarlyStopping
 
 RATE = "optim.learning_rate"
-ASHA = EarlyStopping(first_rung=0.2, reduction_factor=2)  # that of studies/search.py
 RULES: dict[str, EarlyStopping | None] = {
     "none": None,
     "asha": ASHA,
@@ -47,15 +46,14 @@ class Search:
 
 
 def searched(
-    table: Table, rule: EarlyStopping | None, *, trials: int, tpe: bool, seed: int
+    table: Table, rule: EarlyStopping | None, *, trials: int, sampler: str, seed: int
 ) -> Search:
-    launch = dataclasses.replace(table.launch, corpus_specs=(f"seed-{seed}",))  # seeds the sampler
-    name = f"search-{seed}"
+    launch, name = table.launch_by(sampler, seed), f"search-{seed}"
     judge = rule.judge() if rule else None
     records: list[TrialRecord] = []
     spent = 0
     for number, (point, distributions) in enumerate(
-        _suggestions(table, launch, records, tpe, seed)
+        suggestions(table, launch, records, sampler, seed)
     ):
         if number == trials:
             break
@@ -107,14 +105,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--searches", type=int, default=400)
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--sampler", choices=("random", "tpe"), default="random")
+    parser.add_argument("--sampler", choices=("random", "tpe", "auto"), default="random")
     options = parser.parse_args()
     table = Table(TABLE)
     rows: list[Row] = []
     whole = 0.0
     for name, rule in RULES.items():
         found = [
-            searched(table, rule, trials=options.trials, tpe=options.sampler == "tpe", seed=seed)
+            searched(table, rule, trials=options.trials, sampler=options.sampler, seed=seed)
             for seed in range(options.searches)
         ]
         seconds = statistics.fmean(s.seconds for s in found)
