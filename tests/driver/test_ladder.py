@@ -279,7 +279,8 @@ def test_a_recommendation_names_the_next_rung(home, corpus, moe_study, tmp_path,
     more = ("--trainings", "8", "--write-study", "next.py")
     code, _, err = moe_study("recommend", "mine.py", *where, *more)
     assert code == 0, err
-    assert "next: moe-study run mine.py --scale wide, the next rung of its ladder" in err
+    assert "next: moe-study run mine.py --scale wide --corpus" in err
+    assert ", the next rung of its ladder" in err
     assert load_study("next.py").default_scale == "wide"
 
 
