@@ -19,7 +19,7 @@ from itertools import islice
 
 from common import limit, print_result, row, tell
 from search_problems import surrogate, wide_space
-from search_quality import record_of
+from simulated_search import record_of
 
 from orchestrator.driver.tune_adapters import DRAW_PATIENCE_S
 from orchestrator.study.samplers import Gp, Values
