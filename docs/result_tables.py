@@ -56,6 +56,7 @@ experts of earlier ones. These studies route by a causal prefix, whose positions
 _TAU_INTRODUCTION = """Kendall's tau of our means with the published perplexities, and its interval
 over seeds where a table has two.
 """
+_LEAST_CELLS = 5  # of fewer, tau says nothing
 _TAU_HEADINGS = ("table", "our corpus", "the paper's corpus", "tau", "cells")
 _HEADINGS = ("table", "export", "launch", "trials", "seeds", "trained by")
 
@@ -116,7 +117,7 @@ def claims_page(files: list[Path]) -> str:
         told = (leak if study in _WITHOUT_LEAK else found).setdefault(corpus, {})
         told |= {v.id: f"{_verdict_text(v)} ({page})" for v in table.judgement.verdicts}
         for published, tau in table.rank_correlation.items():
-            if tau.tau is not None:
+            if tau.tau is not None and tau.n >= _LEAST_CELLS:
                 bounds = "" if tau.ci_low is None else f" [{tau.ci_low:.2f}, {tau.ci_high:.2f}]"
                 orders.append([page, corpus, published, f"{tau.tau:.2f}{bounds}", str(tau.n)])
     first = {name: asked[name] for name in sorted(asked, key=lambda name: int(name[1:]))}
