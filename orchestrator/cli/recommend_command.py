@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.base.errors import BadInput
-from orchestrator.base.home import Home
+from orchestrator.cli.how_run import HowRun
 from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
-    AddressOption,
     AskedLaunch,
-    CheckpointOption,
     JsonOption,
     StudyArgument,
     WhichStores,
@@ -26,7 +24,6 @@ from orchestrator.cli.parameters import (
     output,
     print_json,
 )
-from orchestrator.cluster.connection import Resources
 
 if TYPE_CHECKING:
     from orchestrator.driver.options import Options
@@ -54,17 +51,7 @@ def recommend_command(
         Path | None,
         typer.Option(metavar="FILE.py", help="Write a study of the finalists, for the next scale."),
     ] = None,
-    checkpoint_uri: CheckpointOption = None,
-    address: AddressOption = None,
-    cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster (all).")] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(help="Trials at once (as many as fit).")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Data-parallel workers of each trial.")] = 1,
-    cpus_per_worker: Annotated[int, typer.Option(help="CPUs, and torch threads, of a worker.")] = 1,
-    gpus_per_worker: Annotated[
-        float, typer.Option(help="GPUs of a worker; fractions share one.")
-    ] = 0.0,
+    how: HowRun,
     as_json: JsonOption = False,
 ) -> None:
     """Train a search's best points on fresh seeds until one is left, and tell how sure it is.
@@ -74,7 +61,6 @@ def recommend_command(
     Example: moe-study recommend search --share 0.3 --write-study next.py
     """
     from orchestrator.cli.progress import RunProgress
-    from orchestrator.driver.options import Options
     from orchestrator.driver.publish import publish
     from orchestrator.driver.recommending import Asked
     from orchestrator.driver.session import opened
@@ -84,18 +70,7 @@ def recommend_command(
     launch = asked.resolved(study)
     if write_study is not None:
         require_writable(write_study, launch)
-    options = Options(
-        home=Home.at(stores.home),
-        **stores.outside,
-        checkpoint_uri=checkpoint_uri,
-        address=address,
-        cpus=cpus,
-        concurrency=concurrency,
-        resources=Resources(
-            workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
-        ),
-        recommending=Asked(share=share, trainings=trainings),
-    )
+    options = how.options(stores, recommending=Asked(share=share, trainings=trainings))
     _require_searched(launch, options)
     with (
         redirect_stdout(sys.stderr),

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
+from orchestrator.cli.how_run import HowRun
 from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import (
-    AddressOption,
     AskedLaunch,
-    CheckpointOption,
     HomeOption,
     JsonOption,
     MlflowOption,
@@ -31,7 +29,6 @@ from orchestrator.cli.parameters import (
     errors,
     print_json,
 )
-from orchestrator.cluster.connection import Resources
 
 if TYPE_CHECKING:
     from orchestrator.driver.options import Options
@@ -50,57 +47,7 @@ def run_command(
     sampler: SamplerOption = None,
     warm_start: WarmStartOption = False,
     stores: WhichStores,
-    checkpoint_uri: CheckpointOption = None,
-    address: AddressOption = None,
-    cpus: Annotated[int | None, typer.Option(help="CPUs of the local cluster (all).")] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(help="Trials at once (as many as fit).")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Data-parallel workers of each trial.")] = 1,
-    min_workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Where a lost node does not come back, trials go on with fewer workers, down to "
-            "this many (wait for the node)."
-        ),
-    ] = None,
-    shard: Annotated[
-        bool,
-        typer.Option(
-            "--shard", help="Each worker holds a part of weights, gradients and moments (FSDP2)."
-        ),
-    ] = False,
-    cpus_per_worker: Annotated[int, typer.Option(help="CPUs, and torch threads, of a worker.")] = 1,
-    gpus_per_worker: Annotated[
-        float, typer.Option(help="GPUs of a worker; fractions share one.")
-    ] = 0.0,
-    placement: Annotated[
-        str, typer.Option(help="Nodes of a trial's workers: pack, spread, strict_pack/_spread.")
-    ] = "pack",
-    device: Annotated[
-        str, typer.Option(help="auto (cuda where a worker has a GPU) or cpu.")
-    ] = "auto",
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Through torch.compile, on GPUs in bfloat16.")
-    ] = False,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Training tokens of the launch, earlier runs counted: a trial starts only if all "
-            "of it fits, and then ends."
-        ),
-    ] = None,
-    max_device_hours: Annotated[
-        float | None,
-        typer.Option(
-            help="Hours of all workers, earlier runs counted. Once they are spent running trials "
-            "stop at their last checkpoint; the same command with more goes on."
-        ),
-    ] = None,
-    max_failures: Annotated[int, typer.Option(help="Restarts of a trial that loses a worker.")] = 2,
-    retry_failed: Annotated[
-        bool, typer.Option(help="Repeat failed trials, as new trials.")
-    ] = False,
+    how: HowRun,
     until_decided: Annotated[
         bool,
         typer.Option(
@@ -108,9 +55,6 @@ def run_command(
             help="More seeds for the cells of claims that are still open, those nearest to a "
             "verdict first, until none is or the limits are spent. For a Sequential design.",
         ),
-    ] = False,
-    system_metrics: Annotated[
-        bool, typer.Option(help="CPU, memory, disk, network and GPU of the node, in MLflow.")
     ] = False,
     notify: Annotated[
         str | None,
@@ -126,36 +70,8 @@ def run_command(
 
     Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
     """
-    from orchestrator.driver.options import Options
-    from orchestrator.trials.spending import Limits
-
     launch = asked.resolved(study, trials=trials, sampler=sampler, warm_start=warm_start)
-    options = Options(
-        home=Home.at(stores.home),
-        **stores.outside,
-        checkpoint_uri=checkpoint_uri,
-        address=address,
-        cpus=cpus,
-        concurrency=concurrency,
-        resources=Resources(
-            workers=workers,
-            cpus_per_worker=cpus_per_worker,
-            gpus_per_worker=gpus_per_worker,
-            placement=placement,
-            compile=compiled,
-            shard=shard,
-            on_cpu=_on_cpu(device),
-            min_workers=min_workers,
-        ),
-        limits=Limits(
-            tokens=max_tokens,
-            device_s=None if max_device_hours is None else max_device_hours * 3600,
-        ),
-        max_failures=max_failures,
-        retry_failed=retry_failed,
-        until_decided=until_decided,
-        system_metrics=system_metrics,
-    )
+    options = how.options(stores, until_decided=until_decided)
     sessions = list(_in_order(launch, options, notify))
     print_session(sessions[-1], as_json)
     undelivered = any(session.undelivered for session in sessions)
@@ -293,12 +209,6 @@ def _both(*listeners: Callable[..., None]) -> Callable[..., None]:
             listener(record, metrics)
 
     return told
-
-
-def _on_cpu(device: str) -> bool:
-    if device not in ("auto", "cpu"):
-        raise BadInput(f"--device is auto or cpu; received {device!r}. Choose one.")
-    return device == "cpu"
 
 
 def print_session(session: Any, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from orchestrator.cli.how_run import HowRun
 from orchestrator.cli.option_groups import grouped
 from orchestrator.cli.parameters import AskedLaunch, WhichLaunch, WhichStores, app
 
@@ -55,9 +56,12 @@ SHARE = {
         "export-model",
         "enqueue",
     ),
-    AskedLaunch: ("run", "plan", "ingest"),
-    WhichStores: ("run", "ingest", "import", "ui", "doctor"),
+    AskedLaunch: ("run", "plan", "ingest", "recommend"),
+    WhichStores: ("run", "ingest", "import", "ui", "doctor", "recommend"),
+    HowRun: ("run", "recommend"),
 }
+# Of what other commands ask in other words, since they mean something else by it.
+OTHERWISE = {"address", "workers", "shard", "device", "max_tokens"}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,7 @@ def test_a_shared_option_is_stated_once():
     """By its help: two statements of one option would part sooner or later."""
     shared = {name for group in SHARE for name in group.__dataclass_fields__}
     shared |= {"trials", "checkpoint_uri", "as_json"}
+    shared -= OTHERWISE
     stated = {}
     for name, command in typer.main.get_command(app).commands.items():
         for option in getattr(command, "params", ()):
