@@ -29,6 +29,7 @@ from orchestrator.surrogate.effects import Effects, effects_about
 from orchestrator.surrogate.expected_improvement import Seen, fitted_to
 from orchestrator.trials.search_history import BoundedHistory
 from orchestrator.trials.search_state import Search
+from search_spaces.space import Infeasible
 
 _MODELLED = 200  # trials, of which the process is fitted
 
@@ -115,10 +116,22 @@ def best_points(launch: Launch, search: Iterable[TrialRecord]) -> list[str]:
 def effects_of(
     launch: Launch, records: Iterable[TrialRecord], reference: Mapping[str, Any]
 ) -> Effects:
-    """What leaving a point's values costs, by all trials of the launch, the race's too."""
-    assert launch.space is not None
+    """What leaving a point's values costs, by all trials of the launch, the race's too; of values
+    alone that the space has beside the others."""
+    space = launch.space
+    assert space is not None
+
+    def is_feasible(values: Mapping[str, Any]) -> bool:
+        try:
+            space.config(launch.base, values)
+        except Infeasible:
+            return False
+        return True
+
     _, seen = _modelled(launch, (r for r in records if not r.is_older))
-    return effects_about(reference, launch.space, seen, nuisance=launch.study.nuisance)
+    return effects_about(
+        reference, space, seen, nuisance=launch.study.nuisance, is_feasible=is_feasible
+    )
 
 
 def _modelled(

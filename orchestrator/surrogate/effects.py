@@ -8,13 +8,16 @@ interval. Axes that are tuned within each design (`nuisance`) are at each design
 draw from the process the least over their values is taken, since the best rate of one design, given
 to another, turns one comparison in five round.
 
+Only points that can be run are compared: of one that the space refuses the process knows nothing
+(no trial can lie there), and its answer could not be followed.
+
 Trials that lie far above the median, or diverged, are left out: contrasts are about the good end.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +72,18 @@ class Effects:
 
 
 def effects_about(
-    reference: Values, space: Space, seen: Sequence[Seen], *, nuisance: Sequence[str] = ()
+    reference: Values,
+    space: Space,
+    seen: Sequence[Seen],
+    *,
+    nuisance: Collection[str] = (),
+    is_feasible: Callable[[Values], bool] = lambda values: True,
 ) -> Effects:
-    """Of each other value of each axis that the reference point has. Deterministic."""
+    """Of each other value of each axis that the reference point has. Deterministic.
+
+    `is_feasible` says whether a point can be run; changes and pairs that cannot are left out, and
+    each design is at the best of the nuisance values with which it can.
+    """
     columns = Columns(space)
     roof = roof_of(np.array([one.cost for one in seen]))
     seen = [one for one in seen if one.cost <= roof]
@@ -84,8 +96,8 @@ def effects_about(
     unit = float(np.std([one.cost for one in seen]))
     if unit == 0:
         return Effects(why_not="all trials have the same value")
-    model = _Model(reference, space, columns, seen, nuisance, unit)
-    main = [model.main(path, value) for path, value in model.changes()]
+    model = _Model(reference, space, columns, seen, nuisance, unit, is_feasible)
+    main = list(model.mains())
     enough = num >= _PER_COLUMN_OF_PAIRS * len(columns.names)
     pairs = list(model.pairs(main)) if enough else []
     return Effects(
@@ -107,14 +119,18 @@ class _Model:
         space: Space,
         columns: Columns,
         seen: Sequence[Seen],
-        nuisance: Sequence[str],
+        nuisance: Collection[str],
         unit: float,
+        is_feasible: Callable[[Values], bool],
     ) -> None:
         self._reference, self._space, self._columns = dict(reference), space, columns
         self._process = fitted_to(columns, seen)
         self._partly = [fitted_to(columns, part) for part in _without_each_part(seen)]
         self._unit = unit
+        self._is_feasible = is_feasible
         self._tuned = [path for path in nuisance if path in reference]
+        self._tunings = list(self._all_tunings())
+        self._found: dict[tuple[tuple[str, Any], ...], list[dict[str, Any]]] = {}
         self._rng = np.random.default_rng(0)
 
     def changes(self) -> Iterator[tuple[str, Any]]:
@@ -125,11 +141,15 @@ class _Model:
                 if value != self._reference[path]:
                     yield path, value
 
-    def main(self, path: str, value: Any) -> Effect:
-        return self._effect([{}, {path: value}], [-1, 1], path=path, value=value)
+    def mains(self) -> Iterator[Effect]:
+        for path, value in self.changes():
+            effect = self._effect([{}, {path: value}], [-1, 1], path=path, value=value)
+            if effect is not None:
+                yield effect
 
     def pairs(self, main: Sequence[Effect]) -> Iterator[Effect]:
-        """Of the value of each axis that costs least beside the reference's own."""
+        """Of the value of each axis that costs least beside the reference's own. Two that cannot be
+        had together, since one takes the other's axis away, say nothing of each other."""
         nearest: dict[str, Effect] = {}
         for one in main:
             known = nearest.get(one.path)
@@ -137,7 +157,7 @@ class _Model:
                 nearest[one.path] = one
         for one, other in itertools.combinations(nearest.values(), 2):
             a, b = {one.path: one.value}, {other.path: other.value}
-            yield self._effect(
+            effect = self._effect(
                 [{}, a, b, {**a, **b}],
                 [1, -1, -1, 1],
                 path=one.path,
@@ -145,18 +165,22 @@ class _Model:
                 other=other.path,
                 other_value=other.value,
             )
+            if effect is not None:
+                yield effect
 
-    def _effect(self, changes: Sequence[Values], signs: Sequence[int], **of: Any) -> Effect:
+    def _effect(self, changes: Sequence[Values], signs: Sequence[int], **of: Any) -> Effect | None:
         """The contrast of some changes of the reference: draws of the process, with the jackknife's
-        spread."""
-        tuned = list(self._tunings())
-        points = [self._changed({**change, **rates}) for change in changes for rates in tuned]
-        rows, weights = self._columns.rows(points), np.array(signs)
+        spread. None where a change cannot be run, whatever is tuned."""
+        at_each = [self._at(change) for change in changes]
+        if not all(at_each):
+            return None
+        rows = self._columns.rows([point for points in at_each for point in points])
+        first = np.cumsum([0, *map(len, at_each[:-1])])
+        weights = np.array(signs)
 
         def contrast(values: Array) -> Array:
             """Of (points, ...): each change at the least over the tuned axes."""
-            of_change = values.reshape(len(changes), len(tuned), *values.shape[1:])
-            return np.tensordot(weights, of_change.min(axis=1), 1) * self._unit
+            return np.tensordot(weights, np.minimum.reduceat(values, first, axis=0), 1) * self._unit
 
         mean, covariance = self._process.joint(rows)
         eigenvalues, vectors = np.linalg.eigh(covariance)
@@ -168,13 +192,30 @@ class _Model:
         low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
         return Effect(cost=float(draws.mean()), low=float(low), high=float(high), **of)
 
+    def _at(self, change: Values) -> list[dict[str, Any]]:
+        """A change at each of the nuisance values with which it can be run; at the reference's own
+        where it can with none of those that stand for their ranges."""
+        key = tuple(change.items())
+        if key not in self._found:
+            able = (self._able(change, rates) for rates in self._tunings)
+            found = [point for point in able if point is not None]
+            own = None if found else self._able(change, {})
+            self._found[key] = found if own is None else [own]
+        return self._found[key]
+
+    def _able(self, change: Values, rates: Values) -> dict[str, Any] | None:
+        """None where it cannot be run, or lacks an axis that was to change."""
+        point = self._changed({**change, **rates})
+        is_there = change.keys() <= point.keys() and self._is_feasible(point)
+        return point if is_there else None
+
     def _changed(self, change: Values) -> dict[str, Any]:
         """The reference with some values, and the axes that exist there; those that come into being
         stand in the middle of their domains."""
         given = {**self._reference, **change}
         return at(self._space, dict.fromkeys(self._space.axes, 0.5), given)
 
-    def _tunings(self) -> Iterator[dict[str, Any]]:
+    def _all_tunings(self) -> Iterator[dict[str, Any]]:
         if not self._tuned:
             yield {}
             return

@@ -14,7 +14,7 @@ from orchestrator.archive.archived_launch import read
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.cli.recommend_command import _recommendation
-from orchestrator.driver.recommending import Asked, best_points, require_raceable
+from orchestrator.driver.recommending import Asked, best_points, effects_of, require_raceable
 from orchestrator.report.follow_up import require_writable, write_follow_up
 from orchestrator.report.race import CONFIRM_SEEDS, RACE_SEEDS, SEEDS_END, is_fresh, searched
 from orchestrator.report.recommendation_text import finalist_rows, lines_of
@@ -25,6 +25,7 @@ from orchestrator.surrogate.effects import Effect, Effects
 from search_spaces.domains import Choice
 from search_spaces.space import Space
 from tests.fixtures.studies import search_file
+from tests.trials.test_search_state import record
 
 RACE = {"recommending": Asked(trainings=8)}
 
@@ -261,6 +262,20 @@ def test_one_finalist_a_design_and_its_rate_is_no_answer(hold, study):
         {"moe.num_experts": 2, "optim.learning_rate": 1e-3},
         {"moe.num_experts": 4, "optim.learning_rate": 4e-3},
     ]
+
+
+def test_no_effect_is_told_of_a_point_that_no_run_can_have(study, corpus):
+    """Three of two experts cannot be chosen, whatever the process would say of it."""
+    axes = {**study.space.axes, "moe.top_k": Choice((1, 2, 3))}
+    launch = resolve(dataclasses.replace(study, space=Space(axes=axes)), corpus_spec=corpus)
+    feasible = launch.feasible_points * 2
+    trials = [
+        record(i, v, launch.space, value=loss_of(v, i)) for i, v in enumerate(map(dict, feasible))
+    ]
+    reference = {"moe.num_experts": 4, "moe.top_k": 3, "moe.router": "frozen"}
+    told = {(one.path, one.value) for one in effects_of(launch, trials, reference).main}
+    assert {("moe.num_experts", 6), ("moe.num_experts", 8), ("moe.top_k", 2)} <= told
+    assert ("moe.num_experts", 2) not in told
 
 
 def test_what_is_tuned_is_no_part_of_the_design(study, grid_study, corpus):

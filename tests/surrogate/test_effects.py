@@ -84,6 +84,57 @@ def test_axes_that_answer_together_are_found():
     assert len(others) <= 1
 
 
+def test_what_the_space_refuses_is_told_of_no_axis_and_no_pair():
+    """rmsnorm runs at rates above 5e-3 alone, beta1 0.95 never, and rope with no other beta1."""
+    asked = []
+
+    def is_feasible(values):
+        asked.append(dict(values))
+        slow = values["model.norm"] == "rmsnorm" and values[RATE] <= 5e-3
+        moved = values["model.position"] == "rope" and values["optim.beta1"] != 0.9
+        return not slow and not moved and values["optim.beta1"] != 0.95
+
+    trials = seen(140, 3)
+    told = {"reference": REFERENCE, "space": SPACE, "seen": trials, "is_feasible": is_feasible}
+    paths = {(one.path, one.value) for one in effects_about(**told).main}
+    assert ("model.norm", "rmsnorm") not in paths, "at the reference's own rate"
+    found = effects_about(**told, nuisance=[RATE])
+    own = {(one.path, one.value): one for one in found.main}
+    assert own.keys() == {
+        ("model.norm", "rmsnorm"),
+        ("model.position", "rope"),
+        ("optim.beta1", 0.8),
+        ("optim.beta1", 0.85),
+    }
+    assert own["model.norm", "rmsnorm"].cost == pytest.approx(-0.1, abs=0.05)
+    pairs = [{one.path, one.other} for one in found.pairs]
+    assert pairs
+    assert {"model.position", "optim.beta1"} not in pairs
+    assert all(SPACE.has(values) for values in asked)
+
+
+def test_two_values_that_cannot_be_had_together_are_no_pair():
+    """Hashed experts take the gate's axis away: beside them no gate has a cost."""
+    axes = {
+        "moe.router": Choice(("learned", "hash")),
+        "moe.gate": Choice(("switch", "softmax_topk")),
+        "optim.beta1": Choice((0.8, 0.9)),
+    }
+    space, rng = Space(axes=axes), random.Random(0)
+    trials = []
+    for _ in range(80):
+        values = space.draw(rng)
+        off = 0.3 * (values.get("moe.gate") == "switch") + 0.1 * (values["moe.router"] == "hash")
+        trials.append(Seen(values=values, cost=off + values["optim.beta1"] + rng.gauss(0, 0.01)))
+    reference = {"moe.router": "learned", "moe.gate": "switch", "optim.beta1": 0.8}
+    assert space.has(reference)
+    found = effects_about(reference, space, trials)
+    assert len(found.main) == 3
+    pairs = [{one.path, one.other} for one in found.pairs]
+    assert {"moe.router", "moe.gate"} not in pairs
+    assert len(pairs) == 2
+
+
 def test_too_few_trials_carry_nothing():
     few = effects_about(REFERENCE, SPACE, seen(20, 0))
     assert (few.main, few.pairs) == ((), ())
