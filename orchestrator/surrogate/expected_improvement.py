@@ -65,31 +65,21 @@ def next_points(
 
     `fixed` are values that every point is to have, `feasible` all feasible points where they are
     known. Before `startup` points are seen, points far from all others. `prior` are values that
-    are believed to be good, of some axes: half of the first points have each, and later the
-    improvement is weighed by the belief to the power of PRIOR_WEIGHT over the number of trials, so
-    that data overcome it (arXiv 2204.11051). `told` is what earlier searches say: every other of
-    the first points is one that they believe in, and later it is the mean of the process.
+    are believed to be good, of some axes: half of the first points are drawn to have each, and
+    later the improvement is weighed by the belief to the power of PRIOR_WEIGHT over the number of
+    trials, so that data overcome it (arXiv 2204.11051). `told` is what earlier searches say: every
+    other of the first points is one that they believe in, and later it is the mean of the process.
     """
     prior = prior or {}
     columns = Columns(space)
     if len({tuple(sorted(one.values.items())) for one in seen}) < startup:
         known = [*(one.values for one in seen), *pending]
-        if feasible is not None:
-            drawn = rng.sample(feasible, len(feasible))
-        else:
-            drawn = [
-                with_values(space, {**_some_of(prior, rng), **fixed}, rng)
-                for _ in range(8 * _SPREAD_OUT)
-            ]
-        if told is not None and told.weight and len(_unique(known)) % 2 == 0:
-            drawn += [near(space, h, rng, fixed) for h in told.hints for _ in range(_NEAR)]
-            drawn += [h for h in told.hints if fixed.items() <= h.items()]
-            ranked = _ranked(drawn, lambda points: -told.foretold(points))
-            believed = itertools.islice(filter(is_open, ranked), _BELIEVED)
-            yield from _far_from(columns, list(believed), known)
-            return
-        spread_out = itertools.islice(filter(is_open, drawn), _SPREAD_OUT)
-        yield from _far_from(columns, list(spread_out), known)
+        # One draw for all candidates: were it made for each, those far from the points before
+        # would be tried first, which are those that lack what these have.
+        wanted = _some_of(prior, rng)
+        for values in (wanted, {}) if wanted else ({},):
+            first = _first_points(space, known, values, is_open, fixed, feasible, rng, told)
+            yield from _far_from(columns, first, known)
         return
     predict, bounds = _predictor(columns, seen, pending, told), bounds_of(columns, seen)
     tried = [one.values for one in seen]
@@ -121,6 +111,32 @@ def next_points(
         best = list(itertools.islice(filter(is_open, climbed), _CLIMBERS))
     yield from best
     yield from filter(is_open, ranked)
+
+
+def _first_points(
+    space: Space,
+    known: Sequence[Values],
+    wanted: Values,
+    is_open: Callable[[Values], bool],
+    fixed: Values,
+    feasible: Sequence[Values] | None,
+    rng: random.Random,
+    told: Told | None,
+) -> list[Values]:
+    """Open points with the `wanted` values where their axes exist: at random, and every other time
+    those of them, and of points near the hints, that earlier searches believe in."""
+    given = {**wanted, **fixed}
+    if feasible is not None:
+        having = [v for v in feasible if all(v.get(p, one) == one for p, one in given.items())]
+        drawn = rng.sample(having, len(having))
+    else:
+        drawn = [with_values(space, given, rng) for _ in range(8 * _SPREAD_OUT)]
+    if told is None or not told.weight or len(_unique(known)) % 2:
+        return list(itertools.islice(filter(is_open, drawn), _SPREAD_OUT))
+    hints = [with_values(space, {**hint, **given}, rng) for hint in told.hints]
+    drawn += [near(space, hint, rng, given) for hint in hints for _ in range(_NEAR)]
+    ranked = _ranked([*drawn, *hints], lambda points: -told.foretold(points))
+    return list(itertools.islice(filter(is_open, ranked), _BELIEVED))
 
 
 def _some_of(prior: Values, rng: random.Random) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def test_what_agrees_gains_weight_and_what_misleads_loses_it():
     assert told_by((), seen) is None
 
 
-def first_of(seen, told, seed=0, startup=8):
+def first_of(seen, told, seed=0, startup=8, **more):
     rng = random.Random(seed)
     return next(
         next_points(
@@ -92,6 +92,7 @@ def first_of(seen, told, seed=0, startup=8):
             startup=startup,
             rng=rng,
             told=told,
+            **more,
         )
     )
 
@@ -103,6 +104,14 @@ def test_the_first_point_is_one_that_earlier_searches_believe_in_and_every_other
     assert np.mean([cost_of(v) for v in believed]) < np.mean([cost_of(v) for v in cold]) - 0.3
     one = seen_of(cost_of, 1)
     assert first_of(one, told_by((good,), one)) == first_of(one, None)
+
+
+def test_what_the_study_believes_in_holds_beside_what_earlier_searches_do():
+    """Half of the first points have it, though these rank all of its points last."""
+    told, prior = told_by((earlier_of(cost_of),), ()), {"moe.router": "frozen"}
+    first = [first_of((), told, seed, prior=prior) for seed in range(20)]
+    assert 5 <= sum(values["moe.router"] == "frozen" for values in first) <= 15
+    assert np.mean([values["moe.num_experts"] >= 8 for values in first]) > 0.8, "of each the best"
 
 
 def test_without_weight_a_search_is_what_it_was():

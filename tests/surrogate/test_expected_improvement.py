@@ -102,6 +102,34 @@ def test_a_true_belief_helps_early_and_a_wrong_one_is_overcome():
     assert ends(28, wrong) < 0.1, "the best has 0, the median point 1.5"
 
 
+@pytest.mark.parametrize("is_enumerated", [True, False])
+def test_half_of_the_first_points_are_drawn_to_have_what_is_believed_in(is_enumerated):
+    """By chance a quarter and a half have it, and farness from those that do would avoid it."""
+    rng, prior = random.Random(2), {"optim.beta1": 0.8, "model.norm": "rmsnorm"}
+    feasible = [SPACE.draw(rng) for _ in range(300)] if is_enumerated else None
+    first = [
+        one.values
+        for seed in range(20)
+        for one in searched(8, startup=99, feasible=feasible, seed=seed, prior=prior)
+    ]
+    for path, value in prior.items():
+        assert np.mean([values[path] == value for values in first]) > 0.5
+
+
+def test_what_is_believed_in_and_cannot_be_had_is_passed_over():
+    prior = {"optim.beta1": 0.8}
+    for feasible in (None, [SPACE.draw(random.Random(s)) for s in range(60)]):
+        kept = feasible and [v for v in feasible if v["optim.beta1"] != 0.8]
+        seen = searched(
+            6,
+            startup=99,
+            prior=prior,
+            feasible=kept,
+            is_feasible=lambda values: values["optim.beta1"] != 0.8,
+        )
+        assert len(seen) == 6
+
+
 def test_fixed_values_stay_and_what_is_not_feasible_is_left_out():
     fixed = {"optim.beta1": 0.8}
     seen = searched(
