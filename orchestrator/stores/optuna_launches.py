@@ -39,6 +39,7 @@ OBJECTIVES = "objectives"  # absent where there is one, the metric
 REGISTRATIONS = "registrations"  # what the study claimed, and since when
 WARM_START = "warm_start"  # what its sampler was told of earlier launches, by their names:
 TOLD_TRIALS, TOLD_COSTS = "trials", "costs"  # config hashes of trials, and what these came to
+TOLD_EXCESS = "excess"  # over each of the launch's constraints; absent of before 2026-11-27
 LADDER = "ladder"  # of an upper rung: where its points come from, and which they are
 PROMOTED = "promoted"  # points that are trained to their end though early stopping ended them
 RECOMMENDATION = "recommendation"  # what `recommend` came to (orchestrator.report)

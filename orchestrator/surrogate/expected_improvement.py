@@ -90,6 +90,8 @@ def next_points(
         found = log_feasibility(bounds, columns.rows(points))
         if len(satisfying):
             found = found + log_expected_improvement(*predict(points), satisfying.min())
+        if told is not None:
+            found = found + told.log_feasibility(points)
         return found + PRIOR_WEIGHT / len(seen) * _log_belief(space, prior, points)
 
     if feasible is not None:
@@ -135,7 +137,7 @@ def _first_points(
         return list(itertools.islice(filter(is_open, drawn), _SPREAD_OUT))
     hints = [with_values(space, {**hint, **given}, rng) for hint in told.hints]
     drawn += [near(space, hint, rng, given) for hint in hints for _ in range(_NEAR)]
-    ranked = _ranked([*drawn, *hints], lambda points: -told.foretold(points))
+    ranked = told.best_first(_unique([*drawn, *hints]))
     return list(itertools.islice(filter(is_open, ranked), _BELIEVED))
 
 

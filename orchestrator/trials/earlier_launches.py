@@ -6,13 +6,15 @@ followed by one that draws the same points.
 
 A launch is taken, whatever its study, scale, corpus, seeds or overrides, where it searched the same
 axes in the same domains for the same metric on one text: only the order within it is made use of,
-and as far as it agrees with what is seen here (orchestrator.surrogate.earlier_searches).
+and as far as it agrees with what is seen here (orchestrator.surrogate.earlier_searches). Whether it
+had this study's constraints or not, its trials are measured by them: else the best of a launch that
+knew none would be what this one begins with, whatever it violates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +25,7 @@ from orchestrator.stores.choices import Choices, optuna_distributions
 from orchestrator.stores.configurations import told_apart
 from orchestrator.stores.optuna_launches import (
     TOLD_COSTS,
+    TOLD_EXCESS,
     TOLD_TRIALS,
     WARM_START,
     LaunchInfo,
@@ -30,6 +33,7 @@ from orchestrator.stores.optuna_launches import (
 )
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.constraints import Constraint
 from orchestrator.study.launch import Launch
 from orchestrator.surrogate.earlier_searches import Earlier
 from orchestrator.surrogate.expected_improvement import Seen
@@ -41,14 +45,16 @@ LAUNCHES = 4  # the newest of them
 TRIALS = 100  # of each: its best quarter, and the newest
 LEAST = 5  # points, below which an order says nothing
 
-# By the launch's name: config hashes of its trials, and their costs (None where one diverged).
-Fixed = Mapping[str, Mapping[str, list[Any]]]
+# By the launch's name: config hashes of its trials, their costs (None where one diverged), and by
+# the text of each constraint their excess over it (None where one did not come to its end).
+Fixed = Mapping[str, Mapping[str, Any]]
 
 
 def fitting(launch: Launch, storage: BaseStorage, home: Home) -> Fixed:
     """What a launch that is first run now is told of; nothing where there is none."""
     assert launch.space is not None
-    found: dict[str, Mapping[str, list[Any]]] = {}
+    found: dict[str, Mapping[str, Any]] = {}
+    constraints = launch.study.constraints
     for info in reversed(launches_in(storage)):
         if info.name == launch.name or not _may_tell(info, launch):
             continue
@@ -56,23 +62,35 @@ def fitting(launch: Launch, storage: BaseStorage, home: Home) -> Fixed:
         records = [record for record in records if not record.is_older]
         if not _has_same_axes(records, launch.space):
             continue
-        history = BoundedHistory(TRIALS, metric=launch.study.metric)
+        history = BoundedHistory(TRIALS, metric=launch.study.metric, constraints=constraints)
         for record in records:
             history.note(record)
-        judged = Search(
+        search = Search(
             space=launch.space,
             records=history.records(),
             metric=launch.study.metric,
+            constraints=constraints,
             is_open=lambda values: False,
-        ).judged
-        if len({record.cell_hash for record, _ in judged}) >= LEAST:
-            found[info.name] = {
-                TOLD_TRIALS: [record.config_hash for record, _ in judged],
-                TOLD_COSTS: [cost if math.isfinite(cost) else None for _, cost in judged],
-            }
+        )
+        if len({record.cell_hash for record, _ in search.judged}) >= LEAST:
+            found[info.name] = _told_of(search)
         if len(found) == LAUNCHES:
             break
     return found
+
+
+def _told_of(search: Search) -> dict[str, Any]:
+    costs = [cost if math.isfinite(cost) else None for _, cost in search.judged]
+    told: dict[str, Any] = {
+        TOLD_TRIALS: [record.config_hash for record, _ in search.judged],
+        TOLD_COSTS: costs,
+    }
+    if search.constraints:
+        told[TOLD_EXCESS] = {
+            str(one): [seen.excess[i] if seen.excess else None for seen in search.seen]
+            for i, one in enumerate(search.constraints)
+        }
+    return told
 
 
 def warm_started(launch: Launch, search: OptunaTrials, storage: BaseStorage, home: Home) -> Launch:
@@ -97,10 +115,24 @@ def _earlier_of(launch: Launch, fixed: Fixed, storage: BaseStorage) -> Iterator[
         if not params.keys() >= set(told[TOLD_TRIALS]):
             continue
         seen = []
-        for trial, cost in zip(told[TOLD_TRIALS], told[TOLD_COSTS], strict=True):
+        over = _excess_of(told, launch.study.constraints)
+        for trial, cost, excess in zip(told[TOLD_TRIALS], told[TOLD_COSTS], over, strict=True):
             values = {path: params[trial][path] for path in space.axes if path in params[trial]}
-            seen.append(Seen(values=values, cost=math.inf if cost is None else cost))
+            of = math.inf if cost is None else cost
+            seen.append(Seen(values=values, cost=of, excess=excess))
         yield Earlier(launch=name, space=space, seen=tuple(seen))
+
+
+def _excess_of(
+    told: Mapping[str, Any], constraints: Sequence[Constraint]
+) -> list[tuple[float, ...] | None]:
+    """Of each trial, in the order of the study's list, which may change; all None in a record of
+    before it was kept."""
+    kept = told.get(TOLD_EXCESS) or {}
+    if not constraints or not kept.keys() >= set(map(str, constraints)):
+        return [None] * len(told[TOLD_TRIALS])
+    rows = zip(*(kept[str(one)] for one in constraints), strict=True)
+    return [None if None in row else row for row in rows]
 
 
 def warm_start_lines(launch: Launch, fixed: Fixed) -> Iterator[str]:

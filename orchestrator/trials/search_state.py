@@ -308,7 +308,7 @@ def _as_told(one: Seen, now: Mapping[str, BaseDistribution], value: float) -> _S
         params={path: _rank_of(now[path], value) for path, value in one.values.items()},
         distributions={path: _shown(now[path]) for path in one.values},
         user_attrs={},
-        system_attrs={},
+        system_attrs={CONSTRAINT_VALUES: list(one.excess)} if one.excess else {},
         intermediate_values={},
     )
 

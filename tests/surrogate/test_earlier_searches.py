@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,15 @@ def seen_of(cost, count, seed=0):
 
 def earlier_of(cost, count=30):
     return Earlier(launch="before", space=SPACE, seen=seen_of(cost, count, seed=1))
+
+
+def with_excess(seen, over):
+    return tuple(replace(one, excess=(float(over(one.values)),)) for one in seen)
+
+
+def too_many(values):
+    """Sixteen experts, where the least cost lies, violate by three; the others by none."""
+    return 3.0 * (values["moe.num_experts"] == 16)
 
 
 def tau_of(a, b):
@@ -112,6 +122,43 @@ def test_what_the_study_believes_in_holds_beside_what_earlier_searches_do():
     first = [first_of((), told, seed, prior=prior) for seed in range(20)]
     assert 5 <= sum(values["moe.router"] == "frozen" for values in first) <= 15
     assert np.mean([values["moe.num_experts"] >= 8 for values in first]) > 0.8, "of each the best"
+
+
+def test_what_violated_before_is_not_what_a_search_begins_with():
+    """Cold a quarter of first points have sixteen experts; told of costs alone nearly all."""
+    before = earlier_of(cost_of, 40)
+    bounded = replace(before, seen=with_excess(before.seen, too_many))
+    found = {}
+    for name, earlier in (("costs", before), ("bounds", bounded)):
+        told = told_by((earlier,), ())
+        first = [first_of((), told, seed) for seed in range(20)]
+        found[name] = sum(too_many(values) > 0 for values in first)
+        assert np.mean([cost_of(values) for values in first]) < 0.2, "still good ones"
+    assert found["costs"] > 10
+    assert found["bounds"] <= 2
+    assert too_many(told_by((bounded,), ()).hints[0]) == 0
+    nothing_satisfies = replace(before, seen=with_excess(before.seen, lambda v: 1 + too_many(v)))
+    assert too_many(told_by((nothing_satisfies,), ()).hints[0]) == 0, "the least violation first"
+
+
+def test_what_is_said_of_constraints_weighs_as_far_as_this_search_agrees():
+    before = earlier_of(cost_of, 40)
+    bounded = replace(before, seen=with_excess(before.seen, too_many))
+    seen = tuple(one for one in seen_of(cost_of, 30) if too_many(one.values) == 0)[:12]
+    other = seen_of(cost_of, 15)
+    agrees = told_by((bounded,), with_excess(other, too_many))
+    against = told_by((bounded,), with_excess(other, lambda v: 2.0 - too_many(v)))
+    silent = told_by((bounded,), with_excess(seen, lambda v: -1.0))
+    assert agrees.bound_weight > WEIGHT > silent.bound_weight > against.bound_weight == 0
+    assert told_by((before,), with_excess(other, too_many)).bound_weight == 0, "of old records"
+    points = [one.values for one in other]
+    assert np.all(against.log_feasibility(points) == 0)
+    violating = [v for v in points if too_many(v)]
+    assert np.all(agrees.log_feasibility(violating) < -0.5)
+    # Ended points that violate nothing: what lies beyond them is known from before alone.
+    calm = with_excess(seen, too_many)
+    assert too_many(first_of(calm, told_by((before,), calm))) > 0
+    assert too_many(first_of(calm, told_by((bounded,), calm))) == 0
 
 
 def test_without_weight_a_search_is_what_it_was():

@@ -15,6 +15,7 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.report.records import read_launch
 from orchestrator.stores.optuna_launches import WARM_START
+from orchestrator.study.constraints import Constraint
 from orchestrator.study.resolve import resolve
 from orchestrator.surrogate.earlier_searches import WEIGHT
 from orchestrator.trials.search_state import Search
@@ -30,6 +31,7 @@ SPACE = Space(
         "optim.learning_rate": Float(low=1e-4, high=1e-1, log=True),
     }
 )
+DEAD = "router/dead_experts"
 SCALES = {"smoke": TINY, "wide": overlay(TINY, {"model.d_ff": 64})}
 
 
@@ -50,12 +52,13 @@ def loss_of(values):
     return 3.0 - 0.1 * values["moe.num_experts"] - 0.2 * (values["moe.top_k"] == 2)
 
 
-def work(session, most=None, loss=loss_of):
+def work(session, most=None, loss=loss_of, dead=lambda values: 0.0):
     done = 0
     while (most is None or done < most) and (assignment := session.ledger.next()) is not None:
         session.ledger.started(assignment.record.number)
         entry = {"step": 8, "tokens": 1024, "timestamp_ms": 1000}
         entry[VAL_LOSS] = loss(assignment.point.overrides)
+        entry[DEAD] = dead(assignment.point.overrides)
         session.ledger.completed(assignment.record.number, entry, tokens=1024)
         done += 1
     return done
@@ -192,6 +195,40 @@ def test_a_misleading_launch_is_let_go(study, warm, hold):
         )
         assert search.told.weight < WEIGHT / 4
         assert min(loss_of(values) for values in points(session)) <= 2.1
+
+
+def test_earlier_trials_are_measured_by_this_studys_constraints(study, warm, hold):
+    """The best of a launch that had none kills experts: it is not what this one begins with."""
+    bounds = (Constraint(DEAD, at_most=0), Constraint(VAL_LOSS, at_most=4))
+    bounded = dataclasses.replace(warm, constraints=bounds)
+    with hold(dataclasses.replace(study, trials=16)) as session:
+        work(session, dead=lambda values: 3.0 * (values["moe.num_experts"] == 8))
+    with hold(bounded) as session:
+        (told,) = session.launch.earlier
+        kills = [one.values["moe.num_experts"] == 8 for one in told.seen]
+        assert [one.excess[0] for one in told.seen] == [3.0 * killed for killed in kills]
+        assert {one.excess[1] > 0 for one in told.seen} == {False}
+        assert 0 < sum(kills) < 16
+        work(session, 1)
+        assert points(session)[0]["moe.num_experts"] != 8
+        fixed = session.info.attributes[WARM_START]
+        search = Search(space=SPACE, records=[], earlier=(told,), is_open=lambda values: True)
+        shown = search.as_optuna_study(optuna.samplers.RandomSampler()).trials
+        assert all(
+            (t.system_attrs["constraints"][0] > 0) == (t.params["moe.num_experts"] == 3)
+            for t in shown
+        ), "by rank, tpe is told so too"
+    turned = dataclasses.replace(bounded, constraints=bounds[::-1])
+    with hold(turned) as session:
+        assert session.info.attributes[WARM_START] == fixed
+        (again,) = session.launch.earlier
+        assert [one.excess[::-1] for one in again.seen] == [one.excess for one in told.seen]
+        older = {name: {key: of[key] for key in ("trials", "costs")} for name, of in fixed.items()}
+        session.search.keep(WARM_START, older)
+    with hold(bounded) as session:
+        (before,) = session.launch.earlier
+        assert {one.excess for one in before.seen} == {None}, "a record of before reads as it did"
+        assert [one.cost for one in before.seen] == [one.cost for one in told.seen]
 
 
 def test_what_cannot_be_told_is_refused_with_the_reason(study, warm, grid_study, corpus):
