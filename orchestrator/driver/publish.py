@@ -185,9 +185,11 @@ def _importance_note(launch: LaunchRecords) -> str:
     axes = {path for record in launch.trials for path in record.params}
     complete = count_states(launch.trials)["complete"]
     report = f"/artifacts/{launch.info.study_id}/{_artifact_id(launch.info.name, 'report.html')}"
+    nuisance = ", ".join(launch.info.nuisance)
+    tuned = f", and without {nuisance}, at each design's best," if nuisance else ""
     return (
         f"Importances of {len(axes)} axes are to be believed from {complete_needed(len(axes))} "
-        f"complete trials on; there are {complete}. With intervals they stand in the "
+        f"complete trials on; there are {complete}. With intervals{tuned} they stand in the "
         f"[report]({report}#figure-importance).\n\n"
     )
 

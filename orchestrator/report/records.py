@@ -90,7 +90,7 @@ class LaunchRecords:
         if self.store is None or several or not self.info.attributes["sampled"]:
             return {}
         older = {record.number for record in self.trials if record.is_older}
-        return importances(self.store, without=older)
+        return importances(self.store, without=older, nuisance=self.info.nuisance)
 
     def fronts(self) -> tuple[Front, ...]:
         """Of a search with several objectives, one a corpus; none of others."""

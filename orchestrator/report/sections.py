@@ -283,7 +283,7 @@ def _importance(
         title="Importance",
         how="How much of reaching the best trials each parameter explains (PED-ANOVA, as Optuna "
         "Dashboard shows it), over complete trials; a parameter counts where a trial has it. "
-        f"{_how_sure(shares)}",
+        f"{_at_best(launch)}{_how_sure(shares)}",
         figures={"importance": plotly_charts.importance_chart(shares)} if shares else {},
         texts={"importance": importance_text(shares)},
         pictures=drawn,
@@ -292,6 +292,13 @@ def _importance(
         else "A grid asks about cells, and its claims and differences answer; shares of "
         "importance are for sampled studies.",
     )
+
+
+def _at_best(launch: LaunchRecords) -> str:
+    if not launch.info.nuisance:
+        return ""
+    tuned = ", ".join(launch.info.nuisance)
+    return f"Of each design only the trials at its best {tuned} count, which has no share itself. "
 
 
 def _how_sure(shares: Mapping[str, Importance]) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.stores.optuna_trials import CHOICES_ADDED, OptunaTrials
@@ -28,14 +32,22 @@ class Importance:
     high: float | None = None
 
 
-def importances(trials: OptunaTrials, *, without: Collection[int] = ()) -> dict[str, Importance]:
+def importances(
+    trials: OptunaTrials, *, without: Collection[int] = (), nuisance: Collection[str] = ()
+) -> dict[str, Importance]:
     """By parameter, the largest share first; empty where there is too little to tell. Trials of the
     numbers `without` are left out.
+
+    `nuisance` are axes that are tuned within each design: of each design only the trials at its
+    best values of them count, by the mean over seeds, and they have no share themselves. Else a
+    rate that suits no design would explain most of a search for designs.
 
     PED-ANOVA, as Optuna Dashboard has it. The interval is that of a jackknife over eighths of the
     trials, for which there are eight complete trials an axis at the least.
     """
     study = _comparable(trials, without)
+    if nuisance:
+        study = _at_each_designs_best(study, nuisance)
     shares = _shares(study)
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < complete_needed(max(1, len(shares))):
@@ -93,6 +105,25 @@ def _comparable(trials: OptunaTrials, without: Collection[int]) -> optuna.Study:
         if trial.state.is_finished() and trial.number not in without:
             kept.append(trial)
     return _study_of(kept, study)
+
+
+def _at_each_designs_best(study: optuna.Study, nuisance: Collection[str]) -> optuna.Study:
+    """Its complete trials at the best nuisance values of their designs, without these axes."""
+    designs: dict[Any, dict[Any, list[FrozenTrial]]] = {}
+    for trial in study.get_trials(deepcopy=True, states=(TrialState.COMPLETE,)):
+        tuned = tuple((path, trial.params[path]) for path in nuisance if path in trial.params)
+        of = trial.distributions
+        trial.distributions = {path: of[path] for path in of if path not in nuisance}
+        trial.params = {path: v for path, v in trial.params.items() if path not in nuisance}
+        design = tuple(sorted(trial.params.items()))
+        designs.setdefault(design, {}).setdefault(tuned, []).append(trial)
+    sign = 1 if study.directions[0] == StudyDirection.MINIMIZE else -1
+
+    def cost(of_one: list[FrozenTrial]) -> float:
+        return sign * statistics.fmean(trial.value for trial in of_one)
+
+    best = [min(of_design.values(), key=cost) for of_design in designs.values()]
+    return _study_of(sorted(itertools.chain(*best), key=lambda trial: trial.number), study)
 
 
 def _study_of(trials: Sequence[FrozenTrial], like: optuna.Study) -> optuna.Study:

@@ -35,6 +35,7 @@ STARTED_AT = "started_at"
 BASE = "base"  # of a sampled study, what tells its base from others (moe.identity.told)
 CURRENT = "current"  # of cells that stood for several configurations: the one now asked for
 LABELS_KEPT = "labels_kept"  # absent of launches whose tokens keep all labels apart
+NUISANCE = "nuisance"  # axes tuned within each design; absent where there are none
 OBJECTIVES = "objectives"  # absent where there is one, the metric
 REGISTRATIONS = "registrations"  # what the study claimed, and since when
 WARM_START = "warm_start"  # what its sampler was told of earlier launches, by their names:
@@ -65,6 +66,12 @@ class LaunchInfo:
     def objectives(self) -> tuple[str, ...]:
         """What a search improves at once, the metric first; empty where that is all."""
         return tuple(self.attributes.get(OBJECTIVES) or ())
+
+    @property
+    def nuisance(self) -> tuple[str, ...]:
+        """Axes that are tuned within each design of a search and are never its answer; empty too of
+        launches that were last run before 2026-11-27."""
+        return tuple(self.attributes.get(NUISANCE) or ())
 
     @property
     def corpora(self) -> Mapping[str, str]:
@@ -119,6 +126,8 @@ def open_launch(
     }
     if launch.study.objectives:
         attributes[OBJECTIVES] = list(launch.study.objectives)
+    if launch.study.nuisance or NUISANCE in existing:
+        attributes[NUISANCE] = list(launch.study.nuisance)
     decided = (WARM_START, LADDER, PROMOTED, TUNED, RECOMMENDATION)
     attributes |= {key: existing[key] for key in decided if key in existing}
     if TUNED in attributes and not launch.study.tune:
