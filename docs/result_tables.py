@@ -16,8 +16,10 @@ from pathlib import Path
 from orchestrator.archive.archived_launch import ArchivedLaunch, read, records_of
 from orchestrator.archive.container import SUFFIX
 from orchestrator.report.recommendation_text import (
+    AXIS_HEADINGS,
     EFFECT_HEADINGS,
     FINALIST_HEADINGS,
+    axis_rows,
     effect_rows,
     finalist_rows,
     lines_of,
@@ -82,8 +84,12 @@ def _about(archived: ArchivedLaunch, launch: LaunchRecords) -> Iterator[str]:
         yield "## Recommendation"
         yield "\n".join(f"- {line}" for line in lines_of(told))
         yield "\n".join(markdown_table(FINALIST_HEADINGS, finalist_rows(told)))
-        if rows := effect_rows(told):
-            yield "\n".join(markdown_table(EFFECT_HEADINGS, rows))
+        for headings, rows in (
+            (AXIS_HEADINGS, axis_rows(told)),
+            (EFFECT_HEADINGS, effect_rows(told)),
+        ):
+            if rows:
+                yield "\n".join(markdown_table(headings, rows))
     states = {s: n for s, n in count_states(launch.trials).items() if n}
     yield "Trials: " + ", ".join(f"{count} {state}" for state, count in states.items()) + "."
     for driver in archived.attributes.get("drivers", []):

@@ -23,8 +23,10 @@ from orchestrator.base.whole_files import whole
 from orchestrator.report.cost import cost_rows
 from orchestrator.report.recommendation import count_ended
 from orchestrator.report.recommendation_text import (
+    AXIS_HEADINGS,
     EFFECT_HEADINGS,
     FINALIST_HEADINGS,
+    axis_rows,
     effect_rows,
     finalist_rows,
     lines_of,
@@ -177,6 +179,7 @@ def _recommendation(launch: LaunchRecords) -> dict[str, Any] | None:
             {"headings": headings, "rows": rows}
             for headings, rows in (
                 (FINALIST_HEADINGS, finalist_rows(told)),
+                (AXIS_HEADINGS, axis_rows(told)),
                 (EFFECT_HEADINGS, effect_rows(told)),
             )
             if rows

@@ -105,7 +105,31 @@ class Recommendation:
             "effects": [asdict(one) for one in self.effects.main],
             "interactions": [asdict(one) for one in self.effects.pairs],
             "effects_left_out": self.effects.why_not or None,
+            "axes": self._axes_json(),
         }
+
+    def _axes_json(self) -> list[dict[str, Any]]:
+        """Of each axis of the winner that has an effect told: its value, the one of which the model
+        believes most, and what leaving the recommended one costs at the least."""
+        if self.race.winner is None:
+            return []
+        found = []
+        for path, value in self.params[self.race.winner.point].items():
+            others = [one for one in self.effects.main if one.path == path]
+            if others:
+                least = min(others, key=lambda one: one.cost)
+                found.append(
+                    {
+                        "path": path,
+                        "value": value,
+                        "best": least.value if least.cost < 0 else value,
+                        "leaving_for": least.value,
+                        "cost": least.cost,
+                        "low": least.low,
+                        "high": least.high,
+                    }
+                )
+        return found
 
     def _why_nothing(self) -> str:
         if (won := self.race.rejected) is not None:

@@ -3,7 +3,7 @@ terminal, on the report's page and among the results, where the study's space is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Told = Mapping[str, Any]  # Recommendation.as_json
@@ -17,7 +17,15 @@ FINALIST_HEADINGS = (
     "interval",
     "how it ended",
 )
-EFFECT_HEADINGS = ("instead of the recommended", "would cost", "95% interval")
+EFFECT_HEADINGS = ("instead of the recommended", "would cost (below 0: gain)", "95% interval")
+AXIS_HEADINGS = (
+    "axis",
+    "recommended",
+    "believed best",
+    "leaving it costs at least (below 0: gains)",
+    "95% interval",
+    "for",
+)
 
 
 def lines_of(told: Told) -> list[str]:
@@ -69,17 +77,34 @@ def _seeds_of(told: Told, cell: str) -> int:
 
 
 def _effect_lines(told: Told) -> Iterator[str]:
-    """What is told of single axes and of pairs: those whose intervals leave out nothing."""
-    clear = [one for one in told["effects"] if _is_clear(one)]
+    """What is told of each axis; then of its other values and of pairs those whose intervals leave
+    out nothing."""
+    said = {(one["path"], one["leaving_for"]) for one in _axes(told)}
+    others = [one for one in told["effects"] if (one["path"], one["value"]) not in said]
+    clear = [one for one in others if _is_clear(one)]
     pairs = [one for one in told["interactions"] if _is_clear(one)]
+    yield from _axis_lines(told)
     for one in clear:
-        yield f"{_change(one)} would cost {_cost(one)}"
+        yield f"{_change(one)} would {_cost_or_gain(one)}"
     for one in pairs:
-        yield f"{_change(one)} together cost {_cost(one)} beside what each costs"
-    if unclear := len(told["effects"]) - len(clear):
+        yield f"{_change(one)} together would {_cost_or_gain(one)} beside what each does by itself"
+    if unclear := len(others) - len(clear):
         yield f"of {unclear} of the other values of axes the cost cannot be told from none"
     if told["effects_left_out"]:
         yield f"not told: {told['effects_left_out']}"
+
+
+def _axis_lines(told: Told) -> Iterator[str]:
+    """Of each axis, the one that is dearest to leave first."""
+    for one in sorted(_axes(told), key=lambda one: -one["cost"]):
+        value, best, other = (_short(one[key]) for key in ("value", "best", "leaving_for"))
+        believed = "believed best" if best == value else f"though {best} is believed best"
+        yield f"{one['path']}={value}, {believed}: {other} instead would {_cost_or_gain(one)}"
+
+
+def _axes(told: Told) -> Sequence[Told]:
+    """None in what was kept before 2026-11-27."""
+    return told.get("axes") or ()
 
 
 def _is_clear(one: Told) -> bool:
@@ -91,8 +116,15 @@ def _change(one: Told) -> str:
     return f"{first} and {one['other']}={_short(one['other_value'])}" if one["other"] else first
 
 
-def _cost(one: Told) -> str:
-    return f"{one['cost']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}]"
+def _cost_or_gain(one: Told) -> str:
+    """What follows "would": a cost that is clearly below 0 is a gain. One that cannot be told from
+    none keeps its signs."""
+    cost, low, high = one["cost"], one["low"], one["high"]
+    if high < 0:
+        return f"be better by {-cost:.4f} [{-high:.4f}, {-low:.4f}]"
+    if low > 0:
+        return f"cost {cost:.4f} [{low:.4f}, {high:.4f}]"
+    return f"cost {cost:+.4f} [{low:+.4f}, {high:+.4f}], which cannot be told from none"
 
 
 def finalist_rows(told: Told) -> list[list[str]]:
@@ -116,6 +148,21 @@ def effect_rows(told: Told) -> list[list[str]]:
     return [
         [_change(one), _number(one["cost"], sign="+"), _interval(one["low"], one["high"])]
         for one in (*told["effects"], *pairs)
+    ]
+
+
+def axis_rows(told: Told) -> list[list[str]]:
+    """Of each axis of the recommended point, in their order."""
+    return [
+        [
+            one["path"],
+            str(_short(one["value"])),
+            str(_short(one["best"])),
+            _number(one["cost"], sign="+"),
+            _interval(one["low"], one["high"]),
+            str(_short(one["leaving_for"])),
+        ]
+        for one in _axes(told)
     ]
 
 

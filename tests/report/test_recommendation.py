@@ -10,6 +10,7 @@ import pytest
 from moe.metrics import TEST_LOSS, VAL_LOSS
 from orchestrator.report.race import CONFIRM_SEEDS, RACE_SEEDS, Budget, race_of
 from orchestrator.report.recommendation import Recommendation
+from orchestrator.report.recommendation_text import axis_rows, lines_of
 from orchestrator.stores.trial_record import METRICS, TrialRecord
 from orchestrator.surrogate.effects import Effect, Effects
 
@@ -18,6 +19,9 @@ EFFECTS = Effects(
     main=(
         Effect(path="moe.top_k", value=1, cost=0.2, low=0.1, high=0.3),
         Effect(path="moe.router", value="frozen", cost=0.01, low=-0.1, high=0.12),
+        Effect(path="moe.router", value="random", cost=0.02, low=-0.1, high=0.13),
+        Effect(path="moe.num_experts", value=2, cost=0.4, low=0.3, high=0.5),
+        Effect(path="moe.num_experts", value=8, cost=-0.019, low=-0.025, high=-0.012),
     ),
     pairs=(
         Effect(
@@ -39,6 +43,7 @@ def record(point, seed, value, test=None):
     own = {"cell_hash": point, "cell": f"cell-{point}", "seed": seed, "value": value}
     own |= {"state": "complete", "number": seed, "attributes": {METRICS: metrics}, "curve": {}}
     own |= {"params": {"moe.top_k": {"a": 2, "b": 1}[point]}, "is_older": False}
+    own["params"] |= {"moe.router": "learned", "moe.num_experts": 4}
     return TrialRecord(**{**fields, **own})
 
 
@@ -74,7 +79,7 @@ def test_the_winner_is_told_on_seeds_and_text_that_chose_nothing(with_test, metr
     assert winner["confirmed"]["ci_low"] < mean < winner["confirmed"]["ci_high"]
     assert answer["not_told_apart"] == ["cell-b"], "two seeds decide nothing"
     lines = found.lines()
-    assert lines[0] == "recommended: cell-a (moe.top_k=2)"
+    assert lines[0].startswith("recommended: cell-a (moe.top_k=2, moe.router=learned")
     assert lines[1].startswith(f"{metric}: {mean:.4f} [")
     assert "it looked like 1.8000 when it was chosen" in lines[1]
     assert "cannot be told apart from it at 5% of all races: cell-b (+0.0900 over 2 s" in lines[2]
@@ -82,12 +87,40 @@ def test_the_winner_is_told_on_seeds_and_text_that_chose_nothing(with_test, metr
 
 def test_effects_are_told_where_their_intervals_leave_none_out():
     lines = told(trials_of(with_test=False)).lines()
-    assert "moe.top_k=1 would cost +0.2000 [+0.1000, +0.3000]" in lines
-    assert any(line.startswith("moe.top_k=1 and moe.router=frozen together cost") for line in lines)
+    assert "moe.num_experts=2 would cost 0.4000 [0.3000, 0.5000]" in lines
+    assert (
+        "moe.top_k=1 and moe.router=frozen together would be better by 0.0500 [0.0200, 0.0800] "
+        "beside what each does by itself"
+    ) in lines
     assert "of 1 of the other values of axes the cost cannot be told from none" in lines
     assert (
         "not told: too few" in told(trials_of(with_test=False), Effects(why_not="too few")).lines()
     )
+
+
+def test_each_axis_is_told_with_the_value_believed_best_and_what_leaving_costs_at_least():
+    found = told(trials_of(with_test=False))
+    answer = found.as_json()
+    json.dumps(answer, allow_nan=False)
+    assert {one["path"]: (one["value"], one["best"], one["cost"]) for one in answer["axes"]} == {
+        "moe.top_k": (2, 2, 0.2),
+        "moe.router": ("learned", "learned", 0.01),
+        "moe.num_experts": (4, 8, -0.019),
+    }
+    lines = found.lines()
+    assert "moe.top_k=2, believed best: 1 instead would cost 0.2000 [0.1000, 0.3000]" in lines
+    assert (
+        "moe.num_experts=4, though 8 is believed best: 8 instead would be better by 0.0190 "
+        "[0.0120, 0.0250]"
+    ) in lines
+    (unsure,) = [line for line in lines if line.startswith("moe.router=learned")]
+    assert unsure.endswith("+0.0100 [-0.1000, +0.1200], which cannot be told from none")
+    assert not any("cost -" in line for line in lines), "a gain is no cost"
+    assert axis_rows(answer)[2][:4] == ["moe.num_experts", "4", "8", "-0.0190"]
+    del answer["axes"]
+    kept = lines_of(answer)
+    assert axis_rows(answer) == []
+    assert "moe.num_experts=8 would be better by 0.0190 [0.0120, 0.0250]" in kept, "as of before"
 
 
 def test_a_race_under_way_says_so():
