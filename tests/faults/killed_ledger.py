@@ -216,10 +216,25 @@ def main() -> None:
     # In this process: the forks inherit what is imported and mapped, seconds for each otherwise.
     drive(earlier, resolve(study("earlier", "dense"), corpus_spec=corpus))
 
+    def checked(home: Home) -> list[str]:
+        return wrong(home, launch)
+
+    print(json.dumps(deaths(folder, earlier, every, lambda home: drive(home, launch), checked)))
+
+
+def deaths(
+    folder: Path,
+    begun: Home,
+    every: int,
+    drive: Callable[[Home], None],
+    checked: Callable[[Home], list[str]],
+) -> dict[str, Any]:
+    """What is wrong after each death, of copies of a home that is begun."""
+
     def is_killed_after(home: Home, writes: int) -> bool:
         def dying() -> None:
             die_after(writes)
-            drive(home, launch)
+            drive(home)
 
         status = fork(dying)
         assert status in (0, signal.SIGKILL), f"a driver ended with status {status}"
@@ -228,12 +243,12 @@ def main() -> None:
     seen: dict[int, list[str]] = {}
     for writes in itertools.count(1, every):
         home = Home(folder / f"home-{writes}")
-        shutil.copytree(earlier.root, home.root)
+        shutil.copytree(begun.root, home.root)
         report = folder / "report.json"
 
         def finish(home: Home = home, report: Path = report) -> None:
-            drive(home, launch)
-            report.write_text(json.dumps(wrong(home, launch)))
+            drive(home)
+            report.write_text(json.dumps(checked(home)))
 
         killed = is_killed_after(home, writes)
         if killed:
@@ -243,7 +258,8 @@ def main() -> None:
         shutil.rmtree(home.root)
         if not killed:
             break
-    print(json.dumps({"tried": list(seen), "wrong": {n: w for n, w in seen.items() if w}}))
+    return {"tried": list(seen), "wrong": {n: w for n, w in seen.items() if w}}
 
 
-main()
+if __name__ == "__main__":
+    main()

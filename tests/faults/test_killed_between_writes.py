@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
-_SCRIPT = Path(__file__).with_name("killed_ledger.py")
-_EVERY = 40  # a second or two for each death: 1 tries them all, by hand
+_FOLDER = Path(__file__).parent
+_EVERY = {"killed_ledger": 40, "killed_search": 60}  # 1 to 2 s a death: 1 tries all, by hand
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("script", _EVERY)
 def test_a_kill_after_any_write_leaves_what_the_next_driver_mends(
-    tmp_path, corpus, mlflow_template
+    tmp_path, corpus, mlflow_template, script
 ):
+    """A grid; and a search with its race, which goes on to the same points and recommendation."""
+    every = str(_EVERY[script])
     done = subprocess.run(
-        [sys.executable, _SCRIPT, tmp_path, corpus, mlflow_template, str(_EVERY)],
+        [sys.executable, _FOLDER / f"{script}.py", tmp_path, corpus, mlflow_template, every],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
