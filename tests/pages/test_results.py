@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def test_a_page_is_what_its_export_says(file):
     page = file.with_suffix(".md").read_text("utf-8")
     assert page == _TABLES["page_of"](file), "run `make results`"
     trials = len(read(file).trials)  # most of it the losses of each by document
-    assert file.stat().st_size < 20_000 + 12_000 * trials
+    with zipfile.ZipFile(file) as kept:  # and what each probe's words were assigned to
+        probes = sum(name.endswith(".shares.parquet") for name in kept.namelist())
+    assert file.stat().st_size < 20_000 + 12_000 * trials + 250_000 * probes
 
 
 def test_the_page_of_the_claims_has_each_once_with_what_the_exports_say():
