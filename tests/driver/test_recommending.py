@@ -19,6 +19,7 @@ from orchestrator.report.follow_up import require_writable, write_follow_up
 from orchestrator.report.race import CONFIRM_SEEDS, RACE_SEEDS, SEEDS_END, is_fresh, searched
 from orchestrator.report.recommendation_text import finalist_rows, lines_of
 from orchestrator.stores.optuna_launches import RECOMMENDATION
+from orchestrator.stores.trial_record import MOE_DIGEST
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
 from orchestrator.surrogate.effects import Effect, Effects
@@ -329,3 +330,25 @@ def test_what_an_axis_costs_for_sure_is_a_claim_of_the_study_that_follows(hold, 
     assert claims["recommended-over-with-num_experts-6"] == ("recommended", "with-num_experts-6")
     assert claims["with-top_k-1-over-recommended"] == ("with-top_k-1", "recommended")
     assert not any("frozen" in name for name in cells)
+
+
+def test_a_race_is_of_one_code(hold, study, monkeypatch):
+    """What another code has trained of it is trained again."""
+    with hold(study) as session:
+        work(session)
+    with hold(study, options=RACE) as session:
+        for _ in range(2):
+            assignment = session.ledger.next()
+            session.ledger.started(assignment.record.number)
+            value = loss_of(assignment.point.overrides, assignment.point.seed)
+            entry = {"step": 8, "tokens": 1024, "timestamp_ms": 1000, VAL_LOSS: value}
+            digest = {MOE_DIGEST: "of another code"}
+            number = assignment.record.number
+            session.ledger.completed(number, entry, tokens=1024, attributes=digest)
+    begun = fresh(session)
+    with hold(study, options=RACE) as session:
+        work(session)
+        assert session.race.is_over
+        assert sum(len(one.values) for one in session.race.finalists) <= 6
+    again = fresh(session)
+    assert all(again.count(one) == 2 for one in begun), "once by each code"
