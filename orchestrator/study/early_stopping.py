@@ -83,15 +83,17 @@ class EarlyStopping(StoppingRule):
     band: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 < self.first_rung < 1 or self.reduction_factor < 2:
+        is_share = type(self.first_rung) in (int, float) and 0 < self.first_rung < 1
+        if not is_share or type(self.reduction_factor) is not int or self.reduction_factor < 2:
             raise ValueError(
-                "EarlyStopping needs 0 < first_rung < 1 and reduction_factor >= 2; received "
-                f"{self.first_rung} and {self.reduction_factor}. The defaults are 0.25 and 2."
+                "EarlyStopping needs 0 < first_rung < 1 and a whole reduction_factor >= 2; "
+                f"received {self.first_rung!r} and {self.reduction_factor!r}. "
+                "The defaults are 0.25 and 2."
             )
-        if not 0 <= self.guarded < 1:
+        if type(self.guarded) not in (int, float) or not 0 <= self.guarded < 1:
             raise ValueError(
                 "guarded is the share of points that are never stopped, at least 0 and below 1; "
-                f"received {self.guarded}. 0.2 is usual; without early stopping none is stopped."
+                f"received {self.guarded!r}. 0.2 is usual; without early stopping none is stopped."
             )
         if not isinstance(self.band, Mapping) or not all(
             type(path) is str and type(by) in (int, float) and 1 <= by < math.inf
@@ -207,4 +209,12 @@ def rule_of(attributes: Mapping[str, Any]) -> StoppingRule:
     """The rule that `as_attributes` wrote. Fields that this version does not know are left out."""
     kind = RULES[attributes.get("rule", "asha")]  # launches of before 2026-11-25 name none
     known = {field.name for field in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in attributes.items() if name in known})
+    given = {name: value for name, value in attributes.items() if name in known}
+    try:
+        return kind(**given)
+    except ValueError:
+        # Earlier versions took what is refused now (a factor of 2.5): its record is still read.
+        rule = kind()
+        for name, value in given.items():
+            object.__setattr__(rule, name, value)
+        return rule

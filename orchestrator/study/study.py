@@ -20,6 +20,12 @@ from orchestrator.study.early_stopping import StoppingRule
 from orchestrator.study.ladder_rules import checked_ladder
 from orchestrator.study.objectives import require_objectives
 from orchestrator.study.samplers import as_sampler
+from orchestrator.study.study_fields import (
+    LADDER_POINTS,
+    require_ladder_points_of_one,
+    require_searched,
+    require_types,
+)
 from orchestrator.study.tuning_rules import Tune, checked_axes, checked_tuning
 from search_spaces.cells import Cell
 from search_spaces.domains import Domain
@@ -72,7 +78,7 @@ class Study:
     trials: int = 0
     warm_start: bool = False
     ladder: tuple[str, ...] = ()
-    ladder_points: int = 5
+    ladder_points: int = LADDER_POINTS
     first: Sequence[Mapping[str, Any]] = ()
     prior: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1)
@@ -88,19 +94,21 @@ class Study:
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
+        if type(self.name) is not str or not NAME.fullmatch(self.name):
             raise ValueError(
                 "a study's name is letters, digits, '-' and '_', at most 64 of them; received "
                 f"{self.name!r}. Rename it."
             )
+        require_types(self)
         if (self.cells is None) == (self.space is None):
             raise ValueError(
-                f"study {self.name} must have either cells (a grid) or a space (sampled). "
-                "Give one of the two."
+                f"study {self.name} must have either cells (a grid) or a space (sampled); received "
+                f"{'neither' if self.cells is None else 'both'}. Give one of the two."
             )
         if self.space is not None and self.trials < 1:
             raise ValueError(
-                f"sampled study {self.name} must state how many trials. Set trials=20."
+                f"sampled study {self.name} must state how many trials, 1 at least; received "
+                f"{self.trials}. Set trials=20."
             )
         if not isinstance(self.nuisance, Mapping):
             raise ValueError(
@@ -108,21 +116,11 @@ class Study:
                 f'{self.nuisance!r} of study {self.name}. Write nuisance={{"optim.learning_rate": '
                 "Float(low=1e-3, high=1e-2, log=True)}."
             )
-        if self.nuisance and self.space is None:
-            raise ValueError(
-                f"nuisance is for sampled studies; received it for the grid {self.name}, whose "
-                "cells are all run as they are. Give it a space."
-            )
         if not isinstance(self.prior, Mapping) or (self.prior and self.space is None):
             raise ValueError(
                 "prior maps axes of a sampled study to values that are believed to be good; "
                 f'received {self.prior!r} of study {self.name}. Write prior={{"moe.top_k": 2}}, or '
                 "leave it out."
-            )
-        if self.warm_start and self.space is None:
-            raise ValueError(
-                f"warm_start is for sampled studies; received it for the grid {self.name}, whose "
-                "cells are all run as they are. Leave it out."
             )
         if self.ladder != ():
             rungs = checked_ladder(
@@ -133,11 +131,7 @@ class Study:
                 is_sampled=self.space is not None,
             )
             object.__setattr__(self, "ladder", rungs)
-        if self.first and self.space is None:
-            raise ValueError(
-                f"first is for sampled studies; received it for the grid {self.name}, whose cells "
-                "are all run. Write the point as a Cell."
-            )
+        require_ladder_points_of_one(self)
         if not isinstance(self.design, Fixed | Sequential):
             raise ValueError(
                 f"a design is Fixed(...) or Sequential(max_seeds=...); received {self.design!r} of "
@@ -182,6 +176,7 @@ class Study:
             object.__setattr__(self, "sampler", as_sampler(self.sampler))
         except ValueError as error:
             raise ValueError(f"study {self.name}: {error}") from None
+        require_searched(self)
         if self.objectives and not self.sampler.takes_objectives:
             raise ValueError(
                 f"study {self.name} has the objectives {', '.join(self.objectives)}, and the "
@@ -197,11 +192,14 @@ class Study:
         if self.default_scale not in self.scales:
             raise ValueError(
                 f"default_scale must be one of {', '.join(self.scales)}; received "
-                f"{self.default_scale!r}."
+                f"{self.default_scale!r}. Choose one of these."
             )
         for seeds in (self.seeds, *self.scale_seeds.values()):
             if not seeds or len(set(seeds)) != len(seeds):
-                raise ValueError(f"seeds must be distinct, at least one; received {seeds}.")
+                raise ValueError(
+                    f"seeds must be distinct, at least one; received {seeds} of study "
+                    f"{self.name}. Write for example (0, 1)."
+                )
             if not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
                 raise ValueError(
                     f"a seed is a whole number from 0 to 2147483647; received {seeds}. Correct it."
@@ -253,6 +251,13 @@ class Study:
                 "a warm start and a ladder go by one value; received "
                 f"{'a ladder' if self.ladder else 'a warm start'} beside the objectives "
                 f"{', '.join(self.objectives)} of study {self.name}. Leave one of them out."
+            )
+        if self.nuisance:
+            raise ValueError(
+                "nuisance is for recommend, which sets designs against each other at each one's "
+                "own best: of several objectives no point is the best; received "
+                f"{', '.join(self.nuisance)} beside the objectives {', '.join(self.objectives)} of "
+                f"study {self.name}. Move it into the space, or have one metric."
             )
         object.__setattr__(self, "metric", first)
 

@@ -27,7 +27,7 @@ LONG = {{"train.num_steps": 80, "train.eval_every": 5}}
 STUDY = Study(
     name="{name}", question="?", baseline="the best point", held_fixed="the rest",
     scales={{"smoke": TINY, "long": overlay(TINY, LONG)}}, default_scale="{scale}",
-    trials=6, seeds=(0,), ladder=("smoke", "long") if {ladder} else (), ladder_points=3,
+    trials=6, seeds=(0,), **(dict(ladder=("smoke", "long"), ladder_points=3) if {ladder} else {{}}),
     warm_start={warm}, scale_seeds={{"long": (1,)}},
     space=Space(axes={{"moe.num_experts": Choice((2, 4, 8)), "moe.top_k": Choice((1, 2)),
                        "optim.learning_rate": Float(low=1e-4, high=1e-1, log=True)}}),

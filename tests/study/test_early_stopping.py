@@ -185,11 +185,21 @@ def test_what_uses_neither_is_written_as_before():
     assert rule_of(rule.as_attributes()) == rule
 
 
+def test_a_record_of_what_is_refused_now_is_still_read():
+    rule = rule_of({"rule": "asha", "first_rung": 0.25, "reduction_factor": 2.5})
+    assert rule.rungs(8) == [2, 5.0]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"guarded": 1.0}, r"at least 0 and below 1; received 1\.0"),
         ({"guarded": -0.1}, "at least 0 and below 1"),
+        ({"guarded": "0.2"}, "at least 0 and below 1; received '0.2'"),
+        ({"guarded": float("nan")}, "at least 0 and below 1; received nan"),
+        ({"first_rung": "0.25"}, "0 < first_rung < 1 .*received '0.25' and 2"),
+        ({"reduction_factor": 2.5}, r"a whole reduction_factor >= 2; received 0\.25 and 2\.5"),
+        ({"reduction_factor": float("nan")}, "received 0.25 and nan. The defaults are"),
         ({"band": {"optim.learning_rate": 0.5}}, "a factor, at least 1"),
         ({"band": ["optim.learning_rate"]}, "a factor, at least 1"),
         ({"band": {"optim.learning_rate": float("inf")}}, "a factor, at least 1"),
