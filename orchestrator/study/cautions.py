@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from moe.config import GROUPED_WIDTH
 from moe.metrics import describe
+from orchestrator.study.corpora import lacks_part
 from orchestrator.study.early_stopping import StoppingRule
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.plan import typical_points
@@ -28,7 +29,11 @@ def cautions(launch: Launch) -> list[str]:
             lines.append(f"{text} ({_where(launch, list(said), len(points))})")
     for constraint in launch.study.constraints:
         measure = describe(constraint.metric)
-        if not any(measure.is_measured(point.config) for point in points):
+        if not any(
+            measure.is_measured(point.config)
+            and not lacks_part(launch.corpora.get(point.config.data.corpus), measure.name)
+            for point in points
+        ):
             looked = (
                 "no cell" if launch.study.is_grid else f"none of {len(points)} points looked at"
             )

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from moe.metrics import metric_named
+from moe.metrics import METRICS, metric_named
 
 CONSTRAINTS = "constraints"  # of a launch: what `as_attributes` says of each
+_OF_CONFIG = ("flops", "param", "memory")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Constraint:
     at_least: float | None = None
 
     def __post_init__(self) -> None:
+        if type(self.metric) is not str:
+            raise ValueError(
+                f"the metric of a constraint is text; received {self.metric!r}. Write for example "
+                'Constraint("router/dead_experts", at_most=0).'
+            )
+        _require_no_figure(self.metric)
         measure = metric_named(self.metric, "a constraint bounds a metric of moe.metrics")
         if measure.is_of_test:
             raise ValueError(
@@ -59,6 +66,19 @@ class Constraint:
         if self.at_most is not None:
             return {"metric": self.metric, "at_most": self.at_most}
         return {"metric": self.metric, "at_least": self.at_least}
+
+
+def _require_no_figure(name: str) -> None:
+    """Raises ValueError where what is to be bounded is known before a run: a rule bounds that."""
+    of_config = any(word in name.lower() for word in _OF_CONFIG)
+    if of_config and name not in (metric.name for metric in METRICS):
+        raise ValueError(
+            "a constraint bounds what a run measures (moe.metrics), and what a config costs is "
+            f"known before it is trained; received {name!r}. Write a Rule of the space: "
+            "Space(..., rules=(Rule(holds=lambda config: account(config).flops_per_token < 1e6, "
+            'reason="too dear"),)), with moe.accounting for FLOPs and parameters, moe.memory for '
+            "memory."
+        )
 
 
 def as_constraints(value: Any) -> tuple[Constraint, ...]:

@@ -15,7 +15,8 @@ from pathlib import PurePath
 from moe.config import TrialConfig
 from moe.data.corpus import Corpus, open_corpus
 from moe.data.labels import MIXTURE
-from moe.data.sources.mixed_corpora import parse_mixture, part_specs
+from moe.data.sources.mixed_corpora import Mixture, parse_mixture, part_specs
+from moe.metrics import loss_of_part
 from orchestrator.base.errors import BadInput
 from search_spaces.cells import Cell
 from search_spaces.domains import Choice
@@ -49,6 +50,15 @@ def opened_corpora(
         except (ValueError, OSError) as error:
             unread[spec] = str(error)
     return found, unread
+
+
+def lacks_part(corpus: Corpus | None, metric: str) -> bool:
+    """Whether a metric is the loss of a part that a corpus does not have, as far as that was read:
+    parts are those of a mixture."""
+    if corpus is None or not metric.startswith(loss_of_part("")):
+        return False
+    parts = corpus.source.parts if isinstance(corpus.source, Mixture) else ()
+    return metric not in (loss_of_part(part.name) for part in parts)
 
 
 def corpus_label(spec: str, limit: int = _LABEL_LIMIT) -> str:

@@ -297,6 +297,10 @@ def test_a_study_without_them_says_nothing_of_them(hold, study, home):
         (lambda: Constraint(DEAD_EXPERTS, at_most=float("nan")), "a finite number"),
         (lambda: Constraint(DEAD_EXPERTS, at_most="0"), "a finite number"),
         (lambda: Constraint("test/loss", at_most=3), "nothing goes by the test split"),
+        (lambda: Constraint("flops_per_token", at_most=3), "Write a Rule of the space"),
+        (lambda: Constraint("params_active", at_most=3), "Write a Rule of the space"),
+        (lambda: Constraint("memory", at_most=3), "Write a Rule of the space"),
+        (lambda: Constraint([], at_most=3), r"text; received \[\]"),
     ],
 )
 def test_what_is_no_constraint_is_refused(make, message):
@@ -314,6 +318,14 @@ def test_one_that_bounds_nothing_is_said(corpus, study):
     dropped = Constraint("router/dropped", at_most=0.1)
     launch = resolve(dataclasses.replace(study, constraints=[dropped, ALIVE]), corpus_spec=corpus)
     (line,) = [line for line in cautions(launch) if "bounds nothing" in line]
+    part = Constraint("val/loss/part:code", at_most=2.5)
+    one_text = resolve(dataclasses.replace(study, constraints=[part]), corpus_spec=corpus)
+    assert any(f"{part} bounds nothing" in line for line in cautions(one_text))
+    mixed = resolve(
+        dataclasses.replace(study, constraints=[Constraint("val/loss/part:stdlib", at_most=2.5)]),
+        corpus_spec=f"mix:{corpus}=1,stdlib=1",
+    )
+    assert not any("bounds nothing" in line for line in cautions(mixed))
     assert line.startswith("the constraint router/dropped at most 0.1 bounds nothing: none of ")
     grid = Study(
         name="g", question="?", baseline="a", held_fixed="?", scales={"smoke": TINY},
