@@ -186,6 +186,7 @@ class AskedLaunch:
         sampler: str | None = None,
         warm_start: bool = False,
         need_corpus: bool = True,
+        draws: bool = True,
     ) -> Launch:
         """Raises BadInput as `study.resolve` does, and where an option cannot be read."""
         if trials is not None and trials < 1:
@@ -200,6 +201,7 @@ class AskedLaunch:
             sampler=sampler,
             warm_start=warm_start,
             need_corpus=need_corpus,
+            draws=draws,
         )
 
 

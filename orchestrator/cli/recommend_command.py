@@ -67,7 +67,7 @@ def recommend_command(
     from orchestrator.driver.tune_loop import run
     from orchestrator.report.follow_up import require_writable, write_follow_up
 
-    launch = asked.resolved(study)
+    launch = asked.resolved(study, draws=False)
     if write_study is not None:
         require_writable(write_study, launch)
     options = how.options(stores, recommending=Asked(share=share, trainings=trainings))

@@ -168,7 +168,7 @@ def ingest_command(
 
     with results_folder(results) as folder:
         found = find_results(folder)
-        launch = asked.resolved(study)
+        launch = asked.resolved(study, draws=False)
         options = Options(home=Home.at(stores.home), **stores.outside)
         launch = to_be_tuned(launch, options.storage_url) or launch
         with opened(launch, options, say=errors.print, start_cluster=False) as session:

@@ -40,7 +40,8 @@ def opening_lines(session: Session, storage: BaseStorage) -> Iterator[str]:
     for name, other in session.launch.merged.items():
         yield f"cell {name} is the same configuration as {other}: trained once, as {other}"
     yield from cautions(session.launch)
-    yield from filter(None, [session.launch.sampler_line])
+    if not session.options.recommending:  # which draws nothing
+        yield from filter(None, [session.launch.sampler_line])
     info = session.info
     if session.launch.is_warm_started and not session.options.recommending:
         yield from warm_start_lines(session.launch, info.attributes[WARM_START])

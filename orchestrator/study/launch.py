@@ -82,6 +82,7 @@ class Launch:
     labels_kept: frozenset[str] = frozenset()  # kept apart though the study follows them not
     followed_beside: frozenset[str] = frozenset()  # by the study that its cells are tuned for
     earlier: tuple[Earlier, ...] = ()  # searches of the home that its sampler is told of
+    draws: bool = True  # whether points are: not where a search is raced, or results taken in
 
     @property
     def is_read(self) -> bool:
@@ -102,7 +103,7 @@ class Launch:
 
         Raises ConfigError where a value is none of its axis, and where the sampler takes no prior.
         """
-        if self.space is None or not self.study.prior:
+        if self.space is None or not self.study.prior or not self.draws:
             return {}
         if not self.sampler.takes_prior:
             raise ConfigError(
@@ -115,7 +116,7 @@ class Launch:
     @property
     def is_warm_started(self) -> bool:
         """Whether its sampler is told of earlier launches; at an upper rung nothing is drawn."""
-        return self.study.warm_start and self.rung_below is None
+        return self.study.warm_start and self.rung_below is None and self.draws
 
     @property
     def rung_below(self) -> str | None:
@@ -127,7 +128,8 @@ class Launch:
         """Whom "auto" chose, and why; None where the study or an option names one, and where no
         point is drawn."""
         sampler = self.study.sampler
-        if self.space is None or self.rung_below or not isinstance(sampler, Auto):
+        is_drawn = self.space is not None and self.draws and not self.rung_below
+        if not is_drawn or not isinstance(sampler, Auto):
             return None
         return sampler.line(self.space, self.trials, len(self.seeds))
 

@@ -11,6 +11,7 @@ from moe.config import ConfigError, TrialConfig
 from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.study.corpora import CORPUS_PATH, corpora_of, opened_corpora
+from orchestrator.study.drawable import require_drawable
 from orchestrator.study.followed_labels import followed_labels
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.merged_cells import merge_equal, trained_as
@@ -48,8 +49,12 @@ def resolve(
     sampler: str | None = None,
     warm_start: bool = False,
     need_corpus: bool = True,
+    draws: bool = True,
 ) -> Launch:
     """Everything that a launch will do, before anything is created.
+
+    Without `draws` no point is drawn (`recommend` races those that are there), so that nothing is
+    asked of the sampler: another may have drawn them, by an option of `run`.
 
     Raises BadInput on an unknown scale, a reserved or idle override, an infeasible cell or space,
     and (with `need_corpus`) a corpus that cannot be read.
@@ -70,9 +75,9 @@ def resolve(
             f"received {trials}. Leave it out."
         )
     if sampler is not None:
-        study = _with_sampler(study, sampler)
+        study = _with_sampler(study, sampler, scale)
     if warm_start:
-        study = _warm_started(study)
+        study = _warm_started(study, scale)
     asked_points = study.trials
     if study.rung_below(scale) is not None:
         # Nothing is drawn there: points come from the rung below, and are trained to their end.
@@ -113,6 +118,7 @@ def resolve(
             merged=merged,
             space=space,
             trials=trials or asked_points,
+            draws=draws,
         )
         _require_axes_of_rule(launch)
         if space is not None:
@@ -120,6 +126,9 @@ def resolve(
             launch.first_points()
             _ = launch.prior  # refused here, before anything is created
             _require_warm_start(launch)
+            if draws and launch.rung_below is None:
+                names = study.objectives or [study.metric]
+                require_drawable(launch.sampler, space, names)
             _require_one_text(launch)
             _require_feasible_on_corpus(launch, [launch.base_point()])
         else:
@@ -130,25 +139,40 @@ def resolve(
     return launch
 
 
-def _with_sampler(study: Study, name: str) -> Study:
+def _with_sampler(study: Study, name: str, scale: str) -> Study:
     if study.is_grid:
         raise BadInput(
             f"--sampler is for sampled studies, and {study.name} is a grid whose cells are all "
             f"run; received {name!r}. Leave it out."
         )
+    _require_search(study, scale, f"--sampler {name}")
     try:
         return dataclasses.replace(study, sampler=as_sampler(name))
     except ValueError as error:
         raise BadInput(f"--sampler: {error}") from None
 
 
-def _warm_started(study: Study) -> Study:
+def _warm_started(study: Study, scale: str) -> Study:
     if study.is_grid:
         raise BadInput(
             f"--warm-start is for sampled studies, and {study.name} is a grid whose cells are all "
             "run. Leave it out."
         )
-    return dataclasses.replace(study, warm_start=True)
+    _require_search(study, scale, "--warm-start")
+    try:
+        return dataclasses.replace(study, warm_start=True)
+    except ValueError as error:
+        raise BadInput(f"--warm-start: {error}") from None
+
+
+def _require_search(study: Study, scale: str, option: str) -> None:
+    """Raises BadInput where an option is about drawing, at a scale where nothing is drawn."""
+    if (below := study.rung_below(scale)) is not None:
+        raise BadInput(
+            f"at an upper rung of a ladder nothing is drawn: its points are the best of the rung "
+            f"below; received {option} with --scale {scale} of {study.name}. Leave it out, or "
+            f"search with it at --scale {below}."
+        )
 
 
 def _with_metric(study: Study, space: Space | None) -> Space | None:

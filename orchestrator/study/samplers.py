@@ -228,7 +228,7 @@ class OfOptuna(OptunaSampler):
             directions=["minimize"] * 2, sampler=copy.deepcopy(self.sampler)
         )
         try:
-            study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+            study.ask({"x": optuna.distributions.IntDistribution(0, 1)})  # any can draw this
         except ValueError:
             return False
         return True
@@ -303,14 +303,28 @@ def as_sampler(value: Any) -> Sampler:
     from optuna.samplers import BaseSampler
 
     if isinstance(value, BaseSampler):
-        if (instead := _STATEFUL.get(type(value).__name__)) is not None:
-            raise ValueError(
-                "each point is drawn by a fresh sampler beside the trials of the record, which is "
-                f"what survives a killed driver; received {type(value).__name__}, which keeps its "
-                f"state elsewhere and would begin anew each time. {instead}"
-            )
+        for one in _samplers_in(value):
+            names = [kind.__name__ for kind in type(one).__mro__]  # a subclass keeps it alike
+            stateful = next((name for name in names if name in _STATEFUL), None)
+            if stateful is not None:
+                within = "" if one is value else f" within {type(value).__name__}"
+                raise ValueError(
+                    "each point is drawn by a fresh sampler beside the trials of the record, which "
+                    f"is what survives a killed driver; received {names[0]}{within}, which keeps "
+                    f"its state elsewhere and would begin anew each time. {_STATEFUL[stateful]}"
+                )
         return OfOptuna(value)
     raise ValueError(
         f"a sampler is one of {', '.join(SAMPLERS)}, or a sampler object of Optuna's; received "
         f"{value!r}. Choose one of these."
     )
+
+
+def _samplers_in(sampler: BaseSampler) -> Iterator[BaseSampler]:
+    """A sampler of Optuna's, and those that it draws by."""
+    from optuna.samplers import BaseSampler
+
+    yield sampler
+    for one in vars(sampler).values():
+        if isinstance(one, BaseSampler):
+            yield from _samplers_in(one)

@@ -171,7 +171,10 @@ class Search:
         which Optuna's samplers take for worse than all others: they learn to leave such points."""
         now = _distributions_of(self.space)
         fixed = {path: _rank_of(now.get(path), value) for path, value in self.fixed.items()}
-        while True:
+        # One that has drawn all that there is stops its study, which is nobody's loop here.
+        ended: list[bool] = []
+        study.stop = lambda: ended.append(True)
+        while not ended:
             if fixed:
                 study.enqueue_trial(fixed)
             trial = study.ask()

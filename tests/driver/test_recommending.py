@@ -210,6 +210,25 @@ def test_a_race_that_was_broken_off_writes_no_study_and_continues(
     assert (tmp_path / "next.py").read_text().startswith('"""Does what ')
 
 
+def test_who_draws_is_no_matter_of_a_race(home, corpus, moe_study, tmp_path, monkeypatch):
+    """Points that `run --sampler gp` drew by a prior are raced though the file's sampler takes
+    none, and nothing is said of who draws."""
+    monkeypatch.setattr("orchestrator.driver.tune_loop.run", work)
+    monkeypatch.setattr("orchestrator.driver.publish.publish", lambda session: None)
+    monkeypatch.chdir(tmp_path)
+    more = 'sampler="qmc", prior={"moe.top_k": 2},'
+    (tmp_path / "mine.py").write_text(search_file(trials=8, more=more))
+    where = ("--home", home.root, "--corpus", corpus)
+    assert moe_study("run", "mine.py", *where)[0] == 2
+    assert moe_study("run", "mine.py", *where, "--sampler", "gp")[0] == 0
+    code, _, err = moe_study("recommend", "mine.py", *where, "--trainings", "8")
+    assert code == 0, err
+    (tmp_path / "mine.py").write_text(FILE)
+    code, _, err = moe_study("recommend", "mine.py", *where, "--trainings", "8")
+    assert code == 0, err
+    assert "points are drawn by" not in err
+
+
 def test_what_was_recommended_stays_with_the_launch(home, corpus, moe_study, tmp_path, monkeypatch):
     """Readers that have no space at hand tell it: the page, and an export."""
     monkeypatch.setattr("orchestrator.driver.tune_loop.run", work)

@@ -13,7 +13,7 @@ from orchestrator.base.errors import BadInput
 from orchestrator.study.objectives import FIGURES, directions_of, values_of
 from orchestrator.study.resolve import resolve
 from orchestrator.study.samplers import Sampler
-from search_spaces.domains import Choice
+from search_spaces.domains import Choice, Float
 from search_spaces.space import Infeasible, Space
 from tests.fixtures.studies import TINY
 
@@ -71,6 +71,15 @@ def test_grids_and_early_stopping_are_refused_with_the_reason(grid_study, sample
         dataclasses.replace(grid_study, objectives=(VAL_LOSS, FLOPS))
     with pytest.raises(ValueError, match=r"by one value.*Leave early_stopping out"):
         dataclasses.replace(sampled_study, objectives=(VAL_LOSS, FLOPS))
+
+
+def test_nuisance_and_a_warm_start_are_refused_beside_them(sampled_study, corpus):
+    rate = {"optim.learning_rate": Float(low=1e-3, high=1e-2, log=True)}
+    with pytest.raises(ValueError, match=r"received optim\.learning_rate beside .*into the space"):
+        with_objectives(sampled_study, VAL_LOSS, FLOPS, nuisance=rate)
+    study = with_objectives(sampled_study, VAL_LOSS, FLOPS)
+    with pytest.raises(BadInput, match=r"--warm-start: a warm start and a ladder go by one value"):
+        resolve(study, corpus_spec=corpus, warm_start=True)
 
 
 class OfOne(Sampler):

@@ -13,7 +13,9 @@ from orchestrator.base.errors import BadInput
 from orchestrator.study import samplers
 from orchestrator.study.resolve import resolve
 from orchestrator.study.samplers import OptunaSampler, Random, Tpe, as_sampler
-from orchestrator.trials.sampling import propose
+from orchestrator.trials.sampling import SpaceExhausted, propose
+from search_spaces.domains import Float
+from search_spaces.space import Space
 
 
 def drawn(study, corpus, points=4):
@@ -47,6 +49,50 @@ def test_a_sampler_that_keeps_its_state_in_its_own_study_is_refused(sampled_stud
     for sampler, instead in ((qmc, "qmc"), (grid, "grid study")):
         with pytest.raises(ValueError, match=f"would begin anew each time.*{instead}"):
             dataclasses.replace(sampled_study, sampler=sampler)
+
+
+def of_optuna(kind, *given):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return getattr(optuna.samplers, kind)(*given)
+
+
+class MyQmc(optuna.samplers.QMCSampler):
+    pass
+
+
+def test_nor_may_one_within_it_or_of_its_kind(sampled_study):
+    within = of_optuna("PartialFixedSampler", {"moe.top_k": 2}, of_optuna("QMCSampler"))
+    with pytest.raises(ValueError, match=r"received QMCSampler within PartialFixedSampler, .*qmc"):
+        dataclasses.replace(sampled_study, sampler=within)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        mine = MyQmc()
+    with pytest.raises(ValueError, match=r"received MyQmc, .*qmc"):
+        dataclasses.replace(sampled_study, sampler=mine)
+
+
+class Broken(optuna.samplers.RandomSampler):
+    def sample_independent(self, study, trial, name, distribution):
+        raise KeyError(name)
+
+
+def test_one_that_cannot_draw_the_space_is_refused_with_its_reason(sampled_study, corpus):
+    rates = Space(axes={**sampled_study.space.axes, "optim.learning_rate": Float(low=1e-3, high=1)})
+    study = dataclasses.replace(sampled_study, space=rates, sampler=of_optuna("BruteForceSampler"))
+    with pytest.raises(BadInput, match=r"raised ValueError: .*step must be given.*sampler=.gp"):
+        resolve(study, corpus_spec=corpus)
+    broken = dataclasses.replace(sampled_study, sampler=Broken())
+    with pytest.raises(BadInput, match="received Broken, which raised KeyError"):
+        resolve(broken, corpus_spec=corpus)
+    assert resolve(broken, corpus_spec=corpus, draws=False)
+
+
+def test_one_that_has_drawn_all_there_is_ends(sampled_study, corpus):
+    study = dataclasses.replace(sampled_study, sampler=of_optuna("BruteForceSampler"))
+    launch = resolve(study, corpus_spec=corpus)
+    with pytest.raises(SpaceExhausted, match="all of its 16 feasible points"):
+        propose(launch, [], index=0, is_new=lambda point: False)
 
 
 @pytest.mark.parametrize("name", list(samplers.SAMPLERS))
