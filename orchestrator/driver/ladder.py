@@ -22,7 +22,7 @@ from orchestrator.report.race import searched
 from orchestrator.report.rank_agreement import LEAST, agreement_text, rank_agreement
 from orchestrator.report.statistics import RankCorrelation
 from orchestrator.stores.configurations import told_apart
-from orchestrator.stores.optuna_launches import LADDER, LaunchInfo, launches_in
+from orchestrator.stores.optuna_launches import LADDER, POINTS_ASKED, LaunchInfo, launches_in
 from orchestrator.stores.optuna_storage import storage_if_any, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.trial_record import TrialRecord
@@ -242,7 +242,9 @@ def _unfinished(below: Launch, info: LaunchInfo, search: list[TrialRecord]) -> s
         return f"{begun} of its trials wait or run"
     points = len({record.cell_hash for record in search})
     climbed = info.attributes.get(LADDER)
-    wanted = len(climbed["points"]) if climbed else below.study.trials
+    # `run --trials` asks for more or fewer than the study's file; older launches did not keep it.
+    asked = info.attributes.get(POINTS_ASKED) or below.study.trials
+    wanted = len(climbed["points"]) if climbed else asked
     if points < wanted and below.space is not None and not climbed and below.space.is_enumerable:
         wanted = min(wanted, len(below.space.feasible_points(below.base) or []))
     return f"it has {points} of {wanted} points" if points < wanted else ""

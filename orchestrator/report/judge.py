@@ -114,7 +114,7 @@ def judge_launch(
         evidence_reason=reason,
         notes=(
             *design_remarks(history, study),
-            *_split(study, judged_metric(study.metric, counted)),
+            *_split(study, scale, judged_metric(study.metric, counted)),
             *_older(older),
             *_other_code(records, digest),
             *_unanalysed(study, rows),
@@ -263,12 +263,17 @@ def _by_document(
     return of_pair
 
 
-def _split(study: Study, judged: str) -> list[str]:
+def _split(study: Study, scale: str, judged: str) -> list[str]:
     """Where values come from that a search, or early stopping, has chosen by; or has not."""
     if judged != study.metric:
         return [f"values are {judged}, of text that nothing chose by; curves are {study.metric}"]
     if study.is_grid or on_test(judged) is None:
         return []
+    if (below := study.rung_below(scale)) is not None:
+        return [
+            f"points were chosen by values at the rung {below}, and none by these ({judged}); the "
+            "best of several by these looks a little better than it is"
+        ]
     return [
         f"values are those by which points were chosen ({judged}), so the best of them look better "
         "than they are; data.test_fraction holds out text that shows by how much"

@@ -42,6 +42,7 @@ WARM_START = "warm_start"  # what its sampler was told of earlier launches, by t
 TOLD_TRIALS, TOLD_COSTS = "trials", "costs"  # config hashes of trials, and what these came to
 TOLD_EXCESS = "excess"  # over each of the launch's constraints; absent of before 2026-11-27
 LADDER = "ladder"  # of an upper rung: where its points come from, and which they are
+POINTS_ASKED = "points_asked"  # of a search: how many points the last driver was to come to
 PROMOTED = "promoted"  # points that are trained to their end though early stopping ended them
 RECOMMENDATION = "recommendation"  # what `recommend` came to (orchestrator.report)
 OWNER = "owner"
@@ -124,6 +125,10 @@ def open_launch(
         CONSTRAINTS: [one.as_attributes() for one in launch.study.constraints] or None,
         "sampler": None if launch.study.is_grid else str(launch.sampler),
     }
+    if not launch.draws:  # the record keeps who drew its points, and how many were to come
+        attributes |= {k: existing[k] for k in ("sampler", POINTS_ASKED) if k in existing}
+    elif not launch.study.is_grid and launch.rung_below is None:
+        attributes[POINTS_ASKED] = launch.trials
     if launch.study.objectives:
         attributes[OBJECTIVES] = list(launch.study.objectives)
     if launch.study.nuisance or NUISANCE in existing:

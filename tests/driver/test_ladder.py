@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 
+import optuna
 import pytest
 
 from moe.metrics import VAL_LOSS
@@ -14,7 +15,7 @@ from orchestrator.base.home import Home
 from orchestrator.driver.ladder import known_pairs
 from orchestrator.driver.recommending import Asked
 from orchestrator.report.records import read_launch
-from orchestrator.stores.optuna_launches import LADDER
+from orchestrator.stores.optuna_launches import LADDER, POINTS_ASKED
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
 from search_spaces.domains import Choice
@@ -111,6 +112,8 @@ def test_the_best_that_can_be_run_are_trained_at_the_next_rung_with_its_own_seed
     assert len(order) == 1
     assert f"{below}: Kendall's tau 1.00 [" in order[0]
     assert "over the 4 points that both ran" in order[0]
+    (note,) = launch.judgement(study).notes
+    assert note.startswith("points were chosen by values at the rung smoke, and none by these")
 
 
 def test_a_kill_and_what_the_lower_rung_does_since_change_nothing(
@@ -184,14 +187,40 @@ def test_without_a_finished_launch_below_it_is_refused_and_nothing_made(
     refused = pytest.raises(BadInput, match="is not finished: 1 of its trials wait or run")
     with refused, hold(study, scale="wide"):
         pass
-    with hold(study, trials=6) as session:
-        work(session)
-    refused = pytest.raises(BadInput, match="is not finished: it has 6 of 10 points")
+    with hold(study, trials=14) as session:
+        work(session, 2)
+    refused = pytest.raises(BadInput, match="is not finished: it has 6 of 14 points")
     with refused, hold(study, scale="wide"):
         pass
     other = dataclasses.replace(study, name="other")
     with pytest.raises(BadInput, match="this home has no such launch"), hold(other, scale="wide"):
         pass
+
+
+def test_a_search_is_finished_with_the_points_that_were_asked_for(study, hold, home):
+    """By `--trials` or by the file; `recommend`, which asks for none, changes nothing of it."""
+    with hold(study, trials=6, sampler="random") as session:
+        work(session)
+    with hold(study, draws=False, options={"recommending": Asked(trainings=6)}) as session:
+        assert session.info.attributes["sampler"] == "random"
+    with hold(study, scale="wide") as session:
+        assert work(session) == 8
+    search = optuna.load_study(
+        study_name=session.info.attributes[LADDER]["from"], storage=home.optuna_storage
+    )
+    assert search.user_attrs[POINTS_ASKED] == 6
+    search.set_user_attr(POINTS_ASKED, None)
+    shorter = dataclasses.replace(study, ladder=("smoke", "long"))
+    refused = pytest.raises(BadInput, match="it has 6 of 10 points")
+    with refused, hold(shorter, scale="long"):
+        pass
+
+
+def test_options_of_drawing_are_refused_where_nothing_is_drawn(study, corpus):
+    for given, option in (({"sampler": "gp"}, "--sampler gp"), ({"warm_start": True}, "--warm-st")):
+        with pytest.raises(BadInput, match=f"nothing is drawn.*received {option}.*--scale smoke"):
+            resolve(study, corpus_spec=corpus, scale="wide", **given)
+        assert resolve(study, corpus_spec=corpus, **given)
 
 
 def test_rungs_are_scales_of_a_sampled_study_two_at_least_each_once(study, grid_study, corpus):
@@ -218,7 +247,7 @@ def test_rungs_are_scales_of_a_sampled_study_two_at_least_each_once(study, grid_
 
 
 def test_the_lowest_rung_is_a_search_as_it_was(study, corpus):
-    plain = dataclasses.replace(study, ladder=())
+    plain = dataclasses.replace(study, ladder=(), ladder_points=5)
     here, there = (resolve(s, corpus_spec=corpus) for s in (study, plain))
     assert here.name == there.name
     assert here.trials == there.trials == 10
@@ -288,7 +317,7 @@ def test_pairs_are_of_one_study_and_the_two_rungs(study, hold, home, corpus):
     for scale in ("smoke", "wide"):
         with hold(study, scale=scale) as session:
             work(session)
-    with hold(dataclasses.replace(study, name="other", ladder=())) as session:
+    with hold(dataclasses.replace(study, name="other", ladder=(), ladder_points=5)) as session:
         work(session)
     launch = resolve(study, corpus_spec=corpus, scale="wide")
     (pair,) = known_pairs(launch, home, home.optuna_storage)
