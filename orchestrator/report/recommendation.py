@@ -13,6 +13,7 @@ from orchestrator.report.race import ALPHA, CONFIRM_SEEDS, Finalist, Race, is_fr
 from orchestrator.report.recommendation_text import lines_of
 from orchestrator.report.statistics import Estimate
 from orchestrator.stores.trial_record import FINISHED_STATES, TrialRecord
+from orchestrator.study.comparability import leaks_future
 from orchestrator.surrogate.effects import Effects
 
 
@@ -37,6 +38,7 @@ class Recommendation:
     confirmed_metric: str
     confirmed: Estimate | None
     effects: Effects
+    not_causal: frozenset[str] = frozenset()  # of the points
 
     @classmethod
     def of(
@@ -80,6 +82,11 @@ class Recommendation:
             confirmed_metric=told,
             confirmed=race.confirmed(values),
             effects=effects,
+            not_causal=frozenset(
+                record.cell_hash
+                for record in current
+                if record.config is not None and leaks_future(record.config)
+            ),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -101,6 +108,9 @@ class Recommendation:
             "not_told_apart": [self.cells[one.point] for one in race.not_told_apart]
             if race.winner
             else None,
+            "not_causal": [
+                self.cells[one.point] for one in race.finalists if one.point in self.not_causal
+            ],
             "alpha": ALPHA,
             "effects": [asdict(one) for one in self.effects.main],
             "interactions": [asdict(one) for one in self.effects.pairs],

@@ -41,6 +41,8 @@ def lines_of(told: Told) -> list[str]:
         _how_good(told["metric"], winner, _seeds_of(told, winner["cell"])),
         _beside(told),
     ]
+    if leaking := told.get("not_causal"):
+        found.append(_leak_line(winner["cell"], leaking))
     return [*found, *_effect_lines(told)]
 
 
@@ -55,6 +57,17 @@ def _how_good(metric: str, winner: Told, race_seeds: int) -> str:
     return (
         f"{sure['metric']}: {sure['mean']:.4f} [{sure['ci_low']:.4f}, {sure['ci_high']:.4f}] over "
         f"{sure['n']} seeds that nothing was chosen by; on {metric} {looked}, {raced}"
+    )
+
+
+def _leak_line(winner: str, leaking: Sequence[str]) -> str:
+    """A search goes to where later tokens tell a router what is to come, if its space lets it."""
+    who = "the recommended point" if winner in leaking else f"of the finalists {', '.join(leaking)}"
+    verb = "is" if winner in leaking or len(leaking) == 1 else "are"
+    return (
+        f"not causal: {who} {verb} routed by what stands later in a text, which no model that "
+        "writes it can know; such a loss compares with others of its kind only. A space without it "
+        "routes sequences by a prefix: moe.sequence_representation=prefix, train.loss_start"
     )
 
 

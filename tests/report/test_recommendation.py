@@ -7,12 +7,15 @@ import json
 
 import pytest
 
+from moe import identity
 from moe.metrics import TEST_LOSS, VAL_LOSS
 from orchestrator.report.race import CONFIRM_SEEDS, RACE_SEEDS, Budget, race_of
 from orchestrator.report.recommendation import Recommendation
 from orchestrator.report.recommendation_text import axis_rows, lines_of
-from orchestrator.stores.trial_record import METRICS, TrialRecord
+from orchestrator.stores.trial_record import CONFIG, METRICS, TrialRecord
 from orchestrator.surrogate.effects import Effect, Effects
+from search_spaces.overlay import overlay
+from tests.fixtures.studies import TINY
 
 BUDGET = Budget(finalists=2, race=4, confirm=2)
 EFFECTS = Effects(
@@ -121,6 +124,27 @@ def test_each_axis_is_told_with_the_value_believed_best_and_what_leaving_costs_a
     kept = lines_of(answer)
     assert axis_rows(answer) == []
     assert "moe.num_experts=8 would be better by 0.0190 [0.0120, 0.0250]" in kept, "as of before"
+
+
+@pytest.mark.parametrize(
+    ("leaking", "said"),
+    [("a", "the recommended point is"), ("b", "of the finalists cell-b is"), ("", None)],
+)
+def test_who_reads_later_tokens_is_not_causal(leaking, said):
+    """A search finds the leak where its space has it."""
+    by_mean = identity.told(overlay(TINY, {"moe.routing_unit": "sequence"}))
+    trials = [
+        dataclasses.replace(
+            one, attributes={**one.attributes, CONFIG: by_mean if one.cell_hash in leaking else {}}
+        )
+        for one in trials_of(with_test=False)
+    ]
+    found = told(trials)
+    assert found.as_json()["not_causal"] == [f"cell-{one}" for one in leaking]
+    lines = [line for line in found.lines() if line.startswith("not causal: ")]
+    assert [line.removeprefix("not causal: ").partition(" routed")[0] for line in lines] == (
+        [said] if said else []
+    )
 
 
 def test_a_race_under_way_says_so():
