@@ -16,7 +16,11 @@ TAKEN += [("prior", {"guarded": 0.2}), ("nuisance", {"guarded": 0.2}), ("seeds",
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Study)])
-@pytest.mark.parametrize("value", [3.5, "6", {"guarded": 0.2}, [3], ["x"], object()], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [3.5, "6", {"guarded": 0.2}, [3], ["x"], object()],
+    ids=["fraction", "text", "dict", "numbers", "names", "object"],  # the same in each process
+)
 def test_every_field_refuses_what_is_no_value_of_it(sampled_study, field, value):
     if (field, value) in TAKEN:
         return
