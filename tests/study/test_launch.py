@@ -188,12 +188,12 @@ def test_cells_of_one_configuration_are_one_trial_and_said(corpus):
 def test_a_launch_that_cannot_begin_leaves_its_parent_run_as_it_ended(
     home, hold, grid_study, monkeypatch
 ):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise StudyError("the store is damaged")
 
     def cannot_begin():
         with monkeypatch.context() as patch:
-            patch.setattr("orchestrator.driver.session.finished_elsewhere", refuse)
+            patch.setattr("orchestrator.driver.session.reconcile", refuse)
             with pytest.raises(StudyError, match="damaged"), hold(grid_study):
                 pytest.fail("the launch began")
 
