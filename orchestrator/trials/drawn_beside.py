@@ -11,8 +11,7 @@ draw began, in records that nothing changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -34,13 +33,9 @@ class Drawing(Generic[T]):
         if self._begun is None or self._begun[0] != of:
             self._begun = of, self._executor.submit(draw)
         future = self._begun[1]
-        try:
-            result = future.result(timeout=patience_s)
-        except NotYet:
-            if future.done():  # the draw's own
-                raise
+        # Not by the result's own timeout: it cannot be told from one that the draw raises, nor from
+        # one after which the draw has ended.
+        if not wait([future], timeout=patience_s).done:
             return None
-        finally:
-            if future.done():
-                self._begun = None
-        return result
+        self._begun = None
+        return future.result()
