@@ -15,15 +15,7 @@ from pathlib import Path
 
 from orchestrator.archive.archived_launch import ArchivedLaunch, read, records_of
 from orchestrator.archive.container import SUFFIX
-from orchestrator.report.recommendation_text import (
-    AXIS_HEADINGS,
-    EFFECT_HEADINGS,
-    FINALIST_HEADINGS,
-    axis_rows,
-    effect_rows,
-    finalist_rows,
-    lines_of,
-)
+from orchestrator.report.recommendation_text import lines_of, tables_of
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.table_text import render
 from orchestrator.report.verdict_text import markdown_table, verdict_word
@@ -83,13 +75,8 @@ def _about(archived: ArchivedLaunch, launch: LaunchRecords) -> Iterator[str]:
     if (told := launch.info.attributes.get(RECOMMENDATION)) is not None:
         yield "## Recommendation"
         yield "\n".join(f"- {line}" for line in lines_of(told))
-        yield "\n".join(markdown_table(FINALIST_HEADINGS, finalist_rows(told)))
-        for headings, rows in (
-            (AXIS_HEADINGS, axis_rows(told)),
-            (EFFECT_HEADINGS, effect_rows(told)),
-        ):
-            if rows:
-                yield "\n".join(markdown_table(headings, rows))
+        for headings, rows in tables_of(told):
+            yield "\n".join(markdown_table(headings, rows))
     states = {s: n for s, n in count_states(launch.trials).items() if n}
     yield "Trials: " + ", ".join(f"{count} {state}" for state, count in states.items()) + "."
     for driver in archived.attributes.get("drivers", []):

@@ -22,16 +22,7 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.whole_files import whole
 from orchestrator.report.cost import cost_rows
 from orchestrator.report.recommendation import count_ended
-from orchestrator.report.recommendation_text import (
-    AXIS_HEADINGS,
-    EFFECT_HEADINGS,
-    FINALIST_HEADINGS,
-    axis_rows,
-    effect_rows,
-    finalist_rows,
-    lines_of,
-    since_line,
-)
+from orchestrator.report.recommendation_text import lines_of, since_line, tables_of
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
 from orchestrator.report.table_columns import BASELINE, NOTHING, Column, columns_of
@@ -175,15 +166,7 @@ def _recommendation(launch: LaunchRecords) -> dict[str, Any] | None:
     lines = [*lines_of(told), since_line(told, count_ended(launch.trials))]
     return {
         "lines": list(filter(None, lines)),
-        "tables": [
-            {"headings": headings, "rows": rows}
-            for headings, rows in (
-                (FINALIST_HEADINGS, finalist_rows(told)),
-                (AXIS_HEADINGS, axis_rows(told)),
-                (EFFECT_HEADINGS, effect_rows(told)),
-            )
-            if rows
-        ],
+        "tables": [{"headings": headings, "rows": rows} for headings, rows in tables_of(told)],
     }
 
 

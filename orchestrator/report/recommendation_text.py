@@ -140,6 +140,17 @@ def _cost_or_gain(one: Told) -> str:
     return f"cost {cost:+.4f} [{low:+.4f}, {high:+.4f}], which cannot be told from none"
 
 
+def tables_of(told: Told) -> list[tuple[Sequence[str], list[list[str]]]]:
+    """Headings and rows: who took part, the axes of the winner, what other values would cost. Only
+    those that have rows."""
+    tables = (
+        (FINALIST_HEADINGS, finalist_rows(told)),
+        (AXIS_HEADINGS, axis_rows(told)),
+        (EFFECT_HEADINGS, effect_rows(told)),
+    )
+    return [(headings, rows) for headings, rows in tables if rows]
+
+
 def finalist_rows(told: Told) -> list[list[str]]:
     return [
         [

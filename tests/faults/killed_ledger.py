@@ -45,6 +45,7 @@ from orchestrator.study.launch import Launch
 from orchestrator.study.resolve import resolve
 from orchestrator.trials.ledger import Ledger
 from orchestrator.trials.reconcile import reconcile
+from orchestrator.trials.trial_queue import More
 from search_spaces.cells import Cell
 
 STEPS = (2, 4)
@@ -79,8 +80,10 @@ def entry(cell: str, step: int) -> dict[str, float]:
     return {"step": step, "tokens": step * 128, "timestamp_ms": 1000 * step, VAL_LOSS: loss}
 
 
-def drive(home: Home, launch: Launch) -> None:
-    """What a driver does, Ray left out."""
+def begun(
+    home: Home, launch: Launch, more_of: Callable[[OptunaTrials], More | None] = lambda _: None
+) -> tuple[Ledger, OptunaTrials, MlflowRuns]:
+    """The launch in a driver's hands, both stores brought to one truth."""
     storage = optuna.storages.get_storage(home.optuna_storage)
     search = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
     owner = search.info.attributes[OWNER]
@@ -94,7 +97,14 @@ def drive(home: Home, launch: Launch) -> None:
         records=search.records(),
         finished_elsewhere=finished_elsewhere(storage, launch.name),
         run_tags={},
+        more=more_of(search),
     )
+    return ledger, search, tracking
+
+
+def drive(home: Home, launch: Launch) -> None:
+    """What a driver does, Ray left out."""
+    ledger, _, tracking = begun(home, launch)
     while assignment := ledger.next():
         play(ledger, assignment.record.number, assignment.point.cell)
     tracking.close("FINISHED")

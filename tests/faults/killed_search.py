@@ -12,12 +12,11 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from killed_ledger import TINY, deaths
+from killed_ledger import TINY, begun, deaths
 from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
@@ -26,17 +25,13 @@ from orchestrator.driver.recommending import Asked, Racer, effects_of
 from orchestrator.report.recommendation import Recommendation
 from orchestrator.stores import mlflow_client
 from orchestrator.stores.experiment_names import find_experiment
-from orchestrator.stores.mlflow_client import connect
-from orchestrator.stores.mlflow_runs import MlflowRuns
-from orchestrator.stores.optuna_launches import OWNER, RECOMMENDATION
+from orchestrator.stores.optuna_launches import RECOMMENDATION
 from orchestrator.stores.optuna_trials import OptunaTrials
 from orchestrator.stores.parent_run import PARENT
 from orchestrator.stores.trial_record import RUN_ID
 from orchestrator.study import Study
 from orchestrator.study.launch import Launch, Point
 from orchestrator.study.resolve import resolve
-from orchestrator.trials.ledger import Ledger
-from orchestrator.trials.reconcile import reconcile
 from search_spaces.domains import Choice
 from search_spaces.space import Space
 
@@ -62,27 +57,17 @@ def loss_of(point: Point) -> float:
 def drive(home: Home, launch: Launch) -> None:
     """`run` and `recommend`, Ray left out."""
     for recommending in (False, True):
-        storage = optuna.storages.get_storage(home.optuna_storage)
-        search = OptunaTrials.open(storage, launch, now=datetime.now(UTC))
-        racer = Racer(launch, home, search.info.attributes, RACE) if recommending else None
-        uri, owner = home.mlflow_uri, search.info.attributes[OWNER]
-        tracking = MlflowRuns.open(connect(uri), launch, home, owner=owner, uri=uri)
-        reconcile(search, tracking, metric=VAL_LOSS)
-        ledger = Ledger(
-            launch,
-            search,
-            tracking,
-            records=search.records(),
-            finished_elsewhere={},
-            run_tags={},
-            more=racer,
-        )
+
+        def racer_of(search: OptunaTrials, wanted: bool = recommending) -> Racer | None:
+            return Racer(launch, home, search.info.attributes, RACE) if wanted else None
+
+        ledger, search, tracking = begun(home, launch, racer_of)
         while assignment := ledger.next():
             number, loss = assignment.record.number, loss_of(assignment.point)
             ledger.started(number)
             entry = {"step": 4, "tokens": 512, "timestamp_ms": 4000, VAL_LOSS: loss}
             ledger.completed(number, entry, tokens=512)
-        if racer is not None:
+        if (racer := racer_of(search)) is not None:
             search.keep(RECOMMENDATION, recommended(launch, racer, list(ledger.trials)))
         tracking.close("FINISHED")
 
