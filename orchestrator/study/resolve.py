@@ -8,33 +8,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moe.config import ConfigError, TrialConfig
-from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.study.corpora import CORPUS_PATH, corpora_of, opened_corpora
 from orchestrator.study.drawable import require_drawable
 from orchestrator.study.followed_labels import followed_labels
 from orchestrator.study.launch import Launch, Point
+from orchestrator.study.measured import require_measured, with_metrics
 from orchestrator.study.merged_cells import merge_equal, trained_as
 from orchestrator.study.samplers import as_sampler
 from orchestrator.study.study import Study
 from orchestrator.study.tuning import require_tuning, trained_cells
 from search_spaces.domains import Choice
 from search_spaces.overlay import get, overlay
-from search_spaces.space import Rule, Space
+from search_spaces.space import Space
 
 # What another option of the command line sets.
 _RESERVED = {
     "train.seed": "--seeds",
     "data.corpus": "--corpus",
     "data.digest": "--corpus",
-}
-_NEEDED = {
-    "experts": "experts",
-    "scores": "a router that scores experts",
-    "limited room": "a limit on what an expert has room for (moe.capacity_factor)",
-    "uncertain experts": "tokens that may get no expert (moe.selection=expert, or a limit on what "
-    "an expert has room for)",
-    "whole sequences": "a router that reads the mean of whole sequences (moe.routing_unit)",
 }
 
 
@@ -90,7 +82,7 @@ def resolve(
         start = overlay(study.scales[scale], {CORPUS_PATH: spec})
         base = overlay(start, overrides)
         study.require_cells_of_claims(scale)
-        space = _with_metric(study, study.space_over(base))
+        space = with_metrics(study, study.space_over(base))
         cells = study.cells_over(base)
         study.require_comparable_claims(cells, base)
         asked_seeds = tuple(seeds if seeds is not None else study.seeds_at(scale))
@@ -132,8 +124,8 @@ def resolve(
             _require_one_text(launch)
             _require_feasible_on_corpus(launch, [launch.base_point()])
         else:
-            _require_metric(launch)
             _require_feasible_on_corpus(launch, launch.points())
+        require_measured(launch)
     except ConfigError as error:
         raise BadInput(f"study {study.name} at scale {scale}: {error}") from None
     return launch
@@ -175,20 +167,6 @@ def _require_search(study: Study, scale: str, option: str) -> None:
         )
 
 
-def _with_metric(study: Study, space: Space | None) -> Space | None:
-    """The space without the points whose runs would not have the study's metric, or one of its
-    objectives."""
-    if space is None:
-        return space
-    measures = [describe(name) for name in study.objectives or [study.metric]]
-    rules = [
-        Rule(holds=one.is_measured, reason=f"{one.name} is of runs with {_NEEDED[one.needs]}")
-        for one in measures
-        if one.needs
-    ]
-    return dataclasses.replace(space, rules=(*space.rules, *rules)) if rules else space
-
-
 def _refuse_idle(
     study: Study,
     scale: TrialConfig,
@@ -226,21 +204,6 @@ def _idle_message(option: str, path: str) -> str:
         f"{option} changes what a study holds fixed; {path} is what this study varies, so setting "
         "it would change no trial. Leave it out, or write a study of your own."
     )
-
-
-def _require_metric(launch: Launch) -> None:
-    """Raises BadInput where a cell's trials would not have the metric that they are judged by.
-
-    A sampled study's space has a rule instead.
-    """
-    measure = launch.study.measure
-    for cell in launch.cells:
-        if not measure.is_measured(cell.config(launch.base)):
-            raise BadInput(
-                f"every cell has the metric of its study; {measure.name} is of runs with "
-                f"{_NEEDED[measure.needs]}, and cell {cell.name} is none. Leave it out, or "
-                "choose another metric, and claim this one where it is measured."
-            )
 
 
 def _require_axes_of_rule(launch: Launch) -> None:

@@ -14,7 +14,8 @@ from optuna.distributions import FloatDistribution
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
-from moe.metrics import METRICS, VAL_LOSS, VAL_LOSS_OF_PART, describe
+from moe.data.corpus import open_corpus
+from moe.metrics import METRICS, VAL_LOSS, VAL_LOSS_OF_PART, describe, loss_of_part
 from orchestrator.base.errors import BadInput
 from orchestrator.cli.progress import RunProgress
 from orchestrator.driver.tune_adapters import make_scheduler
@@ -24,6 +25,7 @@ from orchestrator.report.pareto import pareto_points
 from orchestrator.report.records import read_launch
 from orchestrator.report.table_text import render
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.claims import Equivalent
 from orchestrator.study.resolve import resolve
 from orchestrator.trials.search_history import BoundedHistory
 from orchestrator.trials.search_state import study_of
@@ -102,6 +104,40 @@ def test_a_cell_whose_runs_lack_the_metric_is_refused(grid_study, corpus):
         resolve(
             judged_by(grid_study, "router/z_loss", cells=hashed, baseline="k1"), corpus_spec=corpus
         )
+
+
+PART = "val/loss/part:de"
+
+
+def test_the_loss_of_a_part_is_of_texts_that_have_it(grid_study, sampled_study, corpus):
+    for study in (grid_study, sampled_study):
+        with pytest.raises(BadInput, match=r"part:de is of a mixture .* has none\. Choose another"):
+            resolve(judged_by(study, PART), corpus_spec=corpus)
+    mixed = f"mix:{corpus}=1,stdlib=1"
+    (_, name) = (part.name for part in open_corpus(mixed).source.parts)
+    resolve(judged_by(grid_study, loss_of_part(name)), corpus_spec=mixed)
+    with pytest.raises(BadInput, match=f"part:de is of a mixture .*, and {mixed} has none"):
+        resolve(judged_by(grid_study, PART), corpus_spec=mixed)
+
+
+@pytest.mark.parametrize(
+    ("metric", "overrides", "told"),
+    [
+        (ENTROPY, {"moe.num_experts": 0}, "of runs with experts"),
+        ("router/z_loss", {"moe.router": "hash"}, "of runs with a router that scores experts"),
+        ("test/loss", {"data.test_fraction": 0.0}, "of runs with a split that is held out"),
+        (PART, {"moe.top_k": 4}, "of runs on a mixture .* with that part"),
+    ],
+)
+def test_a_claim_about_what_a_cell_lacks_is_refused(grid_study, corpus, metric, overrides, told):
+    study = dataclasses.replace(
+        grid_study,
+        cells=[Cell(name="lacks", overrides=overrides), *CELLS],
+        baseline="k1",
+        claims=(Equivalent(id="c", statement="one", a="lacks", b="k1", margin=0.1, metric=metric),),
+    )
+    with pytest.raises(BadInput, match=f"claim c: {metric} is {told}.*, and cell lacks is none"):
+        resolve(study, corpus_spec=corpus)
 
 
 def test_a_search_leaves_out_points_that_lack_the_metric(sampled_study, corpus):
