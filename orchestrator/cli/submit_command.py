@@ -29,6 +29,8 @@ from orchestrator.study.library import imported_beside, is_path, load_study
 job = typer.Typer(no_args_is_help=True, help="A submitted launch: status, logs, stop.")
 app.add_typer(job, name="job")
 
+_SEARCHING = ("trials", "sampler", "warm_start")  # options of `run`, which draws
+
 JobAddress = Annotated[
     str,
     typer.Option(
@@ -44,22 +46,32 @@ def submit_command(
     study: StudyArgument,
     address: JobAddress,
     python: Annotated[str, typer.Option(help="Python of the project on the cluster.")] = "python",
+    recommend: Annotated[
+        bool, typer.Option("--recommend", help="`recommend`, a search's end, in place of `run`.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a study as a Ray job, the driver on the cluster. STUDY comes first; other options are
-    those of `run`, and their paths are paths there.
+    those of `run` (or of `recommend`), and their paths are paths there.
 
     Example: moe-study submit quickstart --address http://HEAD:8265 --home /shared/moe-runs
     """
     from orchestrator.cluster.submit import job_client, submit
 
     name = load_study(study).name
-    launch = _require_meaning_there(_parsed_as_run(study, context.args))
+    command = "recommend" if recommend else "run"
+    launch = _require_meaning_there(_parsed_as(command, study, context.args))
     label = "/".join((name, launch.scale, joint_label(launch.corpus_specs)))
     beside = imported_beside(Path(study)) if is_path(study) else []
     with job_client(address) as client:
         submission_id = submit(
-            client, study, context.args, name=name, launch=label, python=python, beside=beside
+            client,
+            (command, study),
+            context.args,
+            name=name,
+            launch=label,
+            python=python,
+            beside=beside,
         )
     if as_json:
         print_json({"study": name, "submission_id": submission_id, "address": address})
@@ -72,10 +84,10 @@ def submit_command(
         )
 
 
-def _parsed_as_run(study: str, arguments: list[str]) -> dict[str, Any]:
-    """What `run` would be asked. Ends as `run` does where an option is unknown."""
-    run = typer.main.get_command(app).commands["run"]
-    with run.make_context("submit", [study, *arguments]) as parsed:
+def _parsed_as(command: str, study: str, arguments: list[str]) -> dict[str, Any]:
+    """What a command would be asked. Ends as that does where an option is unknown."""
+    asked = typer.main.get_command(app).commands[command]
+    with asked.make_context("submit", [study, *arguments]) as parsed:
         return parsed.params
 
 
@@ -96,6 +108,7 @@ def _require_meaning_there(asked: dict[str, Any]) -> Launch:
     for option, path in (
         ("--corpus", path_of(corpus) or ""),
         ("--checkpoint-uri", "" if "://" in place else place),
+        ("--write-study", str(asked.get("write_study") or "")),
     ):
         if path and not os.path.isabs(path):
             raise BadInput(
@@ -103,7 +116,8 @@ def _require_meaning_there(asked: dict[str, Any]) -> Launch:
                 f"{path!r}. Write it out."
             )
     options = AskedLaunch(**{field.name: asked[field.name] for field in fields(AskedLaunch)})
-    launch = options.resolved(asked["study"], trials=asked["trials"], need_corpus=False)
+    searching = {name: asked[name] for name in _SEARCHING if name in asked}
+    launch = options.resolved(asked["study"], **searching, need_corpus=False, draws=bool(searching))
     for spec in chain.from_iterable(map(part_specs, launch.corpus_specs)):
         if (path := path_of(spec)) and not os.path.isabs(path):
             raise BadInput(

@@ -81,7 +81,7 @@ def _refused(address: str, error: Exception) -> Unreachable:
 
 def submit(
     client: Any,
-    study: str,
+    asked: tuple[str, str],
     arguments: Sequence[str],
     *,
     name: str,
@@ -89,12 +89,14 @@ def submit(
     python: str = "python",
     beside: Sequence[Path] = (),
 ) -> str:
-    """Submits `run STUDY ARGUMENTS` and returns the submission id.
+    """Submits what was `asked`, a command and its study, with its arguments; returns the submission
+    id.
 
     `launch` is what Ray's dashboard calls the job: study, scale and corpus, as the launch's own
     name has them. `beside`: files that a study file imports, relative to its folder; they
     travel with it.
     """
+    command, study = asked
     with tempfile.TemporaryDirectory(prefix="moe-study-job-") as folder:
         staged = Path(folder)
         nodes.stage_code(staged)
@@ -105,7 +107,7 @@ def submit(
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file.parent / relative, kept)
             study = str(Path(STUDY_FOLDER, file.name))
-        told = ["run", study, "--address", "auto", *arguments]
+        told = [command, study, "--address", "auto", *arguments]
         (staged / ARGUMENTS_FILE).write_text(json.dumps(told))
         request = {
             "entrypoint": f"exec {python} -u -m orchestrator.cli.submitted",

@@ -167,6 +167,11 @@ def test_a_submitted_launch_is_stopped_in_order_and_goes_on(head, tmp_path, corp
         (["--home", "/x", "--seeds", "a"], "whole numbers"),
         (["--home", "/x", "--cpus", "2"], "--cpus"),
         (["--home", "/x", "--nonsense", "2"], "No such option"),
+        (["--home", "/x", "--share", "0.2"], "No such option"),
+        (["--home", "/x", "--sampler", "qmc"], "is for sampled studies"),
+        (["--recommend", "--home", "/x", "--trials", "2"], "No such option"),
+        (["--recommend", "--home", "/x", "--share", "0.2"], "nothing answers"),
+        (["--recommend", "--home", "/x", "--write-study", "next.py"], "--write-study"),
     ],
 )
 def test_a_submission_that_cannot_be_is_refused_here(moe_study, arguments, told):

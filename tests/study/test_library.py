@@ -97,7 +97,7 @@ def test_what_it_imports_is_sent_with_it(tmp_path):
         def submit_job(self, runtime_env, **_):
             root = Path(runtime_env["working_dir"])
             sent["files"] = {str(p.relative_to(root)) for p in (root / STUDY_FOLDER).rglob("*.py")}
-            told = json.loads((root / "arguments.json").read_text())
+            told = sent["told"] = json.loads((root / "arguments.json").read_text())
             # As the driver on the cluster loads it: from the working directory alone.
             sent["names"] = subprocess.run(
                 [
@@ -115,7 +115,11 @@ def test_what_it_imports_is_sent_with_it(tmp_path):
             return "job-1"
 
     beside = imported_beside(file)
-    submit(Client(), str(file), [], name=study.name, launch=study.name, beside=beside)
+    more = ["--share", "0.2"]
+    asked = ("recommend", str(file))
+    submit(Client(), asked, more, name=study.name, launch=study.name, beside=beside)
+    file_there = f"{STUDY_FOLDER}/with_helper.py"
+    assert sent["told"] == ["recommend", file_there, "--address", "auto", *more]
     assert sent["names"] == "['late']"
     assert sent["files"] == {
         f"{STUDY_FOLDER}/{name}"
