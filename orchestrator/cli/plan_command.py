@@ -18,6 +18,7 @@ from orchestrator.cli.parameters import (
     HomeOption,
     JsonOption,
     SamplerOption,
+    StorageOption,
     StudyArgument,
     TrialsOption,
     WarmStartOption,
@@ -90,6 +91,7 @@ def plan_command(
     sampler: SamplerOption = None,
     warm_start: WarmStartOption = False,
     home: HomeOption = None,
+    optuna_storage: StorageOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers of each trial, for its memory.")] = 1,
     shard: Annotated[
         bool, typer.Option("--shard", help="Weights and optimiser spread over the workers.")
@@ -127,14 +129,16 @@ def plan_command(
     launch = asked.resolved(
         study, trials=trials, sampler=sampler, warm_start=warm_start, need_corpus=False
     )
-    launch, origin = origin_of(launch, Home.at(home))
-    planned = plan(launch, Home.at(home).tokens, Given(device=device, workers=workers, shard=shard))
+    at = Home.at(home)
+    url = optuna_storage or at.optuna_storage
+    launch, origin = origin_of(launch, at, url)
+    planned = plan(launch, at.tokens, Given(device=device, workers=workers, shard=shard))
     for line in planned["notes"]:
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
     if write_configs is not None:
         if not launch.is_read:
             launch = asked.resolved(study, trials=trials, sampler=sampler)
-            launch, origin = origin_of(launch, Home.at(home))
+            launch, origin = origin_of(launch, at, url)
         if origin.cost is not None and origin.refused is not None:
             raise BadInput(origin.refused)
         # Of a grid whose cells are still to be tuned, what `ingest` takes first.
@@ -146,8 +150,8 @@ def plan_command(
                 errors.print(_of_the_tuning(written), markup=False, highlight=False)
             for line in _token_folders(written):
                 errors.print(line, markup=False)
-    noted = [*cautions(launch), *_upcycled(launch, Home.at(home)), *origin.lines]
-    powers = _powers(launch, Home.at(home), spread)
+    noted = [*cautions(launch), *_upcycled(launch, url), *origin.lines]
+    powers = _powers(launch, url, spread)
     if as_json:
         told = [power.as_json() for power in powers]
         design = str(launch.study.design)
@@ -167,7 +171,7 @@ def plan_command(
     for mixture in planned["mixtures"]:
         output.print(_mixture_line(mixture), highlight=False)
     try:
-        pace = pace_of(Home.at(home), scale=launch.scale)
+        pace = pace_of(url, scale=launch.scale)
     except StudyError as error:  # the plan stands without it
         errors.print(f"how long it takes cannot be told: {error}", highlight=False)
         pace = None
@@ -212,10 +216,10 @@ def _of_the_tuning(tuning: Launch) -> str:
     )
 
 
-def _powers(launch: Launch, home: Home, spread: float | None) -> list[ClaimPower]:
-    """Of the study's claims; without a spread where the home's record cannot be read."""
+def _powers(launch: Launch, url: str, spread: float | None) -> list[ClaimPower]:
+    """Of the study's claims; without a spread where the record cannot be read."""
     from orchestrator.report.claim_power import powers
-    from orchestrator.report.known_spread import given_spread, spread_of_home
+    from orchestrator.report.known_spread import given_spread, spread_of_record
 
     study = launch.study
     if not study.claims:
@@ -224,7 +228,7 @@ def _powers(launch: Launch, home: Home, spread: float | None) -> list[ClaimPower
         spread_of = given_spread(spread)
     else:
         try:
-            spread_of = spread_of_home(home, study=study.name, scale=launch.scale)
+            spread_of = spread_of_record(url, study=study.name, scale=launch.scale)
         except StudyError as error:  # the plan stands without it
             errors.print(f"how far seeds spread cannot be told: {error}", highlight=False)
             return []
@@ -243,7 +247,7 @@ def _power_row(power: ClaimPower) -> list[str]:
     ]
 
 
-def _upcycled(launch: Launch, home: Home) -> list[str]:
+def _upcycled(launch: Launch, url: str) -> list[str]:
     """Of cells that start from a dense trial, what that cost: no trial of this launch counts it."""
     sources: dict[str, list[str]] = {}
     for point in launch.points_ahead():
@@ -253,7 +257,7 @@ def _upcycled(launch: Launch, home: Home) -> list[str]:
     for dense, cells in sources.items():
         from orchestrator.stores.trained_weights import complete_trial
 
-        record = complete_trial(home.optuna_storage, dense)
+        record = complete_trial(url, dense)
         told = (
             f"whose {record.tokens:,} tokens are not counted here"
             if record is not None

@@ -59,9 +59,8 @@ class Origin:
         return found
 
 
-def origin_of(launch: Launch, home: Home) -> tuple[Launch, Origin]:
-    """The launch with the points that it would train, as far as they are known."""
-    url = home.optuna_storage
+def origin_of(launch: Launch, home: Home, url: str) -> tuple[Launch, Origin]:
+    """The launch with the points that it would train, as far as the record at `url` knows them."""
     if launch.study.tune:
         return _tuned(launch, url)
     if launch.rung_below is not None:

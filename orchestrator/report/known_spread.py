@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from orchestrator.base.home import Home
 from orchestrator.report.claim_power import Spread, SpreadOf, pooled_spread, spread_in
 from orchestrator.report.evidence import Values
 from orchestrator.report.judge import values_of
@@ -15,17 +14,17 @@ def given_spread(sd: float) -> SpreadOf:
     return lambda a, b, metric: Spread(sd=sd, source="as given")
 
 
-def spread_of_home(home: Home, *, study: str, scale: str) -> SpreadOf:
+def spread_of_record(url: str, *, study: str, scale: str) -> SpreadOf:
     """Of two cells: from their own paired seeds in the study's newest launch at this scale that has
     two; else the median over pairs of cells of all launches at it.
 
-    Raises StudyError where the home's record cannot be read.
+    Raises StudyError where the record cannot be read.
     """
     own: list[Values] = []
     others: list[Values] = []
-    storage = storage_if_any(home.optuna_storage)
+    storage = storage_if_any(url)
     if storage is not None:
-        with trouble_named(home.optuna_storage):
+        with trouble_named(url):
             for info in reversed(launches_in(storage)):
                 if info.attributes["scale"] != scale or info.attributes["sampled"]:
                     continue

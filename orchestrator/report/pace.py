@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from orchestrator.base.home import Home
 from orchestrator.stores.optuna_launches import launches_in
 from orchestrator.stores.optuna_storage import storage_if_any, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
@@ -20,15 +19,15 @@ class Pace:
     trials: int
 
 
-def pace_of(home: Home, *, scale: str) -> Pace | None:
-    """The median over a home's complete trials at one scale: other sizes go at other speeds.
+def pace_of(url: str, *, scale: str) -> Pace | None:
+    """The median over a record's complete trials at one scale: other sizes go at other speeds.
 
-    None where there are none. Raises StudyError where the home's record cannot be read.
+    None where there are none. Raises StudyError where the record cannot be read.
     """
-    storage = storage_if_any(home.optuna_storage)
+    storage = storage_if_any(url)
     if storage is None:
         return None
-    with trouble_named(home.optuna_storage):
+    with trouble_named(url):
         found = [
             record.device_s / (record.tokens * record.attributes[FLOPS_PER_TOKEN])
             for info in launches_in(storage)

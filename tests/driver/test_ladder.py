@@ -265,14 +265,17 @@ FILE = search_file(
 )
 
 
+@pytest.mark.parametrize("is_elsewhere", [False, True], ids=["in-the-home", "elsewhere"])
 def test_plan_tells_the_points_and_what_is_known_of_both_rungs_before_anything_is_spent(
-    home, corpus, moe_study, tmp_path, monkeypatch
+    home, corpus, moe_study, tmp_path, monkeypatch, is_elsewhere
 ):
     monkeypatch.setattr("orchestrator.driver.tune_loop.run", work)
     monkeypatch.setattr("orchestrator.driver.publish.publish", lambda session: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(FILE)
     where = ("--home", home.root, "--corpus", corpus)
+    if is_elsewhere:
+        where += ("--optuna-storage", f"sqlite:///{tmp_path}/elsewhere.db")
     code, out, _ = moe_study("plan", "mine.py", *where, "--scale", "wide")
     assert code == 0
     assert "Run that first, to its end" in out

@@ -25,7 +25,7 @@ def test_no_record_yet_is_an_answer_to_readers_that_can_do_without(tmp_path, mad
     assert storage_if_any(f"sqlite:///{file}") is None
     with pytest.raises(NoRecordYet, match="Run a study first"):
         open_storage(f"sqlite:///{file}", create=False)
-    assert pace_of(Home(tmp_path), scale="smoke") is None
+    assert pace_of(Home(tmp_path).optuna_storage, scale="smoke") is None
 
 
 def test_a_record_that_cannot_be_used_is_not_taken_for_none(tmp_path):
