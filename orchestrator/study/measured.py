@@ -57,8 +57,10 @@ def require_measured(launch: Launch) -> None:
             )
     by_name = {cell.name: cell for cell in launch.cells}
     for claim_id, name, measure in _claimed(launch.study):
-        config = by_name[launch.merged.get(name, name)].config(launch.base)
-        if (why := _why_not(measure, config, launch)) is not None:
+        cell = by_name.get(launch.merged.get(name, name))
+        if cell is None:  # this corpus has no such cell
+            continue
+        if (why := _why_not(measure, cell.config(launch.base), launch)) is not None:
             raise BadInput(
                 f"a claim is about what its cells have; claim {claim_id}: {why}, and cell {name} "
                 "is none. Claim another metric of it, or this one of other cells."
