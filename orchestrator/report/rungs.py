@@ -9,7 +9,7 @@ speak: they are a sample of all points, whose tau has an interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean
@@ -17,7 +17,9 @@ from typing import Any
 
 from orchestrator.report.statistics import kendall_tau
 from orchestrator.report.tau_over_points import interval_over_points
+from orchestrator.stores.optuna_launches import BASE
 from orchestrator.stores.trial_record import TrialRecord
+from orchestrator.study.comparability import evaluation
 from orchestrator.study.early_stopping import StoppingRule, rule_of
 
 MIN_CURVES = 10
@@ -114,24 +116,36 @@ def rungs_of_launch(
     others: Iterable[TrialRecord] = (),
 ) -> tuple[list[Rung], list[int]]:
     """The rungs that a launch was started with, and the steps that its trials may have; none
-    without early stopping. `others` are trials of launches whose values are of the same kind: where
-    the rule guards points of `launch`, these speak alone."""
+    without early stopping. `others` are trials of launches on the same text, of which those speak
+    that are evaluated as the launch's own are: where the rule guards points of `launch`, these
+    speak alone. Trials of a configuration that the study had before say nothing."""
     kept = attributes.get("early_stopping")
     if not kept:
         return [], []
     lengths = kept["num_steps"]
     if isinstance(lengths, int):  # launches of before 2026-11-25 have the base's alone
         lengths = [lengths]
-    rule, records = rule_of(kept), list(records)
+    rule, records = rule_of(kept), [r for r in records if not r.is_older]
     if sample := _guarded(rule, launch, records):
         return rungs(rule, lengths, sample, by_point=True), lengths
-    return rungs(rule, lengths, chain(records, others)), lengths
+    return rungs(
+        rule, lengths, chain(records, _evaluated_alike(attributes, records, others))
+    ), lengths
+
+
+def _evaluated_alike(
+    attributes: Mapping[str, Any], own: Sequence[TrialRecord], others: Iterable[TrialRecord]
+) -> Iterator[TrialRecord]:
+    """Losses over other positions, or of longer contexts, have ranks and falls of their own."""
+    told = [attributes.get(BASE), *(r.config for r in own)]
+    ours = {evaluation(config) for config in told if config is not None}
+    return (r for r in others if r.config is not None and evaluation(r.config) in ours)
 
 
 def _guarded(rule: StoppingRule, launch: str, records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """The trials of points that the rule guarded from their beginning: those asked for after the
     last one that was stopped all the same, before the rule was told to guard."""
-    own = [r for r in records if not r.is_older and rule.guards(launch, r.cell_hash)]
+    own = [r for r in records if rule.guards(launch, r.cell_hash)]
     diverged = {r.cell_hash for r in own if r.diverged}  # of whose seeds all are stopped
     stopped = (r.number for r in own if r.state == "pruned" and r.cell_hash not in diverged)
     since = max(stopped, default=-1)

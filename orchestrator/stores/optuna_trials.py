@@ -65,11 +65,7 @@ class OptunaTrials:
     @classmethod
     def alike(cls, storage: BaseStorage, info: LaunchInfo) -> Iterator[TrialRecord]:
         """Trials of the other launches of one study at one scale on one corpus, whatever was
-        overridden.
-
-        Their losses are of one kind: the held-out text and the tokens are the same. Nothing is read
-        before the first is asked for.
-        """
+        overridden. Nothing is read before the first is asked for."""
         same = ("study", "scale", "corpus_digest", "metric")
         for other in launches_in(storage):
             is_other = other.name != info.name

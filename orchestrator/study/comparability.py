@@ -29,6 +29,7 @@ _DEFAULTS = {
 # Settings of the evaluation, which change its value though the model be the same.
 _DECIDES_LEAKS = ("moe.", "model.")
 _ALIKE = ("model.context_length", "train.loss_start", "train.eval_tokens")
+_TOKENIZED_BY = ("data.tokenizer", "data.vocab_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,12 @@ class Evaluated:
             alike={path: values[path] for path in _ALIKE},
             is_causal=not leaks,
         )
+
+
+def evaluation(told: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides how a trial on some text is evaluated, equal for two whose losses compare; of a
+    configuration as the record has it."""
+    return tuple(told.get(path, _DEFAULTS[path]) for path in (*_ALIKE, *_TOKENIZED_BY))
 
 
 def leaks_future(told: Mapping[str, Any]) -> bool | None:

@@ -3,7 +3,7 @@
 Weights, scale and noise are the most probable ones under priors that expect smooth functions in
 which more columns matter less each (arXiv 2402.02229). With tens of points and twenty columns a
 likelihood alone overfits. It is our own since it foretells at least as well as BoTorch's on five of
-seven problems, in a tenth to a thousandth of the time (`benchmarks/surrogate_fits.py`, docs/log.md).
+seven problems, in a tenth to a thousandth of the time (`benchmarks/surrogate_fits.py`).
 """
 
 from __future__ import annotations

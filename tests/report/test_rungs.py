@@ -66,11 +66,13 @@ def test_rungs_between_evaluations_say_where_trials_are_judged():
 def point(number, cell, rung, end, state="complete", seed=0, **more):
     made = trial(number, {50: rung, 100: end} if state == "complete" else {50: rung}, state)
     made.cell_hash, made.seed, made.is_older, made.diverged = cell, seed, False, False
+    made.config = {}
     made.__dict__.update(more)
     return made
 
 
 GUARDED = EarlyStopping(first_rung=0.5, guarded=0.3)
+COUNTED = {"train.loss_start": 32}
 KEPT = {"early_stopping": {**GUARDED.as_attributes(), "num_steps": [100]}}
 
 
@@ -98,6 +100,20 @@ def test_guarded_points_alone_speak_once_a_point_by_their_mean():
     kept = {"early_stopping": {**KEPT["early_stopping"], "guarded": 0.0}}
     (plain,), _ = rungs_of_launch(kept, records, launch="l", others=others)
     assert (plain.n, plain.low) == (74, None)
+
+
+def test_what_is_evaluated_otherwise_says_nothing():
+    """Losses of positions that count no longer, of this launch or of one beside it, would be told
+    as curves of those that count now: of 12 whose ranks hold none of the others' is heard."""
+    kept = {"early_stopping": {**KEPT["early_stopping"], "guarded": 0.0}, "base": COUNTED}
+    own = [point(i, f"{i}", i, i, config={**COUNTED, "moe.top_k": i}) for i in range(12)]
+    older = [point(50 + i, f"{i}", i, -i, is_older=True, config={}) for i in range(30)]
+    beside = [point(90 + i, f"{i}", i, -i, config={}) for i in range(30)]
+    alike = [point(130 + i, f"{i}", i, i, config={**COUNTED, "data.num": 1}) for i in range(3)]
+    (found,), _ = rungs_of_launch(kept, [*own, *older], others=[*beside, *alike])
+    assert (found.n, found.tau) == (15, pytest.approx(1))
+    (at_first,), _ = rungs_of_launch(kept, older, others=[*beside, *alike])
+    assert at_first.n == 3
 
 
 def test_points_from_before_the_rule_guarded_say_nothing():
