@@ -15,7 +15,8 @@ from pathlib import Path
 
 from orchestrator.archive.archived_launch import ArchivedLaunch, read, records_of
 from orchestrator.archive.container import SUFFIX
-from orchestrator.report.recommendation_text import lines_of, tables_of
+from orchestrator.report.recommendation import kept_lines
+from orchestrator.report.recommendation_text import tables_of
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.table_text import render
 from orchestrator.report.verdict_text import markdown_table, verdict_word
@@ -74,7 +75,7 @@ def page_of(file: Path) -> str:
 def _about(archived: ArchivedLaunch, launch: LaunchRecords) -> Iterator[str]:
     if (told := launch.info.attributes.get(RECOMMENDATION)) is not None:
         yield "## Recommendation"
-        yield "\n".join(f"- {line}" for line in lines_of(told))
+        yield "\n".join(f"- {line}" for line in kept_lines(told, launch.trials))
         for headings, rows in tables_of(told):
             yield "\n".join(markdown_table(headings, rows))
     states = {s: n for s, n in count_states(launch.trials).items() if n}

@@ -21,8 +21,8 @@ from moe.metrics import describe
 from orchestrator.base.errors import BadInput
 from orchestrator.base.whole_files import whole
 from orchestrator.report.cost import cost_rows
-from orchestrator.report.recommendation import count_ended
-from orchestrator.report.recommendation_text import lines_of, since_line, tables_of
+from orchestrator.report.recommendation import kept_lines
+from orchestrator.report.recommendation_text import tables_of
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.sections import chart_sections
 from orchestrator.report.table_columns import BASELINE, NOTHING, Column, columns_of
@@ -163,9 +163,8 @@ def _recommendation(launch: LaunchRecords) -> dict[str, Any] | None:
     told = launch.info.attributes.get(RECOMMENDATION)
     if told is None:
         return None
-    lines = [*lines_of(told), since_line(told, count_ended(launch.trials))]
     return {
-        "lines": list(filter(None, lines)),
+        "lines": kept_lines(told, launch.trials),
         "tables": [{"headings": headings, "rows": rows} for headings, rows in tables_of(told)],
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from moe.metrics import on_test
 from orchestrator.report.race import ALPHA, CONFIRM_SEEDS, Finalist, Race, is_fresh
-from orchestrator.report.recommendation_text import lines_of
+from orchestrator.report.recommendation_text import lines_of, since_line
 from orchestrator.report.statistics import Estimate
 from orchestrator.stores.trial_record import FINISHED_STATES, TrialRecord
 from orchestrator.study.comparability import leaks_future
@@ -19,6 +19,13 @@ from orchestrator.surrogate.effects import Effects
 
 def count_ended(trials: Iterable[TrialRecord]) -> int:
     return sum(record.state in FINISHED_STATES for record in trials if not record.is_older)
+
+
+def kept_lines(told: Mapping[str, Any], trials: Iterable[TrialRecord]) -> list[str]:
+    """What a launch keeps of its recommendation, and whether it has changed since."""
+    current = [record for record in trials if not record.is_older]
+    since = since_line(told, count_ended(current), {record.cell for record in current})
+    return [*lines_of(told), *([since] if since else [])]
 
 
 @dataclass(frozen=True, kw_only=True)

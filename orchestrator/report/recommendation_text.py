@@ -3,7 +3,7 @@ terminal, on the report's page and among the results, where the study's space is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 Told = Mapping[str, Any]  # Recommendation.as_json
@@ -190,12 +190,18 @@ def axis_rows(told: Told) -> list[list[str]]:
     ]
 
 
-def since_line(told: Told, ended: int) -> str | None:
-    """What is to be said where trials have ended since it was told."""
+def since_line(told: Told, ended: int, cells: Collection[str]) -> str | None:
+    """What is to be said where the study was edited, or trials have ended, since it was told:
+    `ended` and `cells` are of the launch's trials as the study is now."""
+    again = f"`moe-study recommend {told['study']}` tells again"
+    if any(one["cell"] not in cells for one in told["finalists"]):
+        return (
+            "the study was edited since this was told, and has these points no more (nor do values "
+            f"of before compare with those of now): {again}"
+        )
     more = ended - told["by_trials"]
     if more <= 0:
         return None
-    again = f"`moe-study recommend {told['study']}` tells again"
     return f"since this was told more trials have ended ({more}): {again}"
 
 

@@ -261,6 +261,14 @@ def test_what_was_recommended_stays_with_the_launch(home, corpus, moe_study, tmp
     assert moe_study("run", "mine.py", *where, "--trials", "9")[0] == 0
     assert "since this was told more trials have ended (1): " in page()
 
+    edited = FILE.replace('scales={"smoke": TINY}', 'scales={"smoke": overlay(TINY, LATER)}')
+    assert edited != FILE
+    (tmp_path / "mine.py").write_text('LATER = {"train.loss_start": 2}\n' + edited)
+    assert moe_study("run", "mine.py", *where)[0] == 0
+    text = page()
+    assert "the study was edited since this was told, and has these points no more" in text
+    assert "more trials have ended" not in text
+
 
 def test_one_finalist_a_design_and_its_rate_is_no_answer(hold, study):
     """Designs differ in what is no nuisance; of each the best rate is raced."""
