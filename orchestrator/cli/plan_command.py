@@ -151,7 +151,7 @@ def plan_command(
             for line in _token_folders(written):
                 errors.print(line, markup=False)
     noted = [*cautions(launch), *_upcycled(launch, url), *origin.lines]
-    powers = _powers(launch, url, spread)
+    powers = _powers(launch, url, at, spread)
     if as_json:
         told = [power.as_json() for power in powers]
         design = str(launch.study.design)
@@ -216,7 +216,7 @@ def _of_the_tuning(tuning: Launch) -> str:
     )
 
 
-def _powers(launch: Launch, url: str, spread: float | None) -> list[ClaimPower]:
+def _powers(launch: Launch, url: str, home: Home, spread: float | None) -> list[ClaimPower]:
     """Of the study's claims; without a spread where the record cannot be read."""
     from orchestrator.report.claim_power import powers
     from orchestrator.report.known_spread import given_spread, spread_of_record
@@ -228,7 +228,7 @@ def _powers(launch: Launch, url: str, spread: float | None) -> list[ClaimPower]:
         spread_of = given_spread(spread)
     else:
         try:
-            spread_of = spread_of_record(url, study=study.name, scale=launch.scale)
+            spread_of = spread_of_record(url, home, study=study.name, scale=launch.scale)
         except StudyError as error:  # the plan stands without it
             errors.print(f"how far seeds spread cannot be told: {error}", highlight=False)
             return []

@@ -16,8 +16,8 @@ from typing import Any
 
 from scipy import stats
 
-from orchestrator.report.figure_data import CellTrials, counted
-from orchestrator.report.judge import Judgement, main_digest
+from orchestrator.report.figure_data import CellTrials
+from orchestrator.report.judge import Judgement, counted, main_digest
 from orchestrator.report.records import LaunchRecords
 from orchestrator.report.statistics import holm, mean_interval, paired_differences, two_sided_p
 from orchestrator.stores.configurations import told_values

@@ -20,7 +20,7 @@ import numpy as np
 
 from moe.train.run_folder import ROUTING_FILE
 from orchestrator.base.home import Home
-from orchestrator.report.judge import main_digest
+from orchestrator.report.judge import counted
 from orchestrator.report.statistics import mean_interval, paired_differences
 from orchestrator.stores.trial_record import TrialRecord
 
@@ -250,14 +250,6 @@ def specializations(cells: Sequence[CellTrials], rows: Rows) -> list[Specializat
             )
         )
     return panels
-
-
-def counted(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The complete trials of the code that trained the most of them, in order of number."""
-    digest = main_digest(records)
-    complete = [r for r in records if r.state == "complete" and math.isfinite(r.value)]
-    kept = [r for r in complete if r.code == digest and not r.is_older]
-    return sorted(kept, key=lambda r: r.number)
 
 
 def tokens_per_step(trials: Sequence[TrialRecord], home: Home) -> float | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe.metrics import Metric, describe, on_test
-from orchestrator.report.figure_data import counted
+from orchestrator.report.judge import counted
 from orchestrator.report.statistics import Estimate, mean_interval
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.study.objectives import FIGURES

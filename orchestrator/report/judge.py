@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -196,6 +197,14 @@ def main_digest(records: Sequence[TrialRecord]) -> str:
     counts = Counter(r.code for r in complete)
     newest = {r.code: r.number for r in sorted(complete, key=lambda r: r.number)}
     return max(counts, key=lambda digest: (counts[digest], newest[digest]), default="")
+
+
+def counted(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The complete trials of the code that trained the most of them, in order of number."""
+    digest = main_digest(records)
+    complete = [r for r in records if r.state == "complete" and math.isfinite(r.value)]
+    kept = [r for r in complete if r.code == digest and not r.is_older]
+    return sorted(kept, key=lambda r: r.number)
 
 
 def values_of(

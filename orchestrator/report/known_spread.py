@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from orchestrator.base.home import Home
 from orchestrator.report.claim_power import Spread, SpreadOf, pooled_spread, spread_in
 from orchestrator.report.evidence import Values
-from orchestrator.report.judge import values_of
+from orchestrator.report.judge import counted, values_of
+from orchestrator.stores.configurations import told_apart
 from orchestrator.stores.optuna_launches import launches_in
 from orchestrator.stores.optuna_storage import storage_if_any, trouble_named
 from orchestrator.stores.optuna_trials import OptunaTrials
@@ -14,9 +16,9 @@ def given_spread(sd: float) -> SpreadOf:
     return lambda a, b, metric: Spread(sd=sd, source="as given")
 
 
-def spread_of_record(url: str, *, study: str, scale: str) -> SpreadOf:
+def spread_of_record(url: str, home: Home, *, study: str, scale: str) -> SpreadOf:
     """Of two cells: from their own paired seeds in the study's newest launch at this scale that has
-    two; else the median over pairs of cells of all launches at it.
+    two; else the median over pairs of cells of all launches at it. Trials count as for claims.
 
     Raises StudyError where the record cannot be read.
     """
@@ -29,8 +31,8 @@ def spread_of_record(url: str, *, study: str, scale: str) -> SpreadOf:
                 if info.attributes["scale"] != scale or info.attributes["sampled"]:
                     continue
                 records = OptunaTrials(storage, info).records()
-                complete = [r for r in records if r.state == "complete"]
-                values = values_of(complete, info.attributes["metric"])
+                judged = counted(told_apart(records, info.attributes, home))
+                values = values_of(judged, info.attributes["metric"])
                 (own if info.study == study else others).append(values)
 
     def spread_of(a: str, b: str, metric: str) -> Spread | None:

@@ -18,7 +18,6 @@ from orchestrator.report.figure_data import (
     Specialization,
     balance_pairs,
     complete_cells,
-    counted,
     curve_of,
     differences_of,
     interval_of,
@@ -28,6 +27,7 @@ from orchestrator.report.figure_data import (
 )
 from orchestrator.report.figure_labels import curve_label, label_of
 from orchestrator.report.interactions import Interaction, interactions
+from orchestrator.report.judge import counted
 from orchestrator.report.pareto import Cost, ParetoPoint, pareto_points
 from orchestrator.report.records import LaunchRecords
 from orchestrator.stores.trial_record import TrialRecord

@@ -14,7 +14,8 @@ from typing import Literal
 
 from moe.metrics import describe
 from orchestrator.base.home import Home
-from orchestrator.report.figure_data import counted, tokens_per_step
+from orchestrator.report.figure_data import tokens_per_step
+from orchestrator.report.judge import counted
 from orchestrator.stores.trial_record import FLOPS_PER_TOKEN, PARAMS_ACTIVE, TrialRecord
 
 Cost = Literal["flops", "active"]

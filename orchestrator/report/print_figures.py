@@ -24,7 +24,7 @@ from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.base.whole_files import whole
 from orchestrator.report.axis_charts import parallel_dimensions
-from orchestrator.report.figure_data import MOST_SAMPLED, Interval, Rows, counted
+from orchestrator.report.figure_data import MOST_SAMPLED, Interval, Rows
 from orchestrator.report.figure_labels import (
     label_of,
     last_part,
@@ -32,7 +32,7 @@ from orchestrator.report.figure_labels import (
     shorten,
     word_form_note,
 )
-from orchestrator.report.judge import NO_EVIDENCE, main_digest
+from orchestrator.report.judge import NO_EVIDENCE, counted, main_digest
 from orchestrator.report.launch_data import LaunchData
 from orchestrator.report.pareto import NAMES as COST_NAMES
 from orchestrator.report.text_alternatives import interaction_text

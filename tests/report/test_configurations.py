@@ -10,6 +10,7 @@ import pytest
 from moe.metrics import STEP, TIMESTAMP_MS, VAL_LOSS
 from orchestrator.base.errors import BadInput
 from orchestrator.report.edited_study import edit_line
+from orchestrator.report.known_spread import spread_of_record
 from orchestrator.report.notebook import LaunchFrames
 from orchestrator.report.page import render_report
 from orchestrator.report.print_figures import _heading
@@ -90,6 +91,28 @@ def test_a_claim_pairs_seeds_of_one_configuration_only(home, hold, study):
     assert "6 complete trials are of configurations that the study had before" in str(
         table.judgement.notes
     )
+
+
+def test_the_spread_that_power_goes_by_is_of_one_configuration_only(home, hold, study):
+    """Three seeds of before and two of now: paired across the edit they would lie 10 apart."""
+
+    def apart(point):  # seeds of two cells differ
+        return loss_of(point) + point.seed * (point.cell == "dense")
+
+    with hold(study, seeds=(0, 1, 2)) as session:
+        finish(session, 9, apart)
+
+    def spread():
+        found = spread_of_record(home.optuna_storage, home, study=study.name, scale="smoke")
+        return found("learned", "dense", VAL_LOSS)
+
+    assert spread().source.startswith("3 seeds of learned and dense")
+    new = edited(study, optim__warmup_steps=5)
+    with hold(new, seeds=(0, 1)) as session:
+        finish(session, 6, lambda point: apart(point) + 10)
+    told = spread()
+    assert told.source.startswith("2 seeds of learned and dense")
+    assert told.sd == pytest.approx(2**-0.5)
 
 
 def test_before_any_trial_of_the_edit_nothing_is_judged_by_old_ones(home, hold, study):
