@@ -26,14 +26,16 @@ from orchestrator.stores.configurations import told_apart
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.stores.violations import marked
 from orchestrator.study.launch import Launch, Point
-from orchestrator.surrogate.columns import Columns
+from orchestrator.surrogate.columns import Columns, distance
 from orchestrator.surrogate.effects import Effects, effects_about
 from orchestrator.surrogate.expected_improvement import Seen, fitted_to
 from orchestrator.trials.search_history import BoundedHistory
 from orchestrator.trials.search_state import Search
-from search_spaces.space import Infeasible
+from search_spaces.domains import Choice
+from search_spaces.space import Infeasible, Space
 
 _MODELLED = 200  # trials, of which the process is fitted
+_TWIN = 0.05  # of a range; of a learning rate from 1e-3 to 1e-2 a factor of 1.12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,8 @@ def require_no_race_seeds(launch: Launch) -> None:
 def best_points(launch: Launch, search: Iterable[TrialRecord]) -> list[str]:
     """The points that were trained to their end, the best first by what a Gaussian process over all
     trials believes of them: one lucky seed is no reason. None violates a constraint. Of points that
-    differ in what is tuned within a design alone, the best."""
+    differ in what is tuned within a design alone, the best; those that are all but equal to a
+    better one come last, since a search ends among such and no race tells them apart."""
     assert launch.space is not None
     search = list(search)
     barred = {r.cell_hash for r in marked(search, launch.study.constraints) if r.violates}
@@ -112,7 +115,25 @@ def best_points(launch: Launch, search: Iterable[TrialRecord]) -> list[str]:
         values = complete[point].params.items()
         design = tuple(v for v in sorted(values) if v[0] not in launch.study.nuisance)
         designs.setdefault(design, point)
-    return list(designs.values())
+    ranked: list[str] = []
+    twins: list[str] = []
+    for point in designs.values():
+        values = complete[point].params
+        is_twin = any(_are_twins(launch.space, values, complete[o].params) for o in ranked)
+        (twins if is_twin else ranked).append(point)
+    return [*ranked, *twins]
+
+
+def _are_twins(space: Space, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two points differ in ranges of numbers alone, and little in each."""
+    if a.keys() != b.keys():
+        return False
+    return all(
+        a[path] == b[path]
+        or (not isinstance(domain, Choice) and distance(domain, a[path], b[path]) <= _TWIN)
+        for path, domain in space.axes.items()
+        if path in a
+    )
 
 
 def effects_of(

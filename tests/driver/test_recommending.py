@@ -23,10 +23,12 @@ from orchestrator.stores.trial_record import MOE_DIGEST
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
 from orchestrator.surrogate.effects import Effect, Effects
-from search_spaces.domains import Choice
+from search_spaces.domains import Choice, Float
 from search_spaces.space import Space
 from tests.fixtures.studies import search_file
 from tests.trials.test_search_state import record
+
+RATE = "optim.learning_rate"
 
 RACE = {"recommending": Asked(trainings=8)}
 
@@ -290,6 +292,29 @@ def test_one_finalist_a_design_and_its_rate_is_no_answer(hold, study):
         {"moe.num_experts": 2, "optim.learning_rate": 1e-3},
         {"moe.num_experts": 4, "optim.learning_rate": 4e-3},
     ]
+
+
+def test_points_that_are_all_but_equal_take_no_place_in_a_race(hold, study):
+    """A search ends among such: its two best ones, a rate apart by 2%, were raced once."""
+    space = Space(
+        axes={"moe.num_experts": Choice((2, 4)), RATE: Float(low=1e-3, high=1e-2, log=True)}
+    )
+    asked = [(4, 9e-3), (4, 9.2e-3), (2, 9e-3), (4, 5e-3), (2, 9.3e-3)]
+    first = [{"moe.num_experts": n, RATE: rate} for n, rate in asked]
+    study = dataclasses.replace(study, space=space, first=first, trials=5, seeds=(0,))
+    with hold(study) as session:
+        while (assignment := session.ledger.next()) is not None:
+            number, point = assignment.record.number, assignment.point.overrides
+            session.ledger.started(number)
+            value = 2.0 + 0.1 * (point["moe.num_experts"] == 2) + 20 * (1e-2 - point[RATE])
+            entry = {"step": 8, "tokens": 1024, "timestamp_ms": 1000, VAL_LOSS: value}
+            session.ledger.completed(number, entry, tokens=1024)
+        ranked = best_points(session.launch, searched(session.records))
+        params = {
+            r.cell_hash: (r.params["moe.num_experts"], r.params[RATE]) for r in session.records
+        }
+    assert [params[point] for point in ranked[:3]] == [(4, 9.2e-3), (4, 5e-3), (2, 9.3e-3)]
+    assert {params[point] for point in ranked[3:]} == {(4, 9e-3), (2, 9e-3)}
 
 
 def test_no_effect_is_told_of_a_point_that_no_run_can_have(study, corpus):
