@@ -128,9 +128,8 @@ def rungs_of_launch(
     rule, records = rule_of(kept), [r for r in records if not r.is_older]
     if sample := _guarded(rule, launch, records):
         return rungs(rule, lengths, sample, by_point=True), lengths
-    return rungs(
-        rule, lengths, chain(records, _evaluated_alike(attributes, records, others))
-    ), lengths
+    alike = _evaluated_alike(attributes, records, others)
+    return rungs(rule, lengths, chain(records, alike)), lengths
 
 
 def _evaluated_alike(
