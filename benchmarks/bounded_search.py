@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import random
 import statistics
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -31,7 +31,6 @@ from orchestrator.stores.trial_record import METRICS, TrialRecord
 from orchestrator.study.constraints import Constraint
 from orchestrator.study.samplers import Sampler, as_sampler
 from orchestrator.trials.search_state import Search
-from search_spaces.drawing import near
 from studies.scales import SMOKE
 from studies.search import space as space_of_search
 
@@ -45,31 +44,20 @@ class Bounded:
     outcome: Callable[[Values], float]
     at_most: float
 
-    def __post_init__(self) -> None:
-        points = self.problem.random_points(1000)
-        keeping = sorted(self.problem.cost(values) for values in points if self.keeps(values))
-        self.kept = len(keeping) / len(points)
-        self.best = min(self._climbed(points))
-        self.unit = statistics.median(keeping) - self.best
-
     def keeps(self, values: Values) -> bool:
         return self.outcome(values) <= self.at_most
 
-    def regret(self, values: Values | None) -> float:
-        return 1.0 if values is None else (self.problem.cost(values) - self.best) / self.unit
+    @property
+    def kept(self) -> float:
+        """The share of random points."""
+        return statistics.fmean(map(self.keeps, self.problem.random_points(1000)))
 
-    def _climbed(self, points: list[Values]) -> Iterator[float]:
-        """The least costs that climbing from the best of some points comes to."""
-        rng = random.Random(0)
-        keeping = [values for values in points if self.keeps(values)]
-        for start in sorted(keeping, key=self.problem.cost)[:5]:
-            for _ in range(600):
-                other = near(self.problem.space, start, rng)
-                if not (self.problem.is_feasible(other) and self.keeps(other)):
-                    continue
-                if self.problem.cost(other) < self.problem.cost(start):
-                    start = other
-            yield self.problem.cost(start)
+    @cached_property
+    def keeping(self) -> Problem:
+        return self.problem.within(self.keeps)
+
+    def regret(self, values: Values | None) -> float:
+        return 1.0 if values is None else self.keeping.regret(values)
 
 
 def dead_experts(values: Values) -> float:

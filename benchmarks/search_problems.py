@@ -65,6 +65,16 @@ class Problem:
         self.name, self.space, self.cost, self._noise = name, space, cost, noise
         self.is_feasible, self._best = is_feasible, best
 
+    def within(self, keeps: Callable[[Values], bool]) -> Problem:
+        """The same with fewer feasible points, of which the best is not known beforehand."""
+        return Problem(
+            self.name,
+            self.space,
+            self.cost,
+            self._noise,
+            is_feasible=lambda values: self.is_feasible(values) and keeps(values),
+        )
+
     def observed(self, values: Values, rng: random.Random) -> float:
         return self.cost(values) + self._noise(values, rng)
 

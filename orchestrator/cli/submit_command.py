@@ -66,8 +66,9 @@ def submit_command(
     with job_client(address) as client:
         submission_id = submit(
             client,
-            (command, study),
+            study,
             context.args,
+            command=command,
             name=name,
             launch=label,
             python=python,

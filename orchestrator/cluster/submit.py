@@ -81,22 +81,21 @@ def _refused(address: str, error: Exception) -> Unreachable:
 
 def submit(
     client: Any,
-    asked: tuple[str, str],
+    study: str,
     arguments: Sequence[str],
     *,
+    command: str = "run",
     name: str,
     launch: str,
     python: str = "python",
     beside: Sequence[Path] = (),
 ) -> str:
-    """Submits what was `asked`, a command and its study, with its arguments; returns the submission
-    id.
+    """Submits `COMMAND STUDY ARGUMENTS` and returns the submission id.
 
     `launch` is what Ray's dashboard calls the job: study, scale and corpus, as the launch's own
     name has them. `beside`: files that a study file imports, relative to its folder; they
     travel with it.
     """
-    command, study = asked
     with tempfile.TemporaryDirectory(prefix="moe-study-job-") as folder:
         staged = Path(folder)
         nodes.stage_code(staged)

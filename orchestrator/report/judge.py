@@ -82,10 +82,9 @@ def judge_launch(
     `history` is what was registered of the launch (`orchestrator.study.registration`); `losses`
     gives what a trial's run has left of its losses by document.
     """
-    digest = main_digest(records)
     older = [r for r in records if r.is_older]
     records = sorted((r for r in records if not r.is_older), key=lambda r: r.number)
-    counted = [r for r in records if r.state == "complete" and r.code == digest]
+    judged = counted(records)
     evaluated = _evaluated(study, scale, records)
     seeds = _seeds_of_design(study, history)
     sampling = Sampling(
@@ -93,10 +92,10 @@ def judge_launch(
         running=_to_come(study, records, seeds),
         seeds=seeds,
         evaluated=evaluated,
-        **({} if losses is None else {"text": _by_document(counted, losses)}),
+        **({} if losses is None else {"text": _by_document(judged, losses)}),
     )
-    claims = [measured_by(c, lambda name: judged_metric(name, counted)) for c in study.claims]
-    values = values_of(counted, study.metric)
+    claims = [measured_by(c, lambda name: judged_metric(name, judged)) for c in study.claims]
+    values = values_of(judged, study.metric)
     verdicts = judge(
         claims,
         values,
@@ -115,13 +114,13 @@ def judge_launch(
         evidence_reason=reason,
         notes=(
             *design_remarks(history, study),
-            *_split(study, scale, judged_metric(study.metric, counted)),
+            *_split(study, scale, judged_metric(study.metric, judged)),
             *_older(older),
-            *_other_code(records, digest),
+            *_other_code(records, main_digest(records)),
             *_unanalysed(study, rows),
         ),
         design=_design_text(study, seeds),
-        exploratory=_exploratory(study, counted, seeds),
+        exploratory=_exploratory(study, judged, seeds),
         leaking=tuple(cell for cell, how in evaluated.items() if not how.is_causal),
         contrasts=row_contrasts(
             values,
@@ -129,7 +128,7 @@ def judge_launch(
             study.baseline,
             design=study.design,
             sampling=sampling,
-            barred=frozenset(r.cell for r in counted if r.violates),
+            barred=frozenset(r.cell for r in judged if r.violates),
         ),
         design_kind=f"{'t test' if isinstance(study.design, Fixed) else 'e-process'}, alpha "
         f"{study.design.alpha:g}",

@@ -116,8 +116,8 @@ def test_what_it_imports_is_sent_with_it(tmp_path):
 
     beside = imported_beside(file)
     more = ["--share", "0.2"]
-    asked = ("recommend", str(file))
-    submit(Client(), asked, more, name=study.name, launch=study.name, beside=beside)
+    named = {"command": "recommend", "name": study.name, "launch": study.name}
+    submit(Client(), str(file), more, **named, beside=beside)
     file_there = f"{STUDY_FOLDER}/with_helper.py"
     assert sent["told"] == ["recommend", file_there, "--address", "auto", *more]
     assert sent["names"] == "['late']"
