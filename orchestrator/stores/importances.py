@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.stores.optuna_trials import CHOICES_ADDED, OptunaTrials
 
-# As the effects of a recommendation have it (orchestrator/surrogate/effects.py).
 COMPLETE_PER_AXIS = 8
 _PARTS = 8  # of the jackknife
 _T = 2.365  # 97.5% of Student's t with seven degrees of freedom

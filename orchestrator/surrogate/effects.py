@@ -2,7 +2,7 @@
 answer together, as contrasts of a Gaussian process over all trials.
 
 A contrast is a difference of the function at a few points, of which the process has the joint
-distribution. How far it moves as each eighth of the points is left out (a jackknife) is added: a
+distribution. How far these move as each eighth of the points is left out (a jackknife) is added: a
 fit to tens of points is surer of itself than it may be. The noise of seeds is no part of an
 interval. Axes that are tuned within each design (`nuisance`) are at each design's own best: in each
 draw from the process the least over their values is taken, since the best rate of one design, given
@@ -11,7 +11,9 @@ to another, turns one comparison in five round.
 Only points that can be run are compared: of one that the space refuses the process knows nothing
 (no trial can lie there), and its answer could not be followed.
 
-Trials that lie far above the median, or diverged, are left out: contrasts are about the good end.
+All trials count, on a scale of warped_costs.py: of a value that was tried far from the best alone,
+a process without those trials would be sure that it costs nothing
+(`benchmarks/effect_intervals.py`). One that diverged counts as the worst that did not.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from typing import Any
 import numpy as np
 
 from orchestrator.surrogate.columns import Columns
-from orchestrator.surrogate.expected_improvement import Seen, fitted_to, roof_of
+from orchestrator.surrogate.expected_improvement import Seen
+from orchestrator.surrogate.gaussian_process import GaussianProcess, fitted
+from orchestrator.surrogate.warped_costs import Warp, warp_of
 from search_spaces.domains import Choice, Domain
 from search_spaces.drawing import at
 from search_spaces.space import Space
@@ -35,7 +39,7 @@ Values = Mapping[str, Any]
 _DRAWS = 2000
 _OF_A_RANGE = 5  # values that stand for a range of numbers
 _OF_NUISANCE = 48  # combinations of the axes tuned within a design
-_PER_COLUMN, _PER_COLUMN_OF_PAIRS = 8, 12  # trials, below which nothing is told
+_PER_COLUMN, _PER_COLUMN_OF_PAIRS = 6, 12  # points, below which nothing is told
 _PARTS = 8  # of the jackknife
 _LEVEL = 0.95
 
@@ -63,7 +67,7 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Effects:
-    """`main` and `pairs` about the reference, the largest first; `why_not` where trials were too
+    """`main` and `pairs` about the reference, the largest first; `why_not` where points were too
     few for either."""
 
     main: tuple[Effect, ...] = ()
@@ -85,28 +89,29 @@ def effects_about(
     each design is at the best of the nuisance values with which it can.
     """
     columns = Columns(space)
-    roof = roof_of(np.array([one.cost for one in seen]))
-    seen = [one for one in seen if one.cost <= roof]
-    num, needed = len(seen), _PER_COLUMN * len(columns.names)
+    num = len(_points_of(seen))
+    needed, needed_of_pairs = (
+        _most(space, each * len(columns.names), is_feasible)
+        for each in (_PER_COLUMN, _PER_COLUMN_OF_PAIRS)
+    )
     if num < needed:
         return Effects(
-            why_not=f"effects of {len(columns.names)} axes and conditions need {needed} trials at "
-            f"least that are not far from the best, and there are {num}"
+            why_not=f"effects of {len(columns.names)} axes and conditions need {needed} points at "
+            f"least, and there are {num}"
         )
-    unit = float(np.std([one.cost for one in seen]))
-    if unit == 0:
+    warp = warp_of(_finite(seen))
+    if warp is None:
         return Effects(why_not="all trials have the same value")
-    model = _Model(reference, space, columns, seen, nuisance, unit, is_feasible)
+    model = _Model(reference, space, columns, seen, nuisance, warp, is_feasible)
     main = list(model.mains())
-    enough = num >= _PER_COLUMN_OF_PAIRS * len(columns.names)
+    enough = num >= needed_of_pairs
     pairs = list(model.pairs(main)) if enough else []
     return Effects(
         main=tuple(sorted(main, key=lambda one: -abs(one.cost))),
         pairs=tuple(sorted(pairs, key=lambda one: -abs(one.cost))),
         why_not=""
         if enough
-        else f"interactions need {_PER_COLUMN_OF_PAIRS * len(columns.names)} trials at least, and "
-        f"there are {num}",
+        else f"interactions need {needed_of_pairs} points at least, and there are {num}",
     )
 
 
@@ -120,18 +125,22 @@ class _Model:
         columns: Columns,
         seen: Sequence[Seen],
         nuisance: Collection[str],
-        unit: float,
+        warp: Warp,
         is_feasible: Callable[[Values], bool],
     ) -> None:
         self._reference, self._space, self._columns = dict(reference), space, columns
-        self._process = fitted_to(columns, seen)
-        self._partly = [fitted_to(columns, part) for part in _without_each_part(seen)]
-        self._unit = unit
+        self._warp = warp
+        self._process = self._fitted_to(seen)
+        self._partly = [self._fitted_to(part) for part in _without_each_part(seen)]
         self._is_feasible = is_feasible
         self._tuned = [path for path in nuisance if path in reference]
         self._tunings = list(self._all_tunings())
         self._found: dict[tuple[tuple[str, Any], ...], list[dict[str, Any]]] = {}
         self._rng = np.random.default_rng(0)
+
+    def _fitted_to(self, seen: Sequence[Seen]) -> GaussianProcess:
+        rows = self._columns.rows([one.values for one in seen])
+        return fitted(rows, self._warp(_finite(seen)), self._columns.groups)
 
     def changes(self) -> Iterator[tuple[str, Any]]:
         for path, domain in self._space.axes.items():
@@ -169,28 +178,28 @@ class _Model:
                 yield effect
 
     def _effect(self, changes: Sequence[Values], signs: Sequence[int], **of: Any) -> Effect | None:
-        """The contrast of some changes of the reference: draws of the process, with the jackknife's
-        spread. None where a change cannot be run, whatever is tuned."""
+        """The contrast of some changes of the reference: draws of the process, moved as far as the
+        jackknife moves it. None where a change cannot be run, whatever is tuned."""
         at_each = [self._at(change) for change in changes]
         if not all(at_each):
             return None
         rows = self._columns.rows([point for points in at_each for point in points])
         first = np.cumsum([0, *map(len, at_each[:-1])])
-        weights = np.array(signs)
-
-        def contrast(values: Array) -> Array:
-            """Of (points, ...): each change at the least over the tuned axes."""
-            return np.tensordot(weights, np.minimum.reduceat(values, first, axis=0), 1) * self._unit
-
         mean, covariance = self._process.joint(rows)
         eigenvalues, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(eigenvalues, 0))
-        draws = contrast(mean[:, None] + root @ self._rng.standard_normal((len(mean), _DRAWS)))
-        left_out = np.array([float(contrast(part.predict(rows)[0])) for part in self._partly])
-        jackknife = np.sqrt((len(left_out) - 1) * left_out.var())
-        draws = draws + jackknife * self._rng.standard_normal(_DRAWS)
-        low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-        return Effect(cost=float(draws.mean()), low=float(low), high=float(high), **of)
+        left_out = np.array([part.predict(rows)[0] for part in self._partly])
+        moved = (left_out - left_out.mean(0)).T * np.sqrt((_PARTS - 1) / _PARTS)
+        draws = (
+            mean[:, None]
+            + root @ self._rng.standard_normal((len(mean), _DRAWS))
+            + moved @ self._rng.standard_normal((_PARTS, _DRAWS))
+        )
+        # Each change at the least over the tuned axes.
+        costs = np.minimum.reduceat(self._warp.above_best(draws), first, axis=0)
+        of_draws = np.array(signs) @ costs
+        low, middle, high = np.quantile(of_draws, [(1 - _LEVEL) / 2, 0.5, (1 + _LEVEL) / 2])
+        return Effect(cost=float(middle), low=float(low), high=float(high), **of)
 
     def _at(self, change: Values) -> list[dict[str, Any]]:
         """A change at each of the nuisance values with which it can be run; at the reference's own
@@ -225,9 +234,28 @@ class _Model:
             yield dict(zip(self._tuned, values, strict=True))
 
 
+def _most(space: Space, wanted: int, is_feasible: Callable[[Values], bool]) -> int:
+    """`wanted` points, or as many as a small space has."""
+    if not space.is_enumerable:
+        return wanted
+    return sum(1 for _ in itertools.islice(filter(is_feasible, space.points()), wanted))
+
+
+def _points_of(seen: Sequence[Seen]) -> list[tuple[tuple[str, Any], ...]]:
+    """Further seeds of a point tell nothing of other values."""
+    return list({tuple(one.values.items()): None for one in seen})
+
+
+def _finite(seen: Sequence[Seen]) -> Array:
+    """The costs (N,); of what diverged the worst of the others."""
+    costs = np.array([one.cost for one in seen])
+    ended = np.isfinite(costs)
+    return np.where(ended, costs, costs[ended].max()) if ended.any() else np.zeros(len(costs))
+
+
 def _without_each_part(seen: Sequence[Seen]) -> Iterator[list[Seen]]:
     """The trials without an eighth of the points, each eighth once, all seeds of a point alike."""
-    points = list({tuple(one.values.items()): None for one in seen})
+    points = _points_of(seen)
     part_of = dict(zip(points, np.random.default_rng(0).permutation(len(points)), strict=True))
     for part in range(_PARTS):
         yield [one for one in seen if part_of[tuple(one.values.items())] % _PARTS != part]

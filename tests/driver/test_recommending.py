@@ -145,7 +145,7 @@ def test_the_command_tells_and_writes_a_study_that_resolves(
     assert out.startswith("recommended: N8-K2")
     assert "over 2 seeds that nothing was chosen by" in out
     assert "every other finalist is decided against" in out
-    assert "effects of 3 axes and conditions need 24 trials" in out
+    assert "effects of 3 axes and conditions need 16 points" in out, "all it has"
     monkeypatch.chdir(tmp_path.parent)
     follow_up = load_study(str(tmp_path / "next.py"))
     monkeypatch.chdir(tmp_path)

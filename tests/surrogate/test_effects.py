@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 
 from orchestrator.surrogate.effects import effects_about
 from orchestrator.surrogate.expected_improvement import Seen
+from orchestrator.surrogate.warped_costs import warp_of
 from search_spaces.domains import Choice, Float
 from search_spaces.space import Space
 
@@ -135,14 +137,52 @@ def test_two_values_that_cannot_be_had_together_are_no_pair():
     assert len(pairs) == 2
 
 
+@pytest.mark.parametrize("far", [0.5, math.inf])
+def test_a_value_that_was_tried_far_from_the_best_alone_is_not_told_to_cost_nothing(far):
+    """As searches end: nine trials in ten crowd about the best, and one value was never near it."""
+    rng, trials = random.Random(4), []
+    for number in range(60):
+        values = SPACE.draw(rng)
+        is_bad = number % 10 == 0
+        values |= {
+            "model.norm": "rmsnorm" if is_bad else "layernorm",
+            RATE: rng.uniform(8e-4, 1e-3),
+        }
+        off = far if is_bad else 0.02 * (values["model.position"] == "rope")
+        trials.append(Seen(values=values, cost=3.0 + off + rng.gauss(0, 0.005)))
+    told = {(o.path, o.value): o for o in effects_about(REFERENCE, SPACE, trials).main}
+    norm, rope = told["model.norm", "rmsnorm"], told["model.position", "rope"]
+    assert rope.low <= 0.02 <= rope.high
+    assert rope.is_clear
+    if math.isfinite(far):
+        assert norm.low <= far <= norm.high
+        assert norm.low > rope.high
+    else:
+        assert norm.high > rope.cost, "what diverged is as bad as the worst that did not, at least"
+
+
+def test_a_warp_keeps_the_order_is_linear_at_the_best_and_gives_costs_back():
+    costs = np.array([3.0, 3.01, 3.02, 3.04, 3.5, 9.0])
+    warp = warp_of(costs)
+    values = warp(costs)
+    assert (np.diff(values) > 0).all()
+    assert (values.mean(), values.std()) == pytest.approx((0, 1))
+    assert warp.above_best(values) == pytest.approx(costs - 3.0)
+    below = warp.above_best(np.array([warp(np.array([3.0]))[0] - 0.01 / warp.unit / warp.sd]))
+    assert below == pytest.approx(-0.01), "at its slope of the best"
+    assert (values[1] - values[0]) / (values[2] - values[1]) < 1.2
+    assert (values[5] - values[4]) / (values[1] - values[0]) < 100, "550 in costs"
+    assert warp_of(np.full(4, 3.0)) is None
+
+
 def test_too_few_trials_carry_nothing():
     few = effects_about(REFERENCE, SPACE, seen(20, 0))
     assert (few.main, few.pairs) == ((), ())
-    assert few.why_not.startswith("effects of 4 axes and conditions need 32 trials at least")
+    assert few.why_not.startswith("effects of 4 axes and conditions need 24 points at least")
     more = effects_about(REFERENCE, SPACE, seen(45, 0))
     assert more.main
     assert more.pairs == ()
-    assert "interactions need 48 trials" in more.why_not
+    assert "interactions need 48 points" in more.why_not
     alike = [Seen(values=one.values, cost=1.0) for one in seen(40, 0)]
     assert effects_about(REFERENCE, SPACE, alike).why_not == "all trials have the same value"
 
