@@ -93,8 +93,10 @@ def searched(
     seed: int,
     at_once: int = 1,
     earlier: Sequence[Earlier] = (),
+    prior: Values | None = None,
 ) -> Run:
-    """`at_once` points are under way as soon as there are as many; they come back in order."""
+    """`at_once` points are under way as soon as there are as many; they come back in order.
+    `earlier` launches and `prior` values are told as a study tells them."""
     points = Points(problem, sampler, seed)
     records: list[TrialRecord] = []
     waiting: deque[TrialRecord] = deque()
@@ -102,7 +104,13 @@ def searched(
     recommended: Values = {}
 
     def search(is_open: Callable[[Values], bool]) -> Search:
-        return Searched(space=problem.space, records=records, is_open=is_open, earlier=earlier)
+        return Searched(
+            space=problem.space,
+            records=records,
+            is_open=is_open,
+            earlier=earlier,
+            prior=prior or {},
+        )
 
     for index in range(trials + at_once - 1):
         if index < trials:

@@ -123,15 +123,28 @@ def _cells(claim: Claim, verdict: Verdict) -> Iterator[str]:
     if verdict.verdict != "undecided" or isinstance(claim, Specialises):
         return
     if isinstance(claim, LargerEffect):
+        deciding = _deciding(verdict.parts)
         for other, part in zip(claim.than, verdict.parts, strict=True):
-            if part.verdict == "undecided" and part.estimate is not None:
+            if part.id in deciding and part.estimate is not None:
                 yield from (*claim.effect.cells, *other.cells)
     elif isinstance(claim, All | Ordered):
+        deciding = _deciding(verdict.parts)
         parts = claim.parts if isinstance(claim, All) else claim.steps
         for part, of_part in zip(parts, verdict.parts, strict=True):
-            yield from _cells(part, of_part)
+            if part.id in deciding:
+                yield from _cells(part, of_part)
     elif verdict.estimate is not None:
         yield from claim.cells
+
+
+def _deciding(parts: Sequence[Verdict]) -> set[str]:
+    """Of a compound's undecided parts the one that is likeliest to be refuted, if any leans there:
+    as long as it does the others cannot have the compound supported, and it alone refutes it. Else
+    all of them."""
+    against = [part for part in parts if part.leans == "refuted"]
+    if against:
+        return {max(against, key=lambda part: part.power_at_end or 0.0).id}
+    return {part.id for part in parts if part.verdict == "undecided"}
 
 
 def _seeds_of(cells: Sequence[str], records: Sequence[TrialRecord]) -> dict[str, set[int]]:

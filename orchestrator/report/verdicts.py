@@ -51,7 +51,8 @@ class Verdict:
     `effect` is the estimate in standard deviations of a seed's (paired) value. `level` is what Holm
     holds `p_value` to. `seeds_for_80`, for undecided claims: the seeds in every cell that decide it
     at that level in 80% of studies of this mean and spread; `power_at_end`, of a sequential design:
-    the share of such studies that decide it by its last seed.
+    the share of such studies that decide it by its last seed, and `leans` the verdict that more of
+    them come to.
 
     `collapsed` names seeds that lie far from their cell's others; then `check` is the verdict by
     ranks or signs alone and `p_value` the larger of both tests', so that a claim is decided only
@@ -82,6 +83,7 @@ class Verdict:
     seeds_for_80: int | None
     power_at_end: float | None
     reason: str
+    leans: Literal["supported", "refuted"] | None = None
     collapsed: tuple[str, ...] = ()
     check: str | None = None
     leaks: tuple[str, ...] = ()
@@ -175,6 +177,14 @@ def _side(p: BothP, level: float) -> str:
     return "supported" if p[0] < p[1] else "refuted"
 
 
+def _leaning(power: tuple[float, float]) -> Literal["supported", "refuted"] | None:
+    """The likelier of two verdicts, where one is."""
+    supported, refuted = power
+    if supported == refuted:
+        return None
+    return "supported" if supported > refuted else "refuted"
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Family:
     """What all claims that are judged together share."""
@@ -185,11 +195,12 @@ class _Family:
 
     def verdict(self, finding: Finding, level: float, p_adjusted: float) -> Verdict:
         decision = _side((finding.p_holds, finding.p_fails), level)
-        seeds, at_end = None, None
+        seeds, at_end, leans = None, None, None
         if self.advise and decision == "undecided" and finding.power is not None:
             seeds = seeds_for(lambda n: max(finding.power(n, level)), most=self._most_seeds)
             if isinstance(self.design, Sequential):
-                at_end = max(finding.power(self._most_seeds, level))
+                at_end = max(of_both := finding.power(self._most_seeds, level))
+                leans = _leaning(of_both)
         part_level = level if decision == "supported" else level / max(1, len(finding.parts))
         parts = tuple(
             self.verdict(part, part_level, min(1.0, part.p_value * self.design.alpha / part_level))
@@ -215,6 +226,7 @@ class _Family:
             level=level,
             seeds_for_80=seeds,
             power_at_end=at_end,
+            leans=leans,
             reason=self._reason(finding, decision, level, p_adjusted, seeds, parts),
             collapsed=finding.collapsed,
             check=_side(finding.checks[1], level) if finding.checks else None,

@@ -15,7 +15,7 @@ from orchestrator.report.allocation import next_allotment, standings
 from orchestrator.report.judge import judge_launch
 from orchestrator.stores.optuna_launches import REGISTRATIONS
 from orchestrator.stores.trial_record import TrialRecord
-from orchestrator.study import Better, Equivalent, Sequential
+from orchestrator.study import All, Better, Equivalent, Sequential
 from orchestrator.study.registration import standing
 from orchestrator.study.resolve import resolve
 
@@ -125,6 +125,36 @@ def test_the_allocation_is_a_function_of_the_trials(study):
     for stopped_at in range(9, len(whole) + 1):
         before = allotted(study, keep=lambda number, at=stopped_at: number < at)
         assert allotted(study, start=before) == whole
+
+
+def test_a_compound_that_leans_to_a_refutation_gets_seeds_for_that_part_alone(study, monkeypatch):
+    """Frozen is as good as learned, so that no number of seeds has both parts supported."""
+    monkeypatch.setitem(MEANS, "frozen", 2.985)
+    monkeypatch.setitem(MEANS, "dense", 3.006)  # slow to be told from learned
+    monkeypatch.setitem(SPREAD, "dense", 0.011)
+    parts = (
+        Better(id="both.1", statement="s", a="learned", b="frozen"),
+        Better(id="both.2", statement="s", a="learned", b="dense"),
+    )
+    both = All(id="both", statement="s", parts=parts)
+    asked = dataclasses.replace(study, claims=(both,))
+    whole = allotted(asked)
+    seeds = {cell: {seed for at, seed in whole if at == cell} for cell in MEANS}
+    assert len(seeds["frozen"]) == len(seeds["learned"]) > 3
+    assert len(seeds["dense"]) == 3
+    judged = judge_launch(
+        asked, scale="cpu", records=[record(i, *one) for i, one in enumerate(whole)]
+    )
+    assert [judged.verdicts[0].verdict, judged.verdicts[0].parts[0].verdict] == ["refuted"] * 2
+    supported = dataclasses.replace(
+        study, claims=(dataclasses.replace(both, parts=(parts[1], _turned(parts[0]))),)
+    )
+    more = allotted(supported)
+    assert len({seed for cell, seed in more if cell == "dense"}) > 3, "both are needed for it"
+
+
+def _turned(claim):
+    return dataclasses.replace(claim, a=claim.b, b=claim.a)
 
 
 def test_it_ends_where_nothing_can_be_decided(study):
