@@ -13,34 +13,27 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-from collections.abc import Callable
 
 from common import Row, print_result, row, tell
-from search_problems import Problem, Values, surrogate, wide_space
+from search_problems import Problem, Values, surrogates
 from simulated_search import interval, searched
 
 from orchestrator.study.samplers import as_sampler
-from studies.scales import SMOKE
-from studies.search import space as space_of_search
 
 _BELIEVED = 3  # axes
 _HARM = 1.25  # of the regret without a belief, at most, once data could overcome a wrong one
 
-Belief = Callable[[Problem, random.Random], Values]
+
+def true(best: Values, worst: Values, rng: random.Random) -> Values:
+    return _some_of(best, rng)
 
 
-def true(problem: Problem, rng: random.Random) -> Values:
-    return _some_of(min(problem.random_points(1000), key=problem.cost), rng)
+def wrong(best: Values, worst: Values, rng: random.Random) -> Values:
+    return _some_of(worst, rng)
 
 
-def wrong(problem: Problem, rng: random.Random) -> Values:
-    return _some_of(max(problem.random_points(1000), key=problem.cost), rng)
-
-
-def half(problem: Problem, rng: random.Random) -> Values:
+def half(best: Values, worst: Values, rng: random.Random) -> Values:
     """Each axis as in one of the two, so that the belief is of no point."""
-    points = problem.random_points(1000)
-    best, worst = min(points, key=problem.cost), max(points, key=problem.cost)
     both = sorted(best.keys() & worst.keys())
     return {path: rng.choice((best, worst))[path] for path in rng.sample(both, _BELIEVED)}
 
@@ -49,9 +42,7 @@ def _some_of(values: Values, rng: random.Random) -> Values:
     return {path: values[path] for path in rng.sample(sorted(values), _BELIEVED)}
 
 
-def regrets(problem: Problem, belief: Belief | None, trials: int, seed: int) -> list[float]:
-    rng = random.Random(seed)
-    prior = belief(problem, rng) if belief else {}
+def regrets(problem: Problem, prior: Values, trials: int, seed: int) -> list[float]:
     return searched(problem, as_sampler("gp"), trials=trials, seed=seed, prior=prior).regrets
 
 
@@ -65,15 +56,14 @@ def main() -> None:
     after = [int(num) for num in options.trials.split(",")]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     rows: list[Row] = []
-    for problem in (
-        surrogate("MoE, studies/search.py", space_of_search(SMOKE)),
-        surrogate("MoE, 17 conditional axes", wide_space(SMOKE)),
-    ):
+    for problem in surrogates():
         if options.only not in problem.name:
             continue
-        without = [regrets(problem, None, max(after), seed) for seed in seeds]
+        points = sorted(problem.random_points(1000), key=problem.cost)
+        without = [regrets(problem, {}, max(after), seed) for seed in seeds]
         for belief in (true, half, wrong):
-            told = [regrets(problem, belief, max(after), seed) for seed in seeds]
+            priors = {seed: belief(points[0], points[-1], random.Random(seed)) for seed in seeds}
+            told = [regrets(problem, prior, max(after), seed) for seed, prior in priors.items()]
             for num in after:
                 ours, theirs = ([one[num - 1] for one in each] for each in (told, without))
                 low, high = interval([a - b for a, b in zip(ours, theirs, strict=True)])

@@ -20,15 +20,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from common import Row, limit, print_result, tell
-from search_problems import Problem, Values, surrogate, tables
+from search_problems import Problem, Values, surrogates, tables
 from simulated_search import searched
 
 from orchestrator.study.samplers import as_sampler
 from orchestrator.surrogate.effects import Effect, effects_about
 from orchestrator.surrogate.expected_improvement import Seen
 from search_spaces.drawing import at
-from studies.scales import SMOKE
-from studies.search import space as space_of_search
 
 _MISSED = 0.05  # of contrasts, that their intervals may miss
 
@@ -91,7 +89,7 @@ def main() -> None:
     trials = [int(num) for num in options.trials.split(",")]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     rows: list[Row] = []
-    for problem in (surrogate("MoE, studies/search.py", space_of_search(SMOKE)), *tables()):
+    for problem in (surrogates()[0], *tables()):
         if options.only not in problem.name:
             continue
         for sampler in options.samplers.split(","):

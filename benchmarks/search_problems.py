@@ -256,6 +256,14 @@ def surrogate(name: str, space: Space, base: TrialConfig = SMOKE) -> Problem:
     return Problem(name, space, cost, noise, is_feasible=lambda v: cost(v) is not None)
 
 
+def surrogates() -> list[Problem]:
+    """Over our own spaces, the narrow one first."""
+    return [
+        surrogate("MoE, studies/search.py", space_of_search(SMOKE)),
+        surrogate("MoE, 17 conditional axes", wide_space(SMOKE)),
+    ]
+
+
 def recorded() -> Problem:
     """The final losses of the points of search_table.py, recorded once; without noise of seeds."""
     import search_table
@@ -282,6 +290,5 @@ def problems() -> list[Problem]:
         *tables(),
         jenatton(),
         recorded(),
-        surrogate("MoE, studies/search.py", space_of_search(SMOKE)),
-        surrogate("MoE, 17 conditional axes", wide_space(SMOKE)),
+        *surrogates(),
     ]

@@ -20,7 +20,7 @@ from typing import Any
 
 from common import Row, print_result, row, tell
 from scipy.stats import kendalltau
-from search_problems import SEED_SD, Problem, Values, surrogate, wide_space
+from search_problems import SEED_SD, Problem, Values, surrogates
 from simulated_search import interval, searched
 
 from orchestrator.study.samplers import Sampler, as_sampler
@@ -28,8 +28,6 @@ from orchestrator.surrogate.columns import position
 from orchestrator.surrogate.earlier_searches import Earlier
 from orchestrator.surrogate.expected_improvement import Seen
 from search_spaces.domains import Float
-from studies.scales import SMOKE
-from studies.search import space as space_of_search
 
 _RATE = "optim.learning_rate"
 _EARLIER_TRIALS = 40
@@ -137,10 +135,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     rows: list[Row] = []
-    for problem in (
-        surrogate("MoE, studies/search.py", space_of_search(SMOKE)),
-        surrogate("MoE, 17 conditional axes", wide_space(SMOKE)),
-    ):
+    for problem in surrogates():
         if options.only not in problem.name:
             continue
         seeds = range(options.first_seed, options.first_seed + options.seeds)

@@ -91,7 +91,7 @@ def effects_about(
     columns = Columns(space)
     num = len(_points_of(seen))
     needed, needed_of_pairs = (
-        _most(space, each * len(columns.names), is_feasible)
+        _points_needed(space, each * len(columns.names), is_feasible)
         for each in (_PER_COLUMN, _PER_COLUMN_OF_PAIRS)
     )
     if num < needed:
@@ -234,7 +234,7 @@ class _Model:
             yield dict(zip(self._tuned, values, strict=True))
 
 
-def _most(space: Space, wanted: int, is_feasible: Callable[[Values], bool]) -> int:
+def _points_needed(space: Space, wanted: int, is_feasible: Callable[[Values], bool]) -> int:
     """`wanted` points, or as many as a small space has."""
     if not space.is_enumerable:
         return wanted
