@@ -56,6 +56,12 @@ def run_command(
             "verdict first, until none is or the limits are spent. For a Sequential design.",
         ),
     ] = False,
+    claims: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID,ID", help="With --until-decided: the claims that get seeds, not all."
+        ),
+    ] = None,
     notify: Annotated[
         str | None,
         typer.Option(
@@ -71,7 +77,8 @@ def run_command(
     Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
     """
     launch = asked.resolved(study, trials=trials, sampler=sampler, warm_start=warm_start)
-    options = how.options(stores, until_decided=until_decided)
+    only = tuple(filter(None, (claims or "").split(",")))
+    options = how.options(stores, until_decided=until_decided, claims=only)
     sessions = list(_in_order(launch, options, notify))
     print_session(sessions[-1], as_json)
     undelivered = any(session.undelivered for session in sessions)
@@ -89,7 +96,7 @@ def _in_order(launch: Launch, options: Options, notify: str | None) -> Iterator[
     if tuning is not None:
         require_runnable(launch, options)  # what follows is refused before this is paid for
         errors.print(f"tuning first: {tuning.name}", highlight=False, soft_wrap=True)
-        session = _to_its_end(tuning, replace(options, until_decided=False), notify)
+        session = _to_its_end(tuning, replace(options, until_decided=False, claims=()), notify)
         yield session
         if session.interrupted or to_be_tuned(launch, url) is not None:
             return

@@ -33,6 +33,7 @@ class Options:
     max_failures: int = 2
     retry_failed: bool = False
     until_decided: bool = False
+    claims: tuple[str, ...] = ()  # that alone get seeds until they are decided; empty: all
     recommending: Asked | None = None
     system_metrics: bool = False
 
@@ -67,6 +68,11 @@ def require_sane(launch: Launch, options: Options) -> None:
         raise BadInput(
             f"--min-workers is for a cluster, whose nodes may be lost; received {fewest} without "
             "--address. Name the cluster, or leave it out."
+        )
+    if options.claims and not options.until_decided:
+        raise BadInput(
+            "--claims says which claims --until-decided adds seeds for; received "
+            f"{','.join(options.claims)} without it. Add --until-decided, or leave --claims out."
         )
     gpus = options.resources.gpus_per_worker
     if options.max_failures < 0 or not 0 <= gpus < math.inf:

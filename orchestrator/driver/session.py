@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -249,7 +249,7 @@ def opened(
                     say=say,
                     limits=beside_tuning(options.limits, choices),
                     workers=options.resources.workers,
-                    more=_more(launch, options, search.info),
+                    more=_more(launch, options, search.info, elsewhere),
                 ),
                 tracking=tracking,
                 tokens=tokens,
@@ -287,17 +287,21 @@ def require_runnable(launch: Launch, options: Options) -> None:
     require_sane(launch, options)
     require_no_race_seeds(launch)
     if options.until_decided:
-        require_decidable(launch)
+        require_decidable(launch, options.claims)
     if options.recommending:
         require_raceable(launch)
 
 
-def _more(launch: Launch, options: Options, info: LaunchInfo) -> SeedAllocator | Racer | None:
+def _more(
+    launch: Launch, options: Options, info: LaunchInfo, elsewhere: Collection[str] = ()
+) -> SeedAllocator | Racer | None:
     """Who asks for trials beyond those that are planned."""
     if options.recommending:
         return Racer(launch, options.home, info.attributes, options.recommending)
     if options.until_decided:
-        return SeedAllocator(launch, options.home, info.attributes)
+        return SeedAllocator(
+            launch, options.home, info.attributes, only=options.claims, elsewhere=elsewhere
+        )
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from orchestrator.base.errors import BadInput
@@ -17,11 +17,17 @@ from orchestrator.study.design import Sequential
 from orchestrator.study.launch import Launch, Point
 
 
-def require_decidable(launch: Launch) -> None:
+def require_decidable(launch: Launch, only: Collection[str] = ()) -> None:
     """Raises BadInput where a study has no claims that seeds may be added for until they are
-    decided."""
+    decided, or none of a name among `only`."""
     study = launch.study
     if study.is_grid and study.claims and isinstance(study.design, Sequential):
+        names = [claim.id for claim in study.claims]
+        if unknown := [name for name in only if name not in names]:
+            raise BadInput(
+                f"--claims names claims of the study; received {', '.join(unknown)}. Those of "
+                f"{study.name} are {', '.join(names)}."
+            )
         return
     received = "a sampled study" if not study.is_grid else f"design {study.design}"
     if study.is_grid and not study.claims:
@@ -36,16 +42,32 @@ def require_decidable(launch: Launch) -> None:
 class SeedAllocator:
     """Asked for more trials when all that were planned have ended."""
 
-    def __init__(self, launch: Launch, home: Home, attributes: Mapping[str, Any]) -> None:
-        require_decidable(launch)
+    def __init__(
+        self,
+        launch: Launch,
+        home: Home,
+        attributes: Mapping[str, Any],
+        *,
+        only: Collection[str] = (),
+        elsewhere: Collection[str] = (),
+    ) -> None:
+        """`only`: the claims that get seeds, where not all do. `elsewhere`: hashes of
+        configurations that the home has trained, which cost nothing here."""
+        require_decidable(launch, only)
         self._launch, self._home, self._attributes = launch, home, attributes
+        self._only, self._elsewhere = only, elsewhere
         self._cells = {cell.name: cell for cell in launch.cells}
 
     def more(self, trials: Iterable[TrialRecord]) -> list[Point]:
         """Points of the next seed; none when every claim is decided or given up."""
         records, verdicts = self._judged(trials)
         study = self._launch.study
-        asked = next_allotment(study.claims, verdicts, records, study.design)
+        paired = zip(study.claims, verdicts, strict=True)
+        wanted = [(c, v) for c, v in paired if not self._only or c.id in self._only]
+        claims, of_claims = [c for c, _ in wanted], [v for _, v in wanted]
+        asked = next_allotment(
+            claims, of_claims, records, study.design, is_trained=self._is_trained
+        )
         if asked is None:
             return []
         return [self._point(cell, asked.seed) for cell in asked.cells]
@@ -61,6 +83,9 @@ class SeedAllocator:
         records, verdicts = self._judged(trials)
         study = self._launch.study
         return standings(study.claims, verdicts, records, study.design)
+
+    def _is_trained(self, cell: str, seed: int) -> bool:
+        return self._point(cell, seed).config_hash in self._elsewhere
 
     def _point(self, cell: str, seed: int) -> Point:
         return self._launch.point(cell, self._cells[cell].overrides, seed)

@@ -1,14 +1,15 @@
 """Which cell a sequential study's next seed goes to: that of the claim whose verdict is nearest.
 
-A pure function of the launch's trials, asked when none of them runs or waits. So a driver that was
-killed anywhere is followed by one that goes on with the same seeds in the same cells.
+A pure function of the launch's trials and of what its home has trained, asked when no trial runs or
+waits. So a driver that was killed anywhere is followed by one that goes on with the same seeds in
+the same cells.
 """
 
 from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.report.verdicts import Verdict
@@ -75,10 +76,17 @@ def next_allotment(
     verdicts: Sequence[Verdict],
     records: Sequence[TrialRecord],
     design: Sequential,
+    *,
+    is_trained: Callable[[str, int], bool] = lambda cell, seed: False,
 ) -> Allotment | None:
     """The next seed of the open claim that is decided for the least device time from here, going by
-    its mean and spread; None where no claim is open."""
+    its mean and spread; None where no claim is open.
+
+    `is_trained`: whether the home has a cell at a seed from another launch, so that it costs
+    nothing here.
+    """
     cost_of = _costs(records)
+    first = min((record.seed for record in records), default=0)
     nearest: tuple[float, Allotment] | None = None
     for claim, verdict in zip(claims, verdicts, strict=True):
         if _why_closed(claim, verdict, records, design):
@@ -86,7 +94,13 @@ def next_allotment(
         cells = _open_cells(claim, verdict)
         seed, missing = _next_seed(cells, records)
         needed = max(1, (verdict.seeds_for_80 or design.max_seeds) - verdict.n)
-        cost = sum(map(cost_of, missing)) + (needed - 1) * sum(map(cost_of, cells))
+        begun = _seeds_of(cells, records)
+        cost = 0.0
+        for cell in cells:
+            wanted = needed - (cell not in missing)
+            for s in range(first, first + design.max_seeds):
+                wanted -= s not in begun[cell] and is_trained(cell, s)
+            cost += max(0, wanted) * cost_of(cell)
         if nearest is None or cost < nearest[0]:
             nearest = cost, Allotment(claim=claim.id, cells=missing, seed=seed)
     return nearest[1] if nearest else None

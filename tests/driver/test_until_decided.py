@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -103,13 +104,13 @@ def record(number, cell, seed) -> TrialRecord:
     )
 
 
-def allotted(study, start=(), keep=lambda number: True):
+def allotted(study, start=(), keep=lambda number: True, **known):
     """Cells and seeds in the order of asking, each round kept as far as a kill let it be."""
     planned = [(cell, seed) for seed in study.seeds for cell in MEANS]
     records = [record(number, *one) for number, one in enumerate(start or planned)]
     while True:
         judged = judge_launch(study, scale="cpu", records=records)
-        asked = next_allotment(study.claims, judged.verdicts, records, study.design)
+        asked = next_allotment(study.claims, judged.verdicts, records, study.design, **known)
         if asked is None:
             break
         for cell in asked.cells:
@@ -172,6 +173,43 @@ def test_it_ends_where_nothing_can_be_decided(study):
     assert 5 <= futile.n < 12
     assert not futile.is_open
     assert end(design=Sequential(max_seeds=4)).why == "undecided at the design's 4 seeds"
+
+
+def test_seeds_that_the_home_has_trained_cost_nothing(study):
+    """The claim that is nearer by its mean and spread waits for one that is nearer by what is left
+    to be trained."""
+    order = [cell for cell, _ in allotted(study)[9:]]
+    assert set(order[:2]) == {"dense", "learned"}
+    other = {"is_trained": lambda cell, seed: cell in ("frozen", "learned")}
+    assert {cell for cell, _ in allotted(study, **other)[9:11]} == {"frozen", "learned"}
+    far = {"is_trained": lambda cell, seed: cell == "frozen" and seed >= study.design.max_seeds}
+    assert [cell for cell, _ in allotted(study, **far)[9:]] == order
+
+
+def test_results_of_another_launch_are_known_to_the_allocation(hold, study):
+    routers = [cell for cell in study.cells if cell.name != "dense"]
+    earlier = dataclasses.replace(study, name="earlier", seeds=tuple(range(12)), claims=())
+    with hold(dataclasses.replace(earlier, cells=routers)) as session:
+        work(session)
+    with hold(study, options=UNTIL) as session:
+        work(session)
+        assert {cell for cell, _ in trained(session)[9:11]} == {"frozen", "learned"}
+        assert not any(one.is_open for one in session.standings)
+
+
+def test_claims_that_are_named_alone_get_seeds(hold, study):
+    with hold(study, options={**UNTIL, "claims": ("hard",)}) as session:
+        work(session)
+        seeds = {cell: {s for c, s in trained(session) if c == cell} for cell in MEANS}
+        stands = {one.claim: one.is_open for one in session.standings}
+    assert (stands["hard"], len(seeds["dense"])) == (False, 3)
+    assert len(seeds["frozen"]) == len(seeds["learned"]) > 3
+    for wrong, remedy in (
+        ({**UNTIL, "claims": ("harder", "never")}, "received harder, never. Those of decided are"),
+        ({"claims": ("hard",)}, "Add --until-decided, or leave --claims out"),
+    ):
+        with pytest.raises(BadInput, match=re.escape(remedy)), hold(study, options=wrong):
+            pass
 
 
 def test_only_a_sequential_grid_with_claims_goes_on_until_decided(grid_study, sampled_study, study):
