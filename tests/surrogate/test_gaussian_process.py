@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import linalg, optimize
+from scipy import linalg, optimize, stats
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from orchestrator.surrogate import gaussian_process
@@ -22,11 +22,21 @@ def test_it_predicts_as_scikit_learn_does(generator):
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
     rows, values = generator.random((30, 3)), generator.standard_normal(30)
-    weights, scale, noise = np.array([4.0, 0.5, 9.0]), 1.7, 0.05
+    weights, noise = np.array([4.0, 0.5, 9.0]), 0.05
     ours = GaussianProcess(
-        rows=rows, values=values, groups=np.arange(3), weights=weights, scale=scale, noise=noise
+        rows=rows,
+        values=values,
+        groups=np.arange(3),
+        weights=weights,
+        scale=1.7,
+        scale_alone=0.6,
+        noise=noise,
     )
-    kernel = ConstantKernel(scale) * Matern(length_scale=1 / np.sqrt(weights), nu=2.5)
+    kernel = ConstantKernel(1.7) * Matern(length_scale=1 / np.sqrt(weights), nu=2.5)
+    for group in range(3):
+        lengths = np.full(3, 1e9)  # blind to the others
+        lengths[group] = 1 / np.sqrt(3 * weights[group])
+        kernel += ConstantKernel(0.6 / 3) * Matern(length_scale=lengths, nu=2.5)
     theirs = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(rows, values)
     new = generator.random((20, 3))
     mean, sd = ours.predict(new)
@@ -40,15 +50,44 @@ def test_it_predicts_as_scikit_learn_does(generator):
 
 def test_the_gradient_of_the_fit_is_that_of_differences(generator):
     rows, values = generator.random((12, 4)), generator.standard_normal(12)
-    distances = gaussian_process._distances(rows, np.array([0, 1, 1, 2]), 3)
+    rows[:, 3] = rows[:, 3].round(1)  # as choices, of which some are equal
+    pairs = gaussian_process._Pairs.of(rows, np.array([0, 1, 1, 2]))
+    prior = generator.standard_normal(6), generator.random(6) + 0.5
 
     def loss(x):
-        return gaussian_process._negative_log_posterior(x, distances, values, 0.3)
+        return gaussian_process._negative_log_posterior(x, pairs, values, prior)
 
     for _ in range(3):
-        at = generator.standard_normal(5)
+        at = generator.standard_normal(6)
         numeric = optimize.approx_fprime(at, lambda x: loss(x)[0], 1e-6)
         assert loss(at)[1] == pytest.approx(numeric, rel=1e-3, abs=1e-3)
+
+
+def test_the_fit_is_of_the_process_that_predicts(generator):
+    """The likelihood over pairs against that of a normal distribution with the process' kernel."""
+    rows, values = generator.integers(0, 4, (15, 4)) / 3, generator.standard_normal(15)
+    groups = np.array([0, 1, 1, 2])
+    process = fitted(rows, values, groups)
+    flat = np.zeros(6), np.full(6, 1e6)
+    told = [*process.weights, process.scale, process.scale_alone, process.noise]
+    pairs = gaussian_process._Pairs.of(rows, groups)
+    loss, _ = gaussian_process._negative_log_posterior(np.log(told), pairs, values, flat)
+    K = process._kernel(rows, rows) + (process.noise + 1e-8) * np.eye(15)
+    density = stats.multivariate_normal(cov=K).logpdf(values)
+    assert -loss - 15 / 2 * np.log(2 * np.pi) == pytest.approx(density, abs=1e-5)
+
+
+def test_a_sum_of_axes_is_learnt_from_fewer_points_than_near_ones_tell(generator):
+    """Six choices of five values each: 40 points of 15,625 foretell the others."""
+    effects = generator.standard_normal((6, 5))
+    points = generator.integers(0, 5, (240, 6))
+    values = effects[np.arange(6), points].sum(1)
+    values = (values - values.mean()) / values.std()
+    rows = np.hstack([np.eye(5)[points[:, axis]] / np.sqrt(2) for axis in range(6)])
+    process = fitted(rows[:40], values[:40], np.repeat(np.arange(6), 5))
+    mean, _ = process.predict(rows[40:])
+    assert np.corrcoef(mean, values[40:])[0, 1] > 0.9999  # of one over all axes at once: 0.97
+    assert process.scale_alone > process.scale
 
 
 def test_the_fit_finds_what_matters_and_the_noise(generator):
