@@ -29,6 +29,7 @@ bench: $(INSTALLED)  ## every benchmark, and docs/benchmarks.md from what they p
 
 results: $(INSTALLED)  ## docs/results from the exports beside its pages
 	$(BIN)/python docs/result_tables.py
+	$(BIN)/python docs/claims_page.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv, which takes some minutes and says little"
