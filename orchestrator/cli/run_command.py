@@ -77,7 +77,7 @@ def run_command(
     Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
     """
     launch = asked.resolved(study, trials=trials, sampler=sampler, warm_start=warm_start)
-    only = tuple(filter(None, (claims or "").split(",")))
+    only = tuple(name.strip() for name in (claims or "").split(",") if name.strip())
     options = how.options(stores, until_decided=until_decided, claims=only)
     sessions = list(_in_order(launch, options, notify))
     print_session(sessions[-1], as_json)
