@@ -29,5 +29,6 @@ ALIKE: tuple[tuple[str, ...], ...] = (
         # experts, up to four sequences in a micro-batch, which no scale of studies.scales has.
         "c6312d109a2e5d4c",  # at every width
         "c21fab94784e2f82",  # where experts are narrow, or most have one at most
+        "a6ba6c2e9fb827d4",  # shards of a checkpoint that Python 3.11.2 wrote are read
     ),
 )

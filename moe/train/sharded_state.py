@@ -15,6 +15,7 @@ import pickle
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from enum import Enum, EnumType
 from typing import Any, cast
 
 import torch
@@ -160,6 +161,8 @@ class _Reader(dcp.FileSystemReader):
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         plain = module == "torch" and isinstance(
             getattr(torch, name, None), (torch.dtype, torch.layout, torch.memory_format, type)
         )
@@ -175,6 +178,17 @@ class _PlainUnpickler(pickle.Unpickler):
             "a checkpoint holds tensors and plain values; the metadata of this one wants code to "
             f"run ({module}.{name}), and was not loaded. Find out who wrote it, and remove it."
         )
+
+
+def _member(kind: Any, name: str) -> Enum:
+    """What a pickle by Python 3.11.2 asks of `getattr`: a member of an enumeration, by its name."""
+    if not (isinstance(kind, EnumType) and name in kind.__members__):
+        raise ValueError(
+            "a checkpoint holds tensors and plain values; the metadata of this one wants an "
+            f"attribute of {kind!r} ({name}), and was not loaded. Find out who wrote it, and "
+            "remove it."
+        )
+    return kind[name]
 
 
 class _Files(FileSystemBase):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import moe
 from moe import code_digest
 from moe.code_digest import digest_of, moe_digest, trains_as
 from moe.digests_alike import ALIKE
+from tests.fixtures.old_archives import unpack
 
 HERE = Path(moe.__file__).parent
 OLD_CODE = Path(__file__).parents[1] / "upgrade" / "code-016369d.tar.xz"
@@ -320,8 +320,7 @@ def test_a_folder_without_the_package_is_refused(tmp_path):
 
 def test_the_code_before_the_rule_stands_for_itself(tmp_path):
     """The table names, beside the digest that commit 016369d had, the one it has by this rule."""
-    with tarfile.open(OLD_CODE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(OLD_CODE, tmp_path)
     assert trains_as(digest_of(tmp_path / "moe")) == "96dacceb6cfecc15"
 
 

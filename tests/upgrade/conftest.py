@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-import tarfile
 from pathlib import Path
 
 import pytest
 
 from moe import code_digest
+from tests.fixtures.old_archives import unpack
 
 HERE = Path(__file__).parent
 MADE_AT = "/tmp/old-lab"
@@ -20,8 +20,7 @@ def old_lab(tmp_path, monkeypatch):
 
     MLflow's artifacts are made to lie in it: whether a home may be moved is asked elsewhere.
     """
-    with tarfile.open(HERE / "home-016369d.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(HERE / "home-016369d.tar.xz", tmp_path)
     with sqlite3.connect(tmp_path / "home" / "mlflow.db") as mlflow:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             mlflow.execute(
@@ -36,9 +35,7 @@ def old_lab(tmp_path, monkeypatch):
 def old_tokens(tmp_path_factory):
     """The prepared tokens of that home."""
     folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(HERE / "home-016369d.tar.xz") as archive:
-        tokens = [m for m in archive.getmembers() if m.name.startswith("home/tokens/")]
-        archive.extractall(folder, members=tokens, filter="data")
+    unpack(HERE / "home-016369d.tar.xz", folder, under="home/tokens/")
     return next((folder / "home" / "tokens").iterdir())
 
 

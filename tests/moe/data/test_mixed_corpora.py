@@ -164,7 +164,8 @@ def test_parts_of_all_kinds_make_one_mixture(parts, tmp_path):
 
     hub = tmp_path / "hub_set"
     hub.mkdir()
-    table = pa.table({"text": texts_of("h", 80, 50), "license": ["mit", "bsd"] * 40})
+    # As much of each as the longest module of a standard library, whichever comes first in it.
+    table = pa.table({"text": texts_of("h", 800, 50), "license": ["mit", "bsd"] * 400})
     pq.write_table(table, hub / "train.parquet")
     spec = f"mix:stdlib=1,{parts['short']}=1,hub:{hub}=2"
     found = sizes(spec)

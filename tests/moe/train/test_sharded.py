@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from moe.train.checkpoint import load_checkpoint
 from moe.train.run_folder import DamagedError
@@ -149,9 +151,31 @@ def test_metadata_that_wants_code_to_run_is_not_loaded(folder, tmp_path):
 
     run = tmp_path / "final"
     shutil.copytree(folder / "exit" / "final", run)
-    (run / "state" / ".metadata").write_bytes(pickle.dumps(os.getcwd))
-    with pytest.raises(ValueError, match=r"wants code to run \(posix\.getcwd\)"):
-        read_whole(Storage.at(run), "")
+    for wanted, told in (
+        (os.getcwd, r"wants code to run \(posix\.getcwd\)"),
+        (_ByGetattr(Metadata, "__init__"), r"wants an attribute of .*Metadata.* \(__init__\)"),
+    ):
+        (run / "state" / ".metadata").write_bytes(pickle.dumps(wanted))
+        with pytest.raises(ValueError, match=told):
+            read_whole(Storage.at(run), "")
+
+
+class _ByGetattr:
+    """Pickled as Python 3.11.2, Debian 12's, pickles members of enumerations."""
+
+    def __init__(self, of, name):
+        self._asked = of, name
+
+    def __reduce__(self):
+        return getattr, self._asked
+
+
+def test_an_enumeration_pickled_by_getattr_is_read():
+    from moe.train.sharded_state import _PlainUnpickler
+
+    for member in _MEM_FORMAT_ENCODING:
+        pickled = pickle.dumps(_ByGetattr(_MEM_FORMAT_ENCODING, member.name))
+        assert _PlainUnpickler(io.BytesIO(pickled)).load() is member
 
 
 def test_a_disk_full_of_one_worker_ends_both_and_leaves_nothing(folder):
