@@ -24,7 +24,6 @@ from orchestrator.study.library import load_study
 
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- generated: make results -->", "<!-- end of generated -->"
-_HEADINGS = ("table", "our corpus", "the paper's corpus", "tau", "cells")
 _HEADINGS = ("table", "export", "launch", "trials", "seeds", "trained by")
 
 

@@ -17,6 +17,7 @@ from orchestrator.cli.parameters import (
     JsonOption,
     app,
     errors,
+    listed,
     load_study_here,
     output,
     print_json,
@@ -101,7 +102,7 @@ def compare(
     if as_json:
         print_json(result.to_dict())
     elif form == "latex":
-        patterns = [each.strip() for each in (cells or "").split(",") if each.strip()]
+        patterns = listed(cells) or []
         print(as_latex(result, precision=precision, cells=patterns), end="")
     elif form == "markdown" or not output.is_terminal:
         print(as_markdown(result), end="")

@@ -251,6 +251,11 @@ class WhichLaunch:
         }
 
 
+def listed(text: str | None) -> list[str] | None:
+    """Names with commas between them; None where the option was not given."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
 def parse_seeds(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None

@@ -27,6 +27,7 @@ from orchestrator.cli.parameters import (
     WhichStores,
     app,
     errors,
+    listed,
     print_json,
 )
 
@@ -77,8 +78,8 @@ def run_command(
     Example: moe-study run quickstart --scale smoke --corpus 'files:texts/*.txt'
     """
     launch = asked.resolved(study, trials=trials, sampler=sampler, warm_start=warm_start)
-    only = tuple(name.strip() for name in (claims or "").split(",") if name.strip())
-    options = how.options(stores, until_decided=until_decided, claims=only)
+    only = listed(claims) or ()
+    options = how.options(stores, until_decided=until_decided, claims=tuple(only))
     sessions = list(_in_order(launch, options, notify))
     print_session(sessions[-1], as_json)
     undelivered = any(session.undelivered for session in sessions)

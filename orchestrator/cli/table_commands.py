@@ -13,6 +13,7 @@ from orchestrator.cli.parameters import (
     ReadableArgument,
     WhichLaunch,
     app,
+    listed,
     output,
     print_json,
     print_rows,
@@ -59,16 +60,12 @@ def table(
         raise BadInput(f"--format is one of {', '.join(FORMATS)}; received {form!r}. Choose one.")
     precision = Precision(spread=spread, digits=digits)
     loaded, launch = read_newest(study, which)
-    result = of_cells(launch.table(loaded), _listed(cells), sort)
+    result = of_cells(launch.table(loaded), listed(cells), sort)
     if form is None and output.is_terminal:
-        print_table(result, _listed(columns))
+        print_table(result, listed(columns))
     else:
-        text = render(result, form or "markdown", columns=_listed(columns), precision=precision)
+        text = render(result, form or "markdown", columns=listed(columns), precision=precision)
         print(text, end="")
-
-
-def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 @app.command()

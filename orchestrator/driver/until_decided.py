@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -56,6 +57,7 @@ class SeedAllocator:
         require_decidable(launch, only)
         self._launch, self._home, self._attributes = launch, home, attributes
         self._only, self._elsewhere = only, elsewhere
+        self._is_trained = functools.cache(self._is_elsewhere)  # asked for all seeds at every round
         self._cells = {cell.name: cell for cell in launch.cells}
 
     def more(self, trials: Iterable[TrialRecord]) -> list[Point]:
@@ -84,7 +86,7 @@ class SeedAllocator:
         study = self._launch.study
         return standings(study.claims, verdicts, records, study.design)
 
-    def _is_trained(self, cell: str, seed: int) -> bool:
+    def _is_elsewhere(self, cell: str, seed: int) -> bool:
         return self._point(cell, seed).config_hash in self._elsewhere
 
     def _point(self, cell: str, seed: int) -> Point:

@@ -97,10 +97,9 @@ def next_allotment(
         begun = _seeds_of(cells, records)
         cost = 0.0
         for cell in cells:
-            wanted = needed - (cell not in missing)
-            for s in range(first, first + design.max_seeds):
-                wanted -= s not in begun[cell] and is_trained(cell, s)
-            cost += max(0, wanted) * cost_of(cell)
+            left = set(range(first, first + design.max_seeds)) - begun[cell]
+            free = sum(is_trained(cell, s) for s in left)
+            cost += max(0, needed - (cell not in missing) - free) * cost_of(cell)
         if nearest is None or cost < nearest[0]:
             nearest = cost, Allotment(claim=claim.id, cells=missing, seed=seed)
     return nearest[1] if nearest else None
