@@ -14,7 +14,7 @@ import math
 import re
 import statistics
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +47,13 @@ it. "Not causal": later tokens of a sequence choose the experts of earlier ones,
 claim sets against causal ones; "with causal routes" is the claim of the same weights, routed by the
 mean of what came before alone.
 """
-_OTHERS_INTRODUCTION = """## What may be why
+_DIFFERENCES_INTRODUCTION = """## Where we differ, and under what it is otherwise
+
+Claims that are refuted, or judged otherwise with causal routes (the leak); and under which other
+conditions the same claim is decided otherwise, of those that the next table has. "None": what was
+tried does not say why.
+"""
+_OTHERS_INTRODUCTION = """## The same under other conditions
 
 The same claims under other conditions: routed by a causal prefix whose positions count in no loss
 (`leak`, `causal`, `by-prefix`), at other depths (`L2`, `L6`), at half and at twice the rate
@@ -66,9 +72,10 @@ their losses over the seeds that both have, with its standard error.
 
 @dataclass(kw_only=True)
 class _Found:
-    """What the exports say: verdicts by corpus and claim, rows of the other tables."""
+    """What the exports say: verdicts by corpus and claim, with the page of each; rows of the other
+    tables."""
 
-    verdicts: dict[str, dict[str, str]] = field(default_factory=dict)
+    verdicts: dict[str, dict[str, tuple[Verdict, str]]] = field(default_factory=dict)
     statements: dict[str, str] = field(default_factory=dict)
     taus: list[list[str]] = field(default_factory=list)
     pairs: list[list[str]] = field(default_factory=list)
@@ -92,6 +99,11 @@ def claims_page(files: list[Path]) -> str:
         (
             _INTRODUCTION,
             _claims_table(eleven, found.verdicts, "the paper says"),
+            _DIFFERENCES_INTRODUCTION,
+            _table(
+                ("claim", "our corpus", "here", "with causal routes", "decided otherwise"),
+                list(_differences(eleven, found.verdicts)),
+            ),
             _OTHERS_INTRODUCTION,
             _claims_table(others, found.verdicts, "statement"),
             _TAU_INTRODUCTION,
@@ -122,7 +134,7 @@ def _add(found: _Found, file: Path) -> None:
         table = launch.table(study)
     told = found.verdicts.setdefault(corpus, {})
     for verdict in table.judgement.verdicts if table.judgement else ():
-        told[verdict.id] = f"{_verdict_text(verdict)} ({page})"
+        told[verdict.id] = verdict, page
         found.statements[verdict.id] = verdict.statement
     for published, tau in table.rank_correlation.items():
         if tau.tau is None or tau.n < _LEAST_CELLS:
@@ -148,12 +160,42 @@ def _turned_pairs(table: Table, published: str) -> Iterator[list[str]]:
         yield [first.cell, second.cell, f"{theirs:+.3f}", f"{mean:+.3f}{error}", str(n)]
 
 
+def _differences(
+    eleven: Iterable[str], told: Mapping[str, Mapping[str, tuple[Verdict, str]]]
+) -> Iterator[list[str]]:
+    for name, (corpus, of) in itertools.product(eleven, told.items()):
+        if name not in of:
+            continue
+        here, _ = of[name]
+        causal = here.with_causal_routes
+        if here.verdict != "refuted" and (causal is None or causal.verdict == here.verdict):
+            continue
+        tried = [of[other] for other in of if other.startswith(f"{name}-")]
+        on_others = [(each[name], other) for other, each in told.items() if name in each]
+        otherwise = [
+            *(f"{v.verdict}: {v.statement} ({page})" for v, page in tried if _turns(v, here)),
+            *(f"{v.verdict} on {other}" for (v, _), other in on_others if _turns(v, here)),
+        ]
+        routed = causal.verdict if causal else "no such cells"
+        yield [name, corpus, verdict_word(here), routed, "; ".join(otherwise) or "none"]
+
+
+def _turns(one: Verdict, here: Verdict) -> bool:
+    return one.verdict not in ("undecided", here.verdict)
+
+
 def _claims_table(
-    statements: Mapping[str, str], told: Mapping[str, Mapping[str, str]], heading: str
+    statements: Mapping[str, str],
+    told: Mapping[str, Mapping[str, tuple[Verdict, str]]],
+    heading: str,
 ) -> str:
     """A row a claim, a column a corpus."""
     rows = [
-        [name, statement, *(of.get(name, "not run") for of in told.values())]
+        [
+            name,
+            statement,
+            *(_cell_text(*of[name]) if name in of else "not run" for of in told.values()),
+        ]
         for name, statement in statements.items()
     ]
     return _table(("claim", heading, *told), rows)
@@ -161,6 +203,10 @@ def _claims_table(
 
 def _table(headings: tuple[str, ...], rows: list[list[str]]) -> str:
     return "\n".join(markdown_table(headings, rows)) + "\n"
+
+
+def _cell_text(verdict: Verdict, page: str) -> str:
+    return f"{_verdict_text(verdict)} ({page})"
 
 
 def _verdict_text(verdict: Verdict) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import runpy
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.archive.archived_launch import read
+from orchestrator.archive.archived_launch import read, records_of
+from orchestrator.study.library import load_study
 
 ROOT = Path(__file__).parents[2]
 _TABLES = runpy.run_path(str(ROOT / "docs" / "result_tables.py"))
@@ -31,8 +33,41 @@ def test_a_page_is_what_its_export_says(file):
 def test_the_page_of_the_claims_has_each_once_with_what_the_exports_say():
     page = _CLAIMS["PAGE"].read_text("utf-8")
     assert page == _CLAIMS["claims_page"](FILES), "run `make results`"
-    assert re.findall(r"^\| C(\d+) \|", page, re.M) == [str(i) for i in range(1, 12)]
+    claims, _, rest = page.partition("## Where we differ")
+    assert re.findall(r"^\| C(\d+) \|", claims, re.M) == [str(i) for i in range(1, 12)]
+    refuted = re.findall(r"^\| (C\d+) \|.*\| refuted", claims, re.M)
+    assert refuted
+    assert set(refuted) <= set(re.findall(r"^\| (C\d+) \|", rest, re.M))
     assert re.search(r"^\| C2 .*(supported|refuted|undecided).*paper_table1", page, re.M)
+
+
+def test_a_difference_is_told_with_what_turns_it():
+    archived = read(RESULTS / "paper_table1.moe-study")
+    with records_of(archived) as launch:
+        verdicts = launch.table(load_study("paper_table1")).judgement.verdicts
+    any_one = next(v for v in verdicts if v.with_causal_routes)
+
+    def told(verdict, causal=None):
+        routed = replace(any_one, verdict=causal, with_causal_routes=None) if causal else None
+        return replace(any_one, verdict=verdict, with_causal_routes=routed), "page"
+
+    docs = {
+        "C1": told("supported", "undecided"),  # by the leak alone
+        "C2": told("refuted"),  # and in deeper models, and on another corpus, it is not
+        "C2-L6": told("supported"),
+        "C2-rates": told("undecided"),
+        "C3": told("refuted", "refuted"),
+        "C4": told("supported", "supported"),
+        "C5": told("undecided"),
+    }
+    rows = _CLAIMS["_differences"]([f"C{i}" for i in range(1, 12)], {
+        "docs": docs, "code": {"C2": told("supported"), "C3": told("undecided")}
+    })  # fmt: skip
+    found = {(row[0], row[1]): row[3:] for row in rows}
+    assert found.keys() == {("C1", "docs"), ("C2", "docs"), ("C3", "docs")}
+    assert found["C1", "docs"] == ["undecided", "none"]
+    assert found["C2", "docs"][1] == (f"supported: {any_one.statement} (page); supported on code")
+    assert found["C3", "docs"] == ["refuted", "none"]
 
 
 def test_no_page_is_typed_and_the_list_is_whole():
