@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 
+from orchestrator.surrogate.columns import Columns
 from orchestrator.surrogate.expected_improvement import (
     Seen,
     log_expected_improvement,
@@ -37,9 +38,15 @@ def cost(values):
     )
 
 
+def abs_off(values):
+    return abs(math.log10(values["optim.learning_rate"]) + 2.3)
+
+
 def searched(
     trials,
     *,
+    space=SPACE,
+    cost=cost,
     startup=6,
     fixed=None,
     feasible=None,
@@ -51,7 +58,7 @@ def searched(
     for _ in range(trials):
         known = [one.values for one in seen]
         suggested = next_points(
-            SPACE,
+            space,
             seen,
             [],
             is_open=lambda values, known=known: values not in known and is_feasible(values),
@@ -146,6 +153,21 @@ def test_all_feasible_points_that_are_known_are_found():
     points = [SPACE.draw(rng) for _ in range(12)]
     seen = searched(12, startup=4, feasible=points)
     assert sorted(map(str, points)) == sorted(str(one.values) for one in seen)
+
+
+def test_no_point_is_a_hair_from_another():
+    rows = Columns(SPACE).rows([one.values for one in searched(30)])
+    apart = np.abs(rows[:, None] - rows[None]).max(2)
+    assert apart[np.triu_indices(30, 1)].min() > 0.05 - 1e-9
+
+
+def test_a_space_that_is_full_of_them_is_searched_on():
+    narrow = Space(axes={"optim.learning_rate": Float(low=1e-3, high=1e-2, log=True)})
+    rates = [one.values["optim.learning_rate"] for one in searched(30, space=narrow, cost=abs_off)]
+    assert len(set(rates)) == 30
+    at = np.sort(np.log10(rates))
+    assert np.diff(at).max() < 0.15  # first everywhere, then again where it is best
+    assert np.median(np.abs(np.array([abs_off({"optim.learning_rate": r}) for r in rates]))) < 0.3
 
 
 def test_a_divergence_is_the_worst_and_hides_no_difference_of_the_good():
