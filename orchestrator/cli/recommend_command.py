@@ -132,7 +132,7 @@ def _require_searched(launch: Launch, options: Options) -> None:
 
 
 def _recommendation(session: Session) -> Recommendation:
-    from orchestrator.driver.recommending import effects_of
+    from orchestrator.driver.recommending import effects_of, ends_of
     from orchestrator.report.recommendation import Recommendation
     from orchestrator.stores.configurations import told_apart
     from orchestrator.surrogate.effects import Effects
@@ -141,12 +141,12 @@ def _recommendation(session: Session) -> Recommendation:
     assert race is not None
     launch, info = session.launch, session.search.info
     trials = told_apart(session.records, info.attributes, session.options.home)
-    effects = Effects(why_not="no point is recommended")
+    effects, at_ends = Effects(why_not="no point is recommended"), {}
     if race.winner is not None:
         params = next(r.params for r in trials if r.cell_hash == race.winner.point)
-        effects = effects_of(launch, trials, params)
+        effects, at_ends = effects_of(launch, trials, params), ends_of(launch.space, params)
     return Recommendation.of(
-        launch.study.name, info.name, launch.study.metric, race, trials, effects
+        launch.study.name, info.name, launch.study.metric, race, trials, effects, at_ends
     )
 
 

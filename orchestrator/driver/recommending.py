@@ -26,16 +26,15 @@ from orchestrator.stores.configurations import told_apart
 from orchestrator.stores.trial_record import TrialRecord
 from orchestrator.stores.violations import marked
 from orchestrator.study.launch import Launch, Point
-from orchestrator.surrogate.columns import Columns, distance
+from orchestrator.surrogate.columns import TWIN, Columns, distance
 from orchestrator.surrogate.effects import Effects, effects_about
 from orchestrator.surrogate.expected_improvement import Seen, fitted_to
 from orchestrator.trials.search_history import BoundedHistory
 from orchestrator.trials.search_state import Search
-from search_spaces.domains import Choice
+from search_spaces.domains import Choice, is_ordered
 from search_spaces.space import Infeasible, Space
 
 _MODELLED = 200  # trials, of which the process is fitted
-_TWIN = 0.05  # of a range; of a learning rate from 1e-3 to 1e-2 a factor of 1.12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +95,7 @@ def best_points(launch: Launch, search: Iterable[TrialRecord]) -> list[str]:
     """The points that were trained to their end, the best first by what a Gaussian process over all
     trials believes of them: one lucky seed is no reason. None violates a constraint. Of points that
     differ in what is tuned within a design alone, the best; those that are all but equal to a
-    better one come last, since a search ends among such and no race tells them apart."""
+    better one come last, since no race tells them apart."""
     assert launch.space is not None
     search = list(search)
     barred = {r.cell_hash for r in marked(search, launch.study.constraints) if r.violates}
@@ -115,25 +114,13 @@ def best_points(launch: Launch, search: Iterable[TrialRecord]) -> list[str]:
         values = complete[point].params.items()
         design = tuple(v for v in sorted(values) if v[0] not in launch.study.nuisance)
         designs.setdefault(design, point)
+    row_of = dict(zip(complete, rows, strict=True))
     ranked: list[str] = []
     twins: list[str] = []
     for point in designs.values():
-        values = complete[point].params
-        is_twin = any(_are_twins(launch.space, values, complete[o].params) for o in ranked)
+        is_twin = any(columns.are_twins(row_of[point], row_of[other]) for other in ranked)
         (twins if is_twin else ranked).append(point)
     return [*ranked, *twins]
-
-
-def _are_twins(space: Space, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two points differ in ranges of numbers alone, and little in each."""
-    if a.keys() != b.keys():
-        return False
-    return all(
-        a[path] == b[path]
-        or (not isinstance(domain, Choice) and distance(domain, a[path], b[path]) <= _TWIN)
-        for path, domain in space.axes.items()
-        if path in a
-    )
 
 
 def effects_of(
@@ -155,6 +142,24 @@ def effects_of(
     return effects_about(
         reference, space, seen, nuisance=launch.study.nuisance, is_feasible=is_feasible
     )
+
+
+def ends_of(space: Space, params: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Of a point's axes those whose number is the lowest or highest of its domain, or all but that,
+    with both ends: better ones may lie beyond. Not where nothing does: no count is below 1."""
+    found = {}
+    for path, value in params.items():
+        domain = space.axes[path]
+        if not is_ordered(domain):
+            continue
+        is_list = isinstance(domain, Choice)
+        low, high = (
+            domain.values[:: len(domain.values) - 1] if is_list else (domain.low, domain.high)
+        )
+        ends = [high] if type(low) is int and low <= 1 else [low, high]
+        if low != high and any(distance(domain, value, end) <= TWIN for end in ends):
+            found[path] = (low, high)
+    return found
 
 
 def _modelled(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from moe.metrics import on_test
@@ -32,7 +32,8 @@ def kept_lines(told: Mapping[str, Any], trials: Iterable[TrialRecord]) -> list[s
 class Recommendation:
     """`by_trials` had ended when this was told. `chosen_at` are means over the search's seeds, by
     point: what each looked like as it was chosen. `confirmed_metric` is that of the test split
-    where the launch has one."""
+    where the launch has one. `at_ends` are the winner's axes whose value is an end of its domain,
+    with both ends."""
 
     study: str
     launch: str
@@ -46,6 +47,7 @@ class Recommendation:
     confirmed: Estimate | None
     effects: Effects
     not_causal: frozenset[str] = frozenset()  # of the points
+    at_ends: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -56,6 +58,7 @@ class Recommendation:
         race: Race,
         trials: Iterable[TrialRecord],
         effects: Effects,
+        at_ends: Mapping[str, tuple[Any, Any]] | None = None,
     ) -> Recommendation:
         current = [record for record in trials if not record.is_older]
         chosen: dict[str, list[float]] = {}
@@ -94,6 +97,7 @@ class Recommendation:
                 for record in current
                 if record.config is not None and leaks_future(record.config)
             ),
+            at_ends=at_ends or {},
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -123,6 +127,7 @@ class Recommendation:
             "interactions": [asdict(one) for one in self.effects.pairs],
             "effects_left_out": self.effects.why_not or None,
             "axes": self._axes_json(),
+            "at_ends": {path: list(ends) for path, ends in self.at_ends.items()},
         }
 
     def _axes_json(self) -> list[dict[str, Any]]:

@@ -43,6 +43,8 @@ def lines_of(told: Told) -> list[str]:
     ]
     if leaking := told.get("not_causal"):
         found.append(_leak_line(winner["cell"], leaking))
+    if ends := told.get("at_ends"):
+        found.append(_ends_line(winner["params"], ends))
     return [*found, *_effect_lines(told)]
 
 
@@ -68,6 +70,18 @@ def _leak_line(winner: str, leaking: Sequence[str]) -> str:
         f"not causal: {who} {verb} routed by what stands later in a text, which no model that "
         "writes it can know; such a loss compares with others of its kind only. A space without it "
         "routes sequences by a prefix: moe.sequence_representation=prefix, train.loss_start"
+    )
+
+
+def _ends_line(params: Mapping[str, Any], ends: Mapping[str, Sequence[Any]]) -> str:
+    """The best of a domain may be the best of what was asked alone."""
+    said = ", ".join(
+        f"{path}={_short(params[path])} ({_short(low)} to {_short(high)})"
+        for path, (low, high) in ends.items()
+    )
+    return (
+        f"at an end of what was searched: {said}; what lies beyond was not tried. A study of "
+        "another name, with wider domains, asks for it"
     )
 
 

@@ -33,7 +33,6 @@ Values = Mapping[str, Any]
 
 _RANDOM, _CENTRES, _NEAR, _CLIMBS, _CLIMBERS = 500, 8, 40, 3, 4
 _SPREAD_OUT, _BELIEVED = 64, 16
-_APART = 0.05  # of a range, by which one number of a point is to differ from a known point's
 PRIOR_WEIGHT = 4.0
 _BELIEF_SD, _BELIEF_FLOOR = 0.2, 0.1  # in shares of a domain; of the bump's height
 
@@ -120,16 +119,11 @@ def next_points(
 def _apart(
     columns: Columns, known: Sequence[Values], is_open: Callable[[Values], bool]
 ) -> Callable[[Values], bool]:
-    """Of open points those that differ from every known one by more than a hair's breadth of some
-    numbers. A search that has found its best would spend all that is left of it around there, and
-    learn nothing of the rest (docs/log.md, 2026-11-27, evening)."""
+    """Of open points those that are no twins of a known one. A search that has found its best would
+    spend all that is left of it on these, and learn nothing of the rest (docs/log.md, 2026-11-27,
+    evening)."""
     rows = columns.rows(known)
-
-    def is_apart(values: Values) -> bool:
-        nearest = np.abs(rows - columns.rows([values])).max(1).min()
-        return is_open(values) and nearest > _APART - 1e-9
-
-    return is_apart
+    return lambda v: is_open(v) and not columns.are_twins(rows, columns.rows([v])).any()
 
 
 def _first_points(

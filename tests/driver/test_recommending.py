@@ -14,7 +14,13 @@ from orchestrator.archive.archived_launch import read
 from orchestrator.base.errors import BadInput
 from orchestrator.base.home import Home
 from orchestrator.cli.recommend_command import _recommendation
-from orchestrator.driver.recommending import Asked, best_points, effects_of, require_raceable
+from orchestrator.driver.recommending import (
+    Asked,
+    best_points,
+    effects_of,
+    ends_of,
+    require_raceable,
+)
 from orchestrator.report.follow_up import require_writable, write_follow_up
 from orchestrator.report.race import CONFIRM_SEEDS, RACE_SEEDS, SEEDS_END, is_fresh, searched
 from orchestrator.report.recommendation_text import finalist_rows, lines_of
@@ -23,7 +29,7 @@ from orchestrator.stores.trial_record import MOE_DIGEST
 from orchestrator.study.library import load_study
 from orchestrator.study.resolve import resolve
 from orchestrator.surrogate.effects import Effect, Effects
-from search_spaces.domains import Choice, Float
+from search_spaces.domains import Choice, Float, Int
 from search_spaces.space import Space
 from tests.fixtures.studies import search_file
 from tests.trials.test_search_state import record
@@ -404,3 +410,32 @@ def test_a_race_is_of_one_code(hold, study, monkeypatch):
         assert sum(len(one.values) for one in session.race.finalists) <= 6
     again = fresh(session)
     assert all(again.count(one) == 2 for one in begun), "once by each code"
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ({"moe.num_experts": 8}, {"moe.num_experts": (2, 8)}),
+        ({"moe.num_experts": 2}, {"moe.num_experts": (2, 8)}),
+        ({"moe.num_experts": 4}, {}),
+        ({"moe.top_k": 1}, {}),  # there is no K below 1
+        ({"moe.top_k": 3}, {"moe.top_k": (1, 3)}),
+        ({"moe.granularity": 2}, {}),  # two values have no order
+        ({"moe.router": "random"}, {}),
+        ({"optim.learning_rate": 0.0098}, {"optim.learning_rate": (1e-3, 1e-2)}),
+        ({"optim.learning_rate": 0.005}, {}),
+        ({"optim.warmup_steps": 5}, {}),  # the only one
+    ],
+)
+def test_a_number_at_an_end_of_its_domain_is_found(values, ends):
+    space = Space(
+        axes={
+            "moe.num_experts": Choice((2, 4, 8)),
+            "moe.top_k": Choice((1, 2, 3)),
+            "moe.granularity": Choice((1, 2)),
+            "moe.router": Choice(("learned", "random")),
+            "optim.learning_rate": Float(low=1e-3, high=1e-2, log=True),
+            "optim.warmup_steps": Int(low=5, high=5),
+        }
+    )
+    assert ends_of(space, values) == ends

@@ -50,9 +50,9 @@ def record(point, seed, value, test=None):
     return TrialRecord(**{**fields, **own})
 
 
-def told(trials, effects=EFFECTS):
+def told(trials, effects=EFFECTS, at_ends=None):
     race = race_of(["a", "b"], trials, BUDGET, cost=float)
-    return Recommendation.of("s", "s/smoke", VAL_LOSS, race, trials, effects)
+    return Recommendation.of("s", "s/smoke", VAL_LOSS, race, trials, effects, at_ends)
 
 
 def trials_of(*, with_test):
@@ -86,6 +86,16 @@ def test_the_winner_is_told_on_seeds_and_text_that_chose_nothing(with_test, metr
     assert lines[1].startswith(f"{metric}: {mean:.4f} [")
     assert "it looked like 1.8000 when it was chosen" in lines[1]
     assert "cannot be told apart from it at 5% of all races: cell-b (+0.0900 over 2 s" in lines[2]
+
+
+def test_a_winner_at_an_end_of_a_domain_is_said_to_be():
+    found = told(trials_of(with_test=False), at_ends={"moe.top_k": (1, 2)})
+    assert json.loads(json.dumps(found.as_json()))["at_ends"] == {"moe.top_k": [1, 2]}
+    (line,) = (line for line in found.lines() if line.startswith("at an end"))
+    assert "at an end of what was searched: moe.top_k=2 (1 to 2); what lies beyond" in line
+    without = {key: value for key, value in found.as_json().items() if key != "at_ends"}
+    assert line not in lines_of(without), "one that was kept before lacks it"
+    assert len(lines_of(without)) == len(found.lines()) - 1
 
 
 def test_effects_are_told_where_their_intervals_leave_none_out():

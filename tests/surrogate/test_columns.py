@@ -63,3 +63,26 @@ def test_an_axis_that_is_missing_is_known_to_be():
     assert "moe.granularity" not in columns.names, "one value tells nothing apart"
     assert columns.rows([]).shape == (0, len(columns.groups))
     assert np.all((columns.rows([point()]) >= 0) & (columns.rows([point()]) <= 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "are_twins"),
+    [
+        ({}, True),
+        ({"optim.learning_rate": 1.2e-3}, True),  # 4% of two decades
+        ({"optim.learning_rate": 1.3e-3}, False),
+        ({"optim.warmup_steps": 6}, False),  # a tenth of its range
+        ({"moe.num_experts": 4}, False),
+        ({"moe.router": "frozen"}, False),
+        ({"moe.num_experts": 0}, False),  # and with it K and the router
+    ],
+)
+def test_twins_differ_in_ranges_alone_and_little(change, are_twins):
+    mixture = point(experts=2, k=1, router="learned")
+    other = {**mixture, **change}
+    if not other["moe.num_experts"]:
+        other = {p: v for p, v in other.items() if p not in ("moe.top_k", "moe.router")}
+    columns = Columns(SPACE)
+    a, b = columns.rows([mixture, other])
+    assert columns.are_twins(a, b) == are_twins
+    assert columns.are_twins(np.stack([b, b]), a[None]).tolist() == [are_twins] * 2
