@@ -146,17 +146,16 @@ def effects_of(
 
 def ends_of(space: Space, params: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Of a point's axes those whose number is the lowest or highest of its domain, or all but that,
-    with both ends: better ones may lie beyond. Not where nothing does: no count is below 1."""
+    with both ends: better ones may lie beyond. Not where nothing does: below a count of 1, or 0."""
     found = {}
     for path, value in params.items():
         domain = space.axes[path]
         if not is_ordered(domain):
             continue
         is_list = isinstance(domain, Choice)
-        low, high = (
-            domain.values[:: len(domain.values) - 1] if is_list else (domain.low, domain.high)
-        )
-        ends = [high] if type(low) is int and low <= 1 else [low, high]
+        low, high = (domain.values[0], domain.values[-1]) if is_list else (domain.low, domain.high)
+        is_least = low <= 0 or (type(low) is int and low == 1)
+        ends = [high] if is_least else [low, high]
         if low != high and any(distance(domain, value, end) <= TWIN for end in ends):
             found[path] = (low, high)
     return found

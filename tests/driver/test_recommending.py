@@ -424,6 +424,8 @@ def test_a_race_is_of_one_code(hold, study, monkeypatch):
         ({"moe.router": "random"}, {}),
         ({"optim.learning_rate": 0.0098}, {"optim.learning_rate": (1e-3, 1e-2)}),
         ({"optim.learning_rate": 0.005}, {}),
+        ({"optim.weight_decay": 0.0}, {}),
+        ({"optim.weight_decay": 0.1}, {"optim.weight_decay": (0.0, 0.1)}),
         ({"optim.warmup_steps": 5}, {}),  # the only one
     ],
 )
@@ -435,6 +437,7 @@ def test_a_number_at_an_end_of_its_domain_is_found(values, ends):
             "moe.granularity": Choice((1, 2)),
             "moe.router": Choice(("learned", "random")),
             "optim.learning_rate": Float(low=1e-3, high=1e-2, log=True),
+            "optim.weight_decay": Float(low=0.0, high=0.1),
             "optim.warmup_steps": Int(low=5, high=5),
         }
     )
