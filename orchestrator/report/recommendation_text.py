@@ -117,6 +117,8 @@ def _effect_lines(told: Told) -> Iterator[str]:
         yield f"{_change(one)} together would {_cost_or_gain(one)} beside what each does by itself"
     if unclear := len(others) - len(clear):
         yield f"of {unclear} of the other values of axes the cost cannot be told from none"
+    if unclear_pairs := len(told["interactions"]) - len(pairs):
+        yield f"of {unclear_pairs} pairs of values what they do together is not told from the sum"
     if told["effects_left_out"]:
         yield f"not told: {told['effects_left_out']}"
 

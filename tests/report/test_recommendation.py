@@ -106,6 +106,12 @@ def test_effects_are_told_where_their_intervals_leave_none_out():
         "beside what each does by itself"
     ) in lines
     assert "of 1 of the other values of axes the cost cannot be told from none" in lines
+    assert not any("pairs of values" in line for line in lines)
+    hidden = dataclasses.replace(EFFECTS.pairs[0], high=0.02)
+    unclear = told(
+        trials_of(with_test=False), dataclasses.replace(EFFECTS, pairs=(hidden, hidden))
+    ).lines()
+    assert "of 2 pairs of values what they do together is not told from the sum" in unclear
     assert (
         "not told: too few" in told(trials_of(with_test=False), Effects(why_not="too few")).lines()
     )
