@@ -27,7 +27,7 @@ def test_a_page_is_what_its_export_says(file):
     trials = len(read(file).trials)  # most of it the losses of each by document
     with zipfile.ZipFile(file) as kept:  # and what each probe's words were assigned to
         probes = sum(name.endswith(".shares.parquet") for name in kept.namelist())
-    assert file.stat().st_size < 20_000 + 12_000 * trials + 14_000 * trials * probes
+    assert file.stat().st_size < 20_000 + 13_000 * trials + 14_000 * trials * probes
 
 
 def test_the_page_of_the_claims_has_each_once_with_what_the_exports_say():
