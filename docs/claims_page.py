@@ -70,12 +70,14 @@ their losses over the seeds that both have, with its standard error.
 """
 
 
+_Verdicts = dict[str, dict[str, tuple[Verdict, str]]]  # by corpus and claim, with the page of each
+
+
 @dataclass(kw_only=True)
 class _Found:
-    """What the exports say: verdicts by corpus and claim, with the page of each; rows of the other
-    tables."""
+    """What the exports say: verdicts, rows of the other tables."""
 
-    verdicts: dict[str, dict[str, tuple[Verdict, str]]] = field(default_factory=dict)
+    verdicts: _Verdicts = field(default_factory=dict)
     statements: dict[str, str] = field(default_factory=dict)
     taus: list[list[str]] = field(default_factory=list)
     pairs: list[list[str]] = field(default_factory=list)
@@ -160,9 +162,7 @@ def _turned_pairs(table: Table, published: str) -> Iterator[list[str]]:
         yield [first.cell, second.cell, f"{theirs:+.3f}", f"{mean:+.3f}{error}", str(n)]
 
 
-def _differences(
-    eleven: Iterable[str], told: Mapping[str, Mapping[str, tuple[Verdict, str]]]
-) -> Iterator[list[str]]:
+def _differences(eleven: Iterable[str], told: _Verdicts) -> Iterator[list[str]]:
     for name, (corpus, of) in itertools.product(eleven, told.items()):
         if name not in of:
             continue
@@ -184,20 +184,12 @@ def _turns(one: Verdict, here: Verdict) -> bool:
     return one.verdict not in ("undecided", here.verdict)
 
 
-def _claims_table(
-    statements: Mapping[str, str],
-    told: Mapping[str, Mapping[str, tuple[Verdict, str]]],
-    heading: str,
-) -> str:
+def _claims_table(statements: Mapping[str, str], told: _Verdicts, heading: str) -> str:
     """A row a claim, a column a corpus."""
-    rows = [
-        [
-            name,
-            statement,
-            *(_cell_text(*of[name]) if name in of else "not run" for of in told.values()),
-        ]
-        for name, statement in statements.items()
-    ]
+    rows = []
+    for name, statement in statements.items():
+        verdicts = (_verdict_text(*of[name]) if name in of else "not run" for of in told.values())
+        rows.append([name, statement, *verdicts])
     return _table(("claim", heading, *told), rows)
 
 
@@ -205,14 +197,11 @@ def _table(headings: tuple[str, ...], rows: list[list[str]]) -> str:
     return "\n".join(markdown_table(headings, rows)) + "\n"
 
 
-def _cell_text(verdict: Verdict, page: str) -> str:
-    return f"{_verdict_text(verdict)} ({page})"
-
-
-def _verdict_text(verdict: Verdict) -> str:
+def _verdict_text(verdict: Verdict, page: str) -> str:
     shown = f"{verdict_word(verdict)}{_estimate(verdict)}, n = {verdict.n}"
-    causal = verdict.with_causal_routes
-    return f"{shown}; with causal routes {causal.verdict}{_estimate(causal)}" if causal else shown
+    if causal := verdict.with_causal_routes:
+        shown += f"; with causal routes {causal.verdict}{_estimate(causal)}"
+    return f"{shown} ({page})"
 
 
 def _estimate(verdict: Verdict) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from moe.metrics import on_test
@@ -46,8 +46,8 @@ class Recommendation:
     confirmed_metric: str
     confirmed: Estimate | None
     effects: Effects
+    at_ends: Mapping[str, tuple[Any, Any]]
     not_causal: frozenset[str] = frozenset()  # of the points
-    at_ends: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -58,7 +58,7 @@ class Recommendation:
         race: Race,
         trials: Iterable[TrialRecord],
         effects: Effects,
-        at_ends: Mapping[str, tuple[Any, Any]] | None = None,
+        at_ends: Mapping[str, tuple[Any, Any]],
     ) -> Recommendation:
         current = [record for record in trials if not record.is_older]
         chosen: dict[str, list[float]] = {}
@@ -97,7 +97,7 @@ class Recommendation:
                 for record in current
                 if record.config is not None and leaks_future(record.config)
             ),
-            at_ends=at_ends or {},
+            at_ends=at_ends,
         )
 
     def as_json(self) -> dict[str, Any]:

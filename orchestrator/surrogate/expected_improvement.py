@@ -123,7 +123,8 @@ def _apart(
     spend all that is left of it on these, and learn nothing of the rest (docs/log.md, 2026-11-27,
     evening)."""
     rows = columns.rows(known)
-    return lambda v: is_open(v) and not columns.are_twins(rows, columns.rows([v])).any()
+    # whether a point is open takes a config of it
+    return lambda v: not columns.are_twins(rows, columns.rows([v])).any() and is_open(v)
 
 
 def _first_points(

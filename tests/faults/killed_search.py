@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from moe.metrics import VAL_LOSS
 from orchestrator.base.home import Home
-from orchestrator.driver.recommending import Asked, Racer, effects_of
+from orchestrator.driver.recommending import Asked, Racer, effects_of, ends_of
 from orchestrator.report.recommendation import Recommendation
 from orchestrator.stores import mlflow_client
 from orchestrator.stores.experiment_names import find_experiment
@@ -75,8 +75,8 @@ def drive(home: Home, launch: Launch) -> None:
 def recommended(launch: Launch, racer: Racer, trials: list[Any]) -> dict[str, Any]:
     race = racer.race(trials)
     params = next(r.params for r in trials if r.cell_hash == race.winner.point)
-    effects = effects_of(launch, trials, params)
-    told = Recommendation.of("searched", launch.name, VAL_LOSS, race, trials, effects)
+    effects, ends = effects_of(launch, trials, params), ends_of(launch.space, params)
+    told = Recommendation.of("searched", launch.name, VAL_LOSS, race, trials, effects, ends)
     return told.as_json()
 
 

@@ -52,7 +52,7 @@ def record(point, seed, value, test=None):
 
 def told(trials, effects=EFFECTS, at_ends=None):
     race = race_of(["a", "b"], trials, BUDGET, cost=float)
-    return Recommendation.of("s", "s/smoke", VAL_LOSS, race, trials, effects, at_ends)
+    return Recommendation.of("s", "s/smoke", VAL_LOSS, race, trials, effects, at_ends or {})
 
 
 def trials_of(*, with_test):
